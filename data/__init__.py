@@ -1,0 +1,1 @@
+"""Readers, stores, splits and orders of examples; imports utils, no task."""

@@ -1,0 +1,125 @@
+"""Blocks of a store: some thousand cutouts read and written by one process, durable before they are called done.
+
+Packing processes are started afresh, not forked: the parent has torch's threads and a run's signal handlers, none of which survive a fork well, and
+importing numpy and astropy alone takes a worker half a second. They speak JSON lines, and end when the parent does because their input ends.
+"""
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import uuid
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from data.fits import BadFile, read_cutout
+
+ROOT = str(Path(__file__).resolve().parent.parent)
+
+
+class WorkerLost(RuntimeError):
+    """A packing process ended without an answer."""
+
+
+def pack_block(record: str, pixels: str, offset: int, first: int, paths: list[str], shape: list[int]) -> None:
+    """Reads the cutouts of a block, writes them into the pixel file, and only when they are on the disk writes the record that says so.
+
+    record: JSON file to write: first row, count, crc32 of the block's bytes, {row: reason} of the refused files, whose pixels are zero.
+    pixels: existing file; offset: byte of row `first` in it. Raises: OSError (full disk, unreadable server).
+    """
+    block = np.zeros((len(paths), *shape), dtype="<f4")
+    bad = {}
+    for position, path in enumerate(paths):
+        try:
+            block[position] = read_cutout(path, tuple(shape))
+        except BadFile as error:
+            bad[first + position] = str(error)
+    with open(pixels, "r+b") as file:  # written, not mapped: a full disk is then an error and not a SIGBUS
+        file.seek(offset)
+        file.write(block.data)
+        file.flush()
+        os.fsync(file.fileno())
+    done = {"first": first, "count": len(paths), "crc32": zlib.crc32(block.data), "bad": bad}
+    write_durably(record, json.dumps(done).encode())
+
+
+def write_durably(path: str | os.PathLike, content: bytes) -> None:
+    """The file is there whole or not at all, whenever the power goes: temporary file, fsync, rename."""
+    temporary = f"{os.fspath(path)}.{uuid.uuid4().hex}.tmp"
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def pack_blocks(jobs: Iterator[dict], workers: int) -> Iterator[int]:
+    """Does the jobs (arguments of `pack_block`) in `workers` processes, or in this one if that is 1; yields the files of each as it is done.
+
+    Raises: OSError as `pack_block`; WorkerLost if a process is killed. Ends its processes however it is left.
+    """
+    if workers == 1:
+        for job in jobs:
+            pack_block(**job)
+            yield len(job["paths"])
+        return
+    start = [sys.executable, "-c", f"import sys; sys.path.insert(0, {ROOT!r}); from data.blocks import serve; serve()"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    # A session of their own: Ctrl-C at the terminal reaches the parent alone, which then decides.
+    processes = [
+        subprocess.Popen(start, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True) for _ in range(workers)
+    ]
+    try:
+        busy = {}
+        for process in processes:
+            _give(process, jobs, busy)
+        while busy:
+            for answering in select.select(list(busy), [], [])[0]:
+                process, job = busy.pop(answering)
+                _check_answer(answering.readline(), process, job)
+                yield len(job["paths"])
+                _give(process, jobs, busy)
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def _give(process: subprocess.Popen, jobs: Iterator[dict], busy: dict) -> None:
+    job = next(jobs, None)
+    if job is not None:
+        busy[process.stdout] = process, job
+        try:
+            process.stdin.write(json.dumps(job).encode() + b"\n")
+            process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it is gone: reading its answer says so
+
+
+def _check_answer(line: bytes, process: subprocess.Popen, job: dict) -> None:
+    if not line:
+        code = process.wait()
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        raise WorkerLost(f"a packing process {how} among files {job['paths'][0]} to {job['paths'][-1]}")
+    answer = json.loads(line)
+    if answer["errno"] is not None:
+        raise OSError(answer["errno"], answer["error"], answer["file"])
+
+
+def serve() -> None:
+    """What a packing process does: a job a line from standard input, an answer a line to standard output, until the input ends."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):  # schedulers signal every process of a job; the parent answers for all
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
+    for line in sys.stdin:
+        answer = {"errno": None}
+        try:
+            pack_block(**json.loads(line))
+        except OSError as error:
+            answer = {"errno": error.errno or 0, "error": error.strerror or str(error), "file": error.filename}
+        print(json.dumps(answer), file=answers, flush=True)

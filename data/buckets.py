@@ -1,0 +1,193 @@
+"""Which files there are, and what their folders and names say: bucket -> domain and label, name -> object and band.
+
+The challenge hands out four folders (buckets); a manifest, a text file of one path a line, stands for a folder wherever a folder can stand.
+"""
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from utils.mistake import Mistake
+
+BUCKETS = {"slsim_lenses": ("slsim", 1), "slsim_nonlenses": ("slsim", 0), "hsc_lenses": ("hsc", 1), "hsc_nonlenses": ("hsc", 0)}
+DOMAINS = ("slsim", "hsc")
+UNKNOWN = ("unknown", -1)  # domain and label of a file that no bucket, or more than one, vouches for
+SUFFIXES = (".fits", ".fit", ".fits.gz", ".fit.gz")
+NOT_CUTOUTS = {"parameters.fits"}  # the truth table that the challenge puts beside the cutouts
+NAME = re.compile(r"(.+?)(?:_([ugrizy]))?(?i:\.fits?(?:\.gz)?)?", re.DOTALL)
+BLIND = re.compile(r"object_\d+")
+
+
+def parse_name(path: str | os.PathLike) -> tuple[str, str]:
+    """(object id, band) of a file name: `D1_L_00000000_g.fits` -> ("D1_L_00000000", "g"); the band is "" if the name ends in none of _[ugrizy]."""
+    found = NAME.fullmatch(os.path.basename(path))
+    return found[1], found[2] or ""
+
+
+def is_blind(object_id: str) -> bool:
+    """Whether the id is of the challenge's blind test, whose labels nobody has, whatever folder the file was put in."""
+    return BLIND.fullmatch(object_id) is not None
+
+
+def inventory(sources: Mapping[str, str | os.PathLike | None]) -> pd.DataFrame:
+    """One row an input file, in input order (buckets as given, names sorted), each real file once though it may be linked from several places.
+
+    sources: bucket name -> folder (walked, links followed) or manifest; None or "" leaves the bucket out.
+    Returns: columns path (as found), object, band, domain, label (int8: 1 lens, 0 not, -1 unknown). Where linked buckets disagree, and for the blind
+        test, the label is -1 and the domain "unknown".
+    Raises: Mistake for an unknown bucket, a folder that is missing or holds no cutout, a manifest that cannot be read.
+    """
+    for bucket in sources:
+        if bucket not in BUCKETS:
+            raise Mistake(f"unknown bucket {bucket!r}: expected one of {', '.join(BUCKETS)}{_nearest(bucket, BUCKETS)}")
+    given = {bucket: source for bucket, source in sources.items() if source not in (None, "")}
+    if not given:
+        raise Mistake(f"no data: give at least one of {', '.join('--' + bucket for bucket in BUCKETS)}, or --data FOLDER that holds them")
+    return _table([(source, *BUCKETS[bucket], f"--{bucket}") for bucket, source in given.items()])
+
+
+def images_inventory(folder: str | os.PathLike) -> pd.DataFrame:
+    """The inventory of a folder or manifest of unlabelled cutouts: domain "unknown", label -1. Otherwise as `inventory`."""
+    return _table([(folder, *UNKNOWN, "--images")])
+
+
+def find_buckets(root: str | os.PathLike) -> dict[str, str]:
+    """The buckets that lie in a folder: bucket name -> path.
+
+    Raises: Mistake if the folder is missing, holds none, or holds one that is nearly named like a missing bucket.
+    """
+    if not os.path.isdir(root):
+        raise Mistake(f"--data {os.fspath(root)!r} is not a folder: expected one that holds {', '.join(BUCKETS)}")
+    there = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    found = {bucket: os.path.join(root, bucket) for bucket in BUCKETS if bucket in there}
+    for name in there:
+        near = difflib.get_close_matches(name.lower(), BUCKETS.keys() - found.keys(), n=1, cutoff=0.85)
+        if near and name not in BUCKETS:
+            raise Mistake(f"--data {os.fspath(root)!r} holds {name!r} but no {near[0]!r}: rename the folder")
+    if not found:
+        raise Mistake(f"--data {os.fspath(root)!r} holds none of {', '.join(BUCKETS)}: name the folders with --slsim_lenses and its like")
+    return found
+
+
+def duplicates(index: pd.DataFrame) -> pd.DataFrame:
+    """The rows whose (object, band) occurs more than once, in different files: the challenge has some; side by side, in input order within each."""
+    twice = index[index.duplicated(["object", "band"], keep=False)]
+    return twice.sort_values(["object", "band"], kind="stable")
+
+
+def _table(sources: list[tuple]) -> pd.DataFrame:
+    paths, real, domains, labels = [], [], [], []
+    for source, domain, label, flag in sources:
+        here = _files(source, flag)
+        paths += [path for path, _ in here]
+        real += [identity for _, identity in here]
+        domains.append(np.full(len(here), domain, dtype=object))
+        labels.append(np.full(len(here), label, dtype=np.int8))
+    _check_utf8(paths)
+    table = pd.DataFrame({"path": paths, "domain": np.concatenate(domains), "label": np.concatenate(labels)})
+    table[["domain", "path"]] = table[["domain", "path"]].astype("str")
+    table = _each_file_once(table, real)
+    names = [parse_name(path) for path in table["path"]]
+    table.insert(1, "object", pd.array([name for name, _ in names], dtype="str"))
+    table.insert(2, "band", pd.array([band for _, band in names], dtype="str"))
+    blind = table["object"].str.fullmatch(BLIND.pattern).to_numpy(dtype=bool)
+    if blind.any():
+        table.loc[blind, ["domain", "label"]] = UNKNOWN
+    return table.astype({"label": np.int8})
+
+
+def _each_file_once(table: pd.DataFrame, real: list[str]) -> pd.DataFrame:
+    number, unique = pd.factorize(np.array(real, dtype=object))
+    if len(unique) == len(table):
+        return table
+    first = np.unique(number, return_index=True)[1]  # numbers count up in order of appearance, so `first` does too
+    once = table.iloc[first].reset_index(drop=True)
+    for column, unknown in zip(("domain", "label"), UNKNOWN):
+        code = pd.factorize(table[column])[0]
+        disagree = np.zeros(len(unique), dtype=bool)
+        disagree[number[code != code[first][number]]] = True
+        once.loc[disagree, column] = unknown
+    return once
+
+
+def _files(source: str | os.PathLike, flag: str) -> list[tuple[str, str]]:
+    """(path as found, real path) of each cutout of a folder or manifest."""
+    source = os.fspath(source)
+    if os.path.isdir(source):
+        files = list(_walk(source, os.path.realpath(source), set()))
+        if not files:
+            raise Mistake(f"{flag} {source!r} holds no cutout: expected files named like D1_L_00000000_g.fits (or .fits.gz) in it or below it")
+        return files
+    if not os.path.isfile(source):
+        raise Mistake(f"{flag} {source!r} does not exist: expected a folder of cutouts or a manifest (one path a line)")
+    if source.lower().endswith(SUFFIXES):
+        raise Mistake(f"{flag} {source!r} is one FITS file: expected the folder it lies in, or a manifest (one path a line)")
+    return _listed(source, flag)
+
+
+def _listed(manifest: str, flag: str) -> list[tuple[str, str]]:
+    try:
+        lines = Path(manifest).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Mistake(f"{flag} {manifest!r} cannot be read as a manifest (text, one path a line): {error}") from None
+    home = os.path.dirname(manifest)
+    names = [name for line in lines if (name := line.strip()) and not name.startswith("#")]
+    if not names:
+        raise Mistake(f"{flag} {manifest!r} lists no file: expected one path a line, relative to the manifest or absolute")
+    real = _RealPaths()
+    return [(path := os.path.join(home, name), real(path)) for name in names]
+
+
+def _walk(folder: str, real: str, above: set[tuple[int, int]]) -> Iterator[tuple[str, str]]:
+    """Cutouts below a folder in sorted order; `above` holds (device, inode) of every folder walked, so that links in a circle end."""
+    status = os.stat(folder)
+    if (status.st_dev, status.st_ino) in above:
+        return
+    above.add((status.st_dev, status.st_ino))
+    try:
+        with os.scandir(folder) as entries:
+            entries = sorted(entries, key=lambda entry: entry.name)
+    except PermissionError:
+        raise Mistake(f"the folder {folder!r} may not be read: change its permissions, or leave it out") from None
+    resolve = _RealPaths()
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path)):
+            yield from _walk(entry.path, os.path.realpath(entry.path), above)
+        elif entry.name.lower().endswith(SUFFIXES) and entry.name not in NOT_CUTOUTS:  # a broken link too: it is named in the quarantine
+            yield entry.path, resolve(entry.path) if entry.is_symlink() else f"{real}/{entry.name}"
+
+
+class _RealPaths:
+    """os.path.realpath of many files, each folder resolved once: realpath alone asks the disk for every part of every path."""
+
+    def __init__(self):
+        self.folders: dict[str, str] = {}
+
+    def __call__(self, path: str) -> str:
+        for _ in range(40):  # as many links in a row as Linux follows
+            folder, name = os.path.split(path)
+            if folder not in self.folders:
+                self.folders[folder] = os.path.realpath(folder)
+            path = f"{self.folders[folder]}/{name}"
+            try:
+                path = os.path.join(self.folders[folder], os.readlink(path))
+            except OSError:  # not a link, or not there
+                return path
+        return path
+
+
+def _check_utf8(paths: list[str]) -> None:
+    try:
+        "".join(paths).encode()
+    except UnicodeEncodeError:
+        name = next(path for path in paths if path.encode(errors="replace").decode() != path)
+        raise Mistake(f"the file name {name!r} is not UTF-8: rename the file") from None
+
+
+def _nearest(word: str, known) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,74 @@
+"""Which split an object belongs to: a pure function of its id and the split seed, so all bands, seeds and later files agree."""
+from hashlib import blake2b
+
+import numpy as np
+import pandas as pd
+
+from data.buckets import is_blind
+from utils.mistake import Mistake
+
+SPLITS = ("train", "val", "test")
+
+
+def split_of(objects, split_seed: int, train_frac: float, val_frac: float, test_frac: float) -> np.ndarray:
+    """The split of each object, by a hash of (split_seed, id): bands stay together, every training seed sees the same, new files move nobody.
+
+    objects: [N] str, object ids. Returns: [N] str of "train", "val", "test" or "" (left out where the fractions sum to less than 1);
+        ids of the blind test are "test" whatever the fractions.
+    Raises: Mistake for a fraction outside 0 to 1, or a sum over 1.
+    """
+    fractions = {"--train_frac": train_frac, "--val_frac": val_frac, "--test_frac": test_frac}
+    for flag, value in fractions.items():
+        _check_fraction(flag, value)
+    total = train_frac + val_frac + test_frac
+    if total > 1 + 1e-9:
+        raise Mistake(f"{' + '.join(f'{flag} {value}' for flag, value in fractions.items())} = {total:.6g}: the sum must not exceed 1, make one smaller")
+    if total > 1 - 1e-9:
+        total = 1.0  # .7 + .15 + .15 in floating point must not leave an object out
+    number, unique = pd.factorize(np.asarray(objects, dtype=object))
+    edges = [train_frac, train_frac + val_frac, total]
+    of_unique = np.array([*SPLITS, ""])[np.searchsorted(edges, _uniform(unique, "split", split_seed), side="right")]
+    of_unique[np.array([is_blind(object_id) for object_id in unique], dtype=bool)] = "test"
+    return of_unique[number]
+
+
+def taken(objects, split_seed: int, fraction: float) -> np.ndarray:
+    """Which objects are kept when only a fraction of a split is wanted: nested, a larger fraction holds all of a smaller one.
+
+    objects: [N] str, object ids. Returns: [N] bool. Raises: Mistake for a fraction outside 0 to 1.
+    """
+    _check_fraction("--take_..._frac", fraction)
+    number, unique = pd.factorize(np.asarray(objects, dtype=object))
+    return (_uniform(unique, "take", split_seed) < fraction)[number]
+
+
+def stratification(index: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """How evenly the splits share each (domain, label): the table to report, and a line for each share that chance does not explain.
+
+    index: columns object, domain, label, split. Returns: one row a (split, domain, label) with its objects, those expected were the split's share the
+        same in all groups, and the departure in binomial sigma; and warnings where that exceeds 4. Unlabelled objects are not counted.
+    """
+    labelled = index[(index["label"] >= 0) & (index["split"] != "")].drop_duplicates(["object", "domain", "label"])
+    groups = labelled.groupby(["domain", "label"])
+    rows, warnings = [], []
+    for split in SPLITS:
+        share = float((labelled["split"] == split).mean()) if len(labelled) else 0.0
+        for (domain, label), group in groups:
+            count, expected = int((group["split"] == split).sum()), share * len(group)
+            sigma = (count - expected) / np.sqrt(expected * (1 - share)) if 0 < share < 1 else 0.0
+            rows.append((split, domain, int(label), count, round(expected, 1), round(float(sigma), 2)))
+            if abs(sigma) > 4:
+                warnings.append(f"split {split}: {count} objects of {domain} with label {label}, expected about {expected:.0f} ({sigma:+.1f} sigma)")
+    return pd.DataFrame(rows, columns=["split", "domain", "label", "objects", "expected", "sigma"]), warnings
+
+
+def _uniform(ids, purpose: str, split_seed: int) -> np.ndarray:
+    """[N] float64 in [0, 1), one blake2b an id; the purpose keeps taking a fraction independent of splitting."""
+    prefix = f"{purpose} {split_seed} ".encode()
+    digests = b"".join([blake2b(prefix + str(object_id).encode(), digest_size=8).digest() for object_id in ids])
+    return (np.frombuffer(digests, dtype=">u8") >> np.uint64(11)) * 2.0**-53
+
+
+def _check_fraction(flag: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise Mistake(f"{flag} {value}: expected a fraction from 0 to 1")

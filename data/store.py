@@ -1,0 +1,286 @@
+"""The store: FITS files are read once into one flat array that training maps into memory.
+
+    pixels.npy       float32 [N, H, W], physical values; row i belongs to row i of the index, quarantined rows are zero
+    index.parquet    path, object, band, domain, label, reason ("" = good, else why the file is quarantined)
+    quarantine.csv   path, reason of the quarantined files
+    manifest.json    version, counts, geometry, dtype, crc32 of each block, digests of the inventory and of the index; there = complete
+
+Packing goes block by block under partial_<digest>/, each durable before the next is begun: after kill -9 the same command goes on where it was.
+"""
+import errno
+import fcntl
+import io
+import json
+import math
+import os
+import shutil
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from data.blocks import WorkerLost, pack_blocks, write_durably
+from utils.mistake import Mistake
+
+VERSION = 1
+COLUMNS = ["path", "object", "band", "domain", "label"]
+BLOCK_ROWS, BLOCK_BYTES = 2048, 2**24  # a block is the memory of a worker, and what a kill can cost
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}  # some cluster file systems are mounted without
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Store:
+    """A packed store, open for reading; cheap to send to another process, which maps the pixels anew."""
+
+    directory: Path
+    manifest: dict
+    index: pd.DataFrame  # one row an input file: path, object, band, domain, label, reason
+
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """float32 [N, H, W], mapped read-only, physical values."""
+        return np.load(self.directory / "pixels.npy", mmap_mode="r", allow_pickle=False)
+
+    @property
+    def good(self) -> np.ndarray:
+        """[N] bool, the rows that are not quarantined."""
+        return (self.index["reason"] == "").to_numpy(dtype=bool)
+
+    def summary(self, most: int = 3) -> list[str]:
+        """Lines for the log: how many files, how many quarantined and why, the first of them by name."""
+        lines = [f"{self.manifest['files']:,} files in {self.directory}, {self.manifest['quarantined']:,} of them quarantined (quarantine.csv)"]
+        bad = self.index[self.index["reason"] != ""]
+        lines += [f"  {path}: {reason}" for path, reason in bad[["path", "reason"]].head(most).itertuples(index=False)]
+        return lines + ([f"  and {len(bad) - most:,} more"] if len(bad) > most else [])
+
+    def verify(self) -> None:
+        """Reads every block and compares its checksum. Raises: Mistake that names the first damaged rows."""
+        rows = self.manifest["block"]
+        for block, expected in enumerate(self.manifest["crc32"]):
+            first = block * rows
+            if zlib.crc32(np.ascontiguousarray(self.pixels[first:first + rows]).data) != expected:
+                raise _damaged(self.directory, f"rows {first} to {min(first + rows, len(self.pixels)) - 1} of pixels.npy differ from their checksum")
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "pixels"}  # a pickled memmap would be all of its bytes
+
+
+def inventory_digest(inventory: pd.DataFrame, shape: tuple[int, int] = (41, 41)) -> str:
+    """What a store's content follows from: absolute paths, names, labels, sizes, times of change, and the geometry. One stat a file."""
+    digest = blake2b(repr((VERSION, tuple(shape))).encode(), digest_size=16)
+    for first in range(0, len(inventory), 65536):
+        part = inventory.iloc[first:first + 65536]
+        paths = part["path"].tolist()
+        rows = zip(map(os.path.abspath, paths), *(part[column].tolist() for column in COLUMNS[1:]), _statuses(paths))
+        digest.update("\n".join(map(repr, rows)).encode())
+    return digest.hexdigest()
+
+
+def store_directory(root: str | os.PathLike, inventory: pd.DataFrame, shape: tuple[int, int] = (41, 41), digest: str | None = None) -> Path:
+    """The folder under `root` that belongs to an inventory: other files, or changed ones, are another store."""
+    return Path(root) / f"cutouts_{(digest or inventory_digest(inventory, shape))[:16]}"
+
+
+def open_store(directory: str | os.PathLike) -> Store:
+    """An existing store, checked for being whole (sizes, geometry, index digest; the pixels' checksums are `Store.verify`).
+
+    Raises: Mistake if there is none, or it is damaged or of another version.
+    """
+    directory = Path(directory)
+    manifest = _manifest(directory)
+    if manifest is None:
+        raise Mistake(f"{str(directory)!r} holds no complete store (no manifest.json): pack it, the same command goes on where it was interrupted")
+    try:
+        content = (directory / "index.parquet").read_bytes()
+        store = Store(directory, manifest, pd.read_parquet(io.BytesIO(content)) if _digest(content) == manifest["index"] else None)
+        pixels = store.pixels
+    except (OSError, ValueError) as error:
+        raise _damaged(directory, str(error)) from error
+    if store.index is None:
+        raise _damaged(directory, "index.parquet differs from its checksum")
+    if pixels.shape != (len(store.index), *manifest["shape"]) or pixels.dtype != np.dtype(manifest["dtype"]):
+        raise _damaged(directory, f"pixels.npy is {pixels.dtype} {pixels.shape}, the index has {len(store.index)} rows of {manifest['shape']}")
+    return store
+
+
+def pack(inventory: pd.DataFrame, directory: str | os.PathLike, shape: tuple[int, int] = (41, 41), workers: int = 1, digest: str | None = None,
+         say: Callable[[str], None] = _to_stderr) -> Store:
+    """Reads every file of the inventory into a store, or finds that this is done; interrupted at any moment, the same call goes on.
+
+    inventory: of data/buckets.py. shape: (H, W) that every file must have. workers: processes. digest: `inventory_digest`, if the caller has it.
+    Returns: the store, its index with the paths as spelled in `inventory`.
+    Raises: Mistake if no file can be read, the disk is full, the folder cannot be written, or a worker is killed.
+    """
+    directory = Path(directory)
+    digest = digest or inventory_digest(inventory, shape)
+    if not _complete(directory, digest):
+        needed = len(inventory) * math.prod(shape) * 4
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with _lock(directory, say):
+                if not _complete(directory, digest):
+                    _pack(inventory, directory, tuple(shape), workers, digest, say)
+        except WorkerLost as error:
+            raise Mistake(f"{error}; what is packed stays: run the same command again, with fewer workers if memory was short") from error
+        except OSError as error:
+            if error.errno in FULL:
+                raise Mistake(f"{str(directory)!r} is full ({error.strerror}): the store needs {needed:,} bytes; make room or choose another folder, "
+                              "then run the same command again") from error
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+                raise Mistake(f"cannot write a store into {str(directory)!r}: {error.strerror}; choose another folder") from error
+            if not _complete(directory, digest):  # without locks another node may have finished the very same store under our hands
+                raise
+    store = open_store(directory)
+    return Store(directory, store.manifest, inventory[COLUMNS].reset_index(drop=True).assign(reason=store.index["reason"]))
+
+
+def _pack(inventory: pd.DataFrame, directory: Path, shape: tuple, workers: int, digest: str, say: Callable[[str], None]) -> None:
+    count, row_bytes = len(inventory), math.prod(shape) * 4
+    rows = max(1, min(BLOCK_ROWS, BLOCK_BYTES // row_bytes))
+    partial = directory / f"partial_{digest[:16]}"  # named by content: what an orphaned worker of another attempt still writes is the same
+    offset = _prepare_pixels(partial / "pixels.npy", (count, *shape))
+    records = [partial / f"block_{first // rows:07d}.json" for first in range(0, count, rows)]
+    done = {path.name for path in partial.glob("block_*.json")}
+    missing = [block for block, record in enumerate(records) if record.name not in done]
+    left = sum(min(rows, count - block * rows) for block in missing)
+    _check_room(directory, left * row_bytes)
+    say(f"packing {left:,} of {count:,} files into {directory}")
+
+    def jobs() -> Iterator[dict]:
+        for block in missing:
+            first = block * rows
+            yield {"record": str(records[block]), "pixels": str(partial / "pixels.npy"), "offset": offset + first * row_bytes, "first": first,
+                   "paths": inventory["path"].iloc[first:first + rows].tolist(), "shape": list(shape)}
+
+    with tqdm(total=count, initial=count - left, unit="file", desc="packing", disable=None) as bar:
+        for files in pack_blocks(jobs(), max(1, min(workers, len(missing)))):
+            bar.update(files)
+    _finish(inventory, directory, partial, [json.loads(record.read_bytes()) for record in records], {
+        "version": VERSION, "files": count, "shape": list(shape), "dtype": "<f4", "block": rows, "inventory": digest})
+
+
+def _prepare_pixels(path: Path, shape: tuple) -> int:
+    """An array file of the right size with holes for pixels, made at once or found from before; the byte at which its first row begins."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    if not (path.exists() and path.stat().st_size == header.tell() + math.prod(shape) * 4):
+        shutil.rmtree(path.parent, ignore_errors=True)  # records without their pixels
+        path.parent.mkdir(parents=True)
+        with open(path, "wb") as file:
+            file.write(header.getvalue())
+            file.truncate(header.tell() + math.prod(shape) * 4)
+            os.fsync(file.fileno())
+    return header.tell()
+
+
+def _check_room(directory: Path, needed: int) -> None:
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise Mistake(f"{str(directory)!r} has {free:,} bytes free, the store needs {needed:,} more: make room or choose another folder")
+
+
+def _finish(inventory: pd.DataFrame, directory: Path, partial: Path, records: list[dict], manifest: dict) -> None:
+    reasons = np.full(len(inventory), "", dtype=object)
+    for record in records:
+        for row, reason in record["bad"].items():
+            reasons[int(row)] = reason
+    index = inventory[COLUMNS].reset_index(drop=True).assign(reason=pd.array(reasons, dtype="str"))
+    bad = index.loc[index["reason"] != "", ["path", "reason"]]
+    if len(bad) == len(index):
+        first = "; ".join(f"{path}: {reason}" for path, reason in bad.head(3).itertuples(index=False))
+        raise Mistake(f"none of {len(index):,} files can be used: {first}; expected FITS cutouts of {'x'.join(map(str, manifest['shape']))} pixels")
+    content = io.BytesIO()
+    index.to_parquet(content, index=False, compression="zstd")
+    manifest |= {"good": len(index) - len(bad), "quarantined": len(bad), "crc32": [record["crc32"] for record in records],
+                 "index": _digest(content.getvalue())}
+    write_durably(partial / "index.parquet", content.getvalue())
+    write_durably(partial / "quarantine.csv", bad.to_csv(index=False).encode())
+    (directory / "manifest.json").unlink(missing_ok=True)  # the old store in this place ends here, the new one begins with its manifest
+    for name in ("index.parquet", "quarantine.csv", "pixels.npy"):
+        os.replace(partial / name, directory / name)
+    write_durably(directory / "manifest.json", json.dumps(manifest, indent=1).encode())
+    folder = os.open(directory, os.O_RDONLY)
+    os.fsync(folder)  # the renames themselves
+    os.close(folder)
+    for old in directory.glob("partial_*"):
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _lock(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """One packing process at a time; the system takes the lock from a killed one. Asked for now and then, so that Ctrl-C ends the wait."""
+    with open(directory / "lock", "w") as file:
+        said = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not said:
+                    say(f"another process is packing {directory}: waiting for it")
+                said = True
+                time.sleep(0.2)
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                say(f"{directory} is on a file system without locks: do not start several jobs at once before it is packed")
+                break
+        yield
+
+
+def _complete(directory: Path, digest: str) -> bool:
+    manifest = _manifest(directory)
+    return manifest is not None and manifest["inventory"] == digest
+
+
+def _manifest(directory: Path) -> dict | None:
+    try:
+        manifest = json.loads((directory / "manifest.json").read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise _damaged(directory, f"manifest.json: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
+        raise _damaged(directory, f"manifest.json is not of version {VERSION}")
+    return manifest
+
+
+def _statuses(paths: list[str]) -> list[tuple[int, int]]:
+    """(size, time of change) of each file; by many threads where a stat is a wait for a server, by one where it is not and threads only contend."""
+    start = time.perf_counter()
+    first = [_status(path) for path in paths[:256]]
+    if time.perf_counter() - start < 50e-6 * len(first):
+        return first + [_status(path) for path in paths[256:]]
+    with ThreadPoolExecutor(32) as threads:
+        return first + list(threads.map(_status, paths[256:]))
+
+
+def _status(path: str) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return -1, 0
+    return status.st_size, status.st_mtime_ns
+
+
+def _digest(content: bytes) -> str:
+    return blake2b(content, digest_size=16).hexdigest()
+
+
+def _damaged(directory: Path, what: str) -> Mistake:
+    return Mistake(f"the store {str(directory)!r} is damaged or foreign: {what}; remove the folder and run again, it is packed anew from the FITS files")

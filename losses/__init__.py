@@ -1,0 +1,1 @@
+"""Pure functions to one float32 value per example."""

@@ -1,0 +1,1 @@
+"""Networks by family: nn.Modules without loss, optimiser, device or configuration."""

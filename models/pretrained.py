@@ -1,0 +1,139 @@
+"""Encoder weights from a local file into a network: timm's, Zoobot's, or those of the authors of ConvNeXt V2."""
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state", "module")     # entries that hold the weights
+# Names in the authors' files -> timm's (github.com/facebookresearch/ConvNeXt-V2, models/convnextv2.py)
+AUTHORS = ((r"^downsample_layers\.0\.", "stem."), (r"^downsample_layers\.(\d+)\.", r"stages.\1.downsample."),
+           (r"^stages\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."), (r"\.dwconv\.", ".conv_dw."),
+           (r"\.pwconv(\d)\.", r".mlp.fc\1."), (r"\.grn\.gamma$", ".mlp.grn.weight"),
+           (r"\.grn\.beta$", ".mlp.grn.bias"), (r"^norm\.", "head.norm."), (r"^head\.(?=weight|bias)", "head.fc."))
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What `load_pretrained` did; as a string, one line."""
+    path: str
+    loaded: tuple[str, ...]          # names in the network that now hold the file's values
+    kept: tuple[str, ...]            # names in the network that keep their initial values
+    dropped: tuple[str, ...]         # names in the file that were not used
+    folded: tuple[int, int] | None   # input channels in the file and in the network, where they differ
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.loaded)} tensors from {self.path}"]
+        parts += [f"first layer folded from {self.folded[0]} to {self.folded[1]} channels"] if self.folded else []
+        parts += [f"freshly initialised: {first_names(self.kept)}"] if self.kept else []
+        parts += [f"not used: {first_names(self.dropped)}"] if self.dropped else []
+        return "; ".join(parts)
+
+
+def load_pretrained(network: nn.Module, path: str | Path) -> Loaded:
+    """Give `network` the encoder weights in the file: .safetensors, or what torch.save writes (tensors only).
+
+    Prefixes of wrappers are taken off; the first layer is folded to the network's channels; a classifier of another
+    size stays as it was initialised. The network is a ConvNeXtV2 or one of timm's.
+
+    Raises ValueError for a file that cannot be read, and, with nothing loaded, for an encoder that does not match.
+    """
+    target = network.state_dict()
+    first, classifier = next(iter(target)), list(target)[-1].rpartition(".")[0] + "."
+    tensors, dropped = encoder_tensors(read_tensors(path), first)
+    tops = {name.partition(".")[0] for name in target}
+    state, wrong, folded = {}, [], None
+    for name, tensor in tensors.items():
+        if name not in target:
+            # a layer that the network lacks is another encoder, but for what sits on top of it
+            (wrong if name.partition(".")[0] in tops - {"head"} and not name.startswith(classifier)
+             else dropped).append(name)
+            continue
+        wanted = target[name].shape
+        if name == first and tensor.ndim == 4 and tensor.shape[1] != wanted[1]:
+            folded, tensor = (tensor.shape[1], wanted[1]), fold_channels(tensor, wanted[1])
+        if tensor.shape != wanted and squeezed(tensor.shape) == squeezed(wanted):
+            tensor = tensor.reshape(wanted)                   # [O, I] and [O, I, 1, 1] are the same layer
+        if tensor.shape == wanted:
+            state[name] = tensor
+        elif name.startswith(classifier):
+            dropped.append(name)
+        else:
+            wrong.append(f"{name} {list(tensor.shape)} (the network's is {list(wanted)})")
+    kept = [name for name in target if name not in state]
+    wrong += [f"{name} (absent)" for name in kept if not name.startswith((classifier, "head."))]
+    if wrong:
+        raise ValueError(f"{path} does not fit this network: {first_names(wrong)}")
+    if bad := [name for name, tensor in state.items() if not tensor.float().isfinite().all()]:
+        raise ValueError(f"{path} holds values that are not finite: {first_names(bad)}")
+    network.load_state_dict(target | state)
+    return Loaded(str(path), tuple(state), tuple(kept), tuple(dropped), folded)
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Name -> tensor, out of whatever entry of the file holds them."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no such file of weights: {path}")
+    if path.suffix == ".safetensors":
+        try:
+            from safetensors.torch import load_file
+        except ImportError as error:
+            raise ValueError(f"{path}: pip install safetensors to read it") from error
+        return load_file(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:       # a bad file can raise anything here; whatever it is, the file is what to mend
+        raise ValueError(f"{path} is not a file of tensors, or holds objects beside them, which may run code when "
+                         f"read: save its state_dict alone ({type(error).__name__})") from error
+    while isinstance(content, dict) and not any(isinstance(value, Tensor) for value in content.values()):
+        content = next((content[name] for name in WRAPPERS if isinstance(content.get(name), dict)), None)
+    if content is None or not isinstance(content, dict):
+        raise ValueError(f"{path} holds no weights: expected a state_dict, or one under {', '.join(WRAPPERS)}")
+    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def encoder_tensors(tensors: dict[str, Tensor], first: str) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of the encoder under the network's names, and the names of all others.
+
+    `first` is the name of the network's first weight: what stands before it in the file is the wrappers' prefix
+    (module., encoder., _orig_mod., model.encoder. ...).
+    """
+    anchors = [name for name in tensors if re.search(rf"(^|\.)({re.escape(first)}|downsample_layers\.0\.0\.weight)$", name)]
+    if len(anchors) != 1:
+        raise ValueError(f"expected one encoder, whose first weight is {first!r}; the file has "
+                         f"{len(anchors)} such names: {first_names(anchors or list(tensors))}")
+    authors = anchors[0].endswith("downsample_layers.0.0.weight")
+    prefix = anchors[0].removesuffix("downsample_layers.0.0.weight" if authors else first)
+    inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    if authors:
+        inside = {authors_name(name): tensor for name, tensor in inside.items()}
+    return inside, [name for name in tensors if not name.startswith(prefix)]
+
+
+def authors_name(name: str) -> str:
+    for pattern, replacement in AUTHORS:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def fold_channels(weight: Tensor, channels: int) -> Tensor:
+    """First-layer weight [O, I, k, k] for `channels` inputs: their sum for one, else repeated and scaled by I / channels.
+
+    The response to an image that is the same in all channels stays what it was.
+    Source: timm, `adapt_input_conv`.
+    """
+    before = weight.shape[1]
+    if channels == 1:
+        return weight.float().sum(1, keepdim=True).to(weight.dtype)
+    repeated = weight.repeat(1, -(-channels // before), 1, 1)[:, :channels]
+    return (repeated.float() * (before / channels)).to(weight.dtype)
+
+
+def squeezed(shape: torch.Size) -> list[int]:
+    return [length for length in shape if length != 1]
+
+
+def first_names(names, count: int = 3) -> str:
+    return ", ".join(list(names)[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")

@@ -1,0 +1,1 @@
+"""Pure functions with units and sources, differentiable, without learning."""

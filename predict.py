@@ -1,0 +1,215 @@
+"""Predict with a trained network: a checkpoint and cutouts give one row for each input file.
+
+    python predict.py --model_path runs/nano_s42/best.pt --data D --which val --output_dir runs/nano_s42/pred_val
+    python predict.py --model_path runs/nano_s42/best.pt --images UNLABELLED --which test --output_dir runs/nano_s42/pred_test
+
+Writes pred_<which>.csv (path,domain,label,prob,pred), probs_, labels_ and preds_<which>.npy, and quarantine_<which>.csv,
+which names each file that has no probability, with the reason. Network, bands, split and preprocessing come from the
+checkpoint. Interrupted, the same command goes on where it was; under torchrun the ranks share the work.
+"""
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from contract import DTYPES, Batch, InPrecision
+from data import buckets, cutouts, split, store
+from data.order import loader, to_device
+from models.augment import dihedral
+from tasks import lens
+from utils import checkpoint, config, distributed
+from utils.mistake import Mistake
+
+PART = 65_536            # examples whose probabilities are kept in memory at once, and what an interruption can cost
+ROWS = 200_000           # rows of a table that are put into words at once
+
+
+@dataclass(frozen=True)
+class Config:
+    model_path: str = ""             # best.pt (or last.pt) of a run directory
+    output_dir: str = "pred_outputs"     # where the predictions go
+    which: Literal["train", "val", "test", "all", "blind"] = "test"    # the split to predict; blind: files without a label
+    images: str = ""                 # folder or manifest of unlabelled cutouts, instead of buckets
+    tta: bool = False                # mean of the probability over the eight symmetries of the square
+    threshold: float = 0.5           # pred = 1 where prob >= threshold
+    max_samples: int = 0             # predict only the first so many examples; 0 = all
+    quarantined: Literal["empty", "nonlens"] = "empty"     # what a file that cannot be read gets: nothing, or prob 0
+    batch_size: int = 128            # examples at once on a rank
+    num_workers: int = 0             # processes that read data, besides this one
+    device: str = "auto"             # auto, cpu, cuda or cuda:N
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"    # auto: what the network was trained in
+
+    def __post_init__(self):
+        if not self.model_path:
+            raise Mistake("--model_path: expected a checkpoint, such as runs/nano_s42/best.pt")
+        if self.batch_size < 1 or self.max_samples < 0 or self.num_workers < 0:
+            raise Mistake(f"--batch_size {self.batch_size}, --max_samples {self.max_samples}, --num_workers "
+                          f"{self.num_workers}: expected at least 1, 0, 0")
+
+
+def read_options(argv: list[str]) -> tuple[Config, lens.Config, dict[str, Any]]:
+    """The options, the task's configuration as it was trained (inputs as given here), and the checkpoint.
+
+    Raises Mistake for a flag that contradicts the checkpoint's record, naming both values.
+    """
+    options, given = config.read(argv, Config, lens.Config)
+    try:
+        saved = checkpoint.load(Path(options.model_path))
+    except FileNotFoundError as error:
+        raise Mistake(f"--model_path: there is no file {options.model_path!r}") from error
+    except checkpoint.Damaged as error:
+        raise Mistake(str(error)) from error
+    record = saved["record"]
+    known = config.fields_of(lens.Config)
+    if record["options"]["task"] != "lens" or known.keys() - record["options"].keys():
+        raise Mistake(f"--model_path {options.model_path!r}: holds a {record['options']['task']!r} network of another "
+                      f"kind; expected one of the lens task with the options of this code")
+    named = config.given(argv, lens.Config)
+    trained = {name: record["options"][name] for name in known}
+    inputs = {field.name for field in fields(lens.Inputs)}
+    for name in sorted(named - inputs):
+        if getattr(given, name) != trained[name] and not known[name].metadata.get("free"):
+            raise Mistake(f"--{name}: got {getattr(given, name)!r}, but the network was trained with {trained[name]!r}; "
+                          "leave the flag out, the checkpoint knows it")
+    return options, lens.Config(**trained | {name: getattr(given, name) for name in inputs}), saved
+
+
+def load_network(task: lens.Config, saved: dict[str, Any], device: torch.device) -> nn.Module:
+    """The network of a checkpoint in eval mode: the averaged weights of best.pt, or those of last.pt."""
+    channels = len(saved["record"]["data"]["bands"]) if task.band_mode == "stack" else 1
+    model = lens.network(task, channels)
+    model.load_state_dict(saved["model"] if "model" in saved else saved["state"]["ema"])
+    return model.to(device).eval()
+
+
+def read_index(options: Config, task: lens.Config) -> tuple[store.Store, np.ndarray]:
+    """The packed inputs, and which rows of their index are to be predicted."""
+    if options.images and task.sources():
+        raise Mistake(f"--images {options.images!r}: give it, or buckets, not both")
+    table = buckets.images_inventory(options.images) if options.images else buckets.inventory(task.sources())
+    shape = (task.image_size, task.image_size)
+    packed = store.pack(table, store.store_directory(task.store_dir, table, shape), shape, max(1, options.num_workers))
+    index = lens.split_index(packed.index, task)
+    if options.which == "all":
+        rows = np.arange(len(index))
+    elif options.which == "blind":
+        rows = np.flatnonzero(index["label"] < 0)
+    else:
+        taken = split.taken(index["object"], task.split_seed, getattr(task, f"take_{options.which}_frac"))
+        rows = np.flatnonzero((index["split"] == options.which) & (taken | (index["label"] < 0)))
+    if not len(rows):
+        there = ", ".join(f"{count} {name or 'unused'}" for name, count in index["split"].value_counts().items())
+        raise Mistake(f"--which {options.which}: no such file among the {len(index)} inputs ({there})")
+    return packed, rows
+
+
+@torch.no_grad()
+def probability(network: nn.Module, batch: Batch, tta: bool) -> torch.Tensor:
+    """[B] float32: the probability of a lens, with `tta` its mean over the eight symmetries of the square."""
+    views = [dihedral(batch["image"], k) for k in range(8)] if tta else [batch["image"]]
+    return torch.stack([network(view, batch["present"], batch["domain"]).sigmoid() for view in views]).mean(0)
+
+
+def predict_parts(examples: cutouts.Cutouts, network: nn.Module, options: Config, device: torch.device, folder: Path) -> None:
+    """Write the probabilities of every part that is not there yet; rank r does the r-th of every `world_size` parts."""
+    total = min(len(examples), options.max_samples or len(examples))
+    parts = range(distributed.rank() * PART, total, PART * distributed.world_size())
+    with tqdm(total=total, unit="example", disable=distributed.rank() > 0 or not sys.stderr.isatty()) as bar:
+        for start in parts:
+            path, stop = folder / f"{start:012d}.npy", min(start + PART, total)
+            if not path.exists():
+                shares = (list(range(at, min(at + options.batch_size, stop))) for at in range(start, stop, options.batch_size))
+                probs = []
+                for batch in loader(examples, shares, options.num_workers, device):
+                    probs.append(probability(network, to_device(batch, device), options.tta).cpu())
+                    bar.update(len(probs[-1]) * distributed.world_size())
+                with open(path.with_suffix(".tmp"), "wb") as file:
+                    np.save(file, torch.cat(probs).numpy())
+                os.replace(path.with_suffix(".tmp"), path)
+
+
+def tables(packed: store.Store, rows: np.ndarray, examples: cutouts.Cutouts, options: Config,
+           probs: np.ndarray) -> Iterator[pd.DataFrame]:
+    """path, domain, label, prob, pred and reason of the input files, some rows at a time, in input order."""
+    left_out = dict(zip(examples.left_out["row"], examples.left_out["reason"]))
+    for start in range(0, len(rows), ROWS):
+        some = rows[start:start + ROWS]
+        files, example = packed.index.iloc[some], examples.example_of_row[some]
+        known = (example >= 0) & (example < len(probs))
+        prob = np.full(len(some), np.nan, np.float32)
+        prob[known] = probs[example[known]]
+        reason = files["reason"].to_numpy(dtype=object).copy()
+        for i in np.flatnonzero(~known & (reason == "")):
+            reason[i] = left_out.get(some[i], f"beyond --max_samples {options.max_samples}")
+        if options.quarantined == "nonlens":
+            prob[~known] = 0
+        yield files[["path", "domain", "label"]].assign(
+            label=files["label"].astype("Int8").mask(files["label"] < 0), prob=prob,
+            pred=pd.array(np.where(np.isnan(prob), -1, prob >= options.threshold), "Int8"), reason=reason)
+
+
+def write_predictions(frames: Iterator[pd.DataFrame], rows: int, options: Config) -> dict[str, int]:
+    """pred_, probs_, labels_, preds_ and quarantine_<which>; returns counts for the last line."""
+    out, which = Path(options.output_dir), options.which
+    arrays = {name: np.lib.format.open_memmap(out / f".{name}.tmp", "w+", kind, (rows,))
+              for name, kind in (("probs", np.float32), ("labels", np.float32), ("preds", np.int8))}
+    at, refused = 0, 0
+    with open(out / ".pred.tmp", "w") as pred, open(out / ".quarantine.tmp", "w") as quarantine:
+        for frame in frames:
+            here = slice(at, at + len(frame))
+            arrays["probs"][here], arrays["preds"][here] = frame["prob"], frame["pred"].to_numpy(np.int8)
+            arrays["labels"][here] = frame["label"].to_numpy(np.float32, na_value=np.nan)
+            frame["pred"] = frame["pred"].mask(frame["pred"] < 0)
+            frame[["path", "domain", "label", "prob", "pred"]].to_csv(pred, index=False, header=at == 0)
+            bad = frame.loc[frame["reason"] != "", ["path", "reason"]]
+            bad.to_csv(quarantine, index=False, header=at == 0)
+            at, refused = at + len(frame), refused + len(bad)
+    for name, array in arrays.items():
+        array.flush()
+        os.replace(out / f".{name}.tmp", out / f"{name}_{which}.npy")
+    os.replace(out / ".pred.tmp", out / f"pred_{which}.csv")
+    os.replace(out / ".quarantine.tmp", out / f"quarantine_{which}.csv")
+    return dict(rows=at, without=refused)
+
+
+def main(argv: list[str]) -> None:
+    options, task, saved = read_options(argv)
+    device, warning = distributed.device_for(options.device)
+    precision = saved["record"]["options"]["precision"] if options.precision == "auto" else options.precision
+    options = replace(options, precision=precision)
+    with distributed.session(device):
+        packed, rows = read_index(options, task)
+        examples = cutouts.examples(packed, rows, saved["record"]["data"]["bands"], task.band_mode)
+        if not len(examples):
+            raise Mistake(f"none of the {len(rows)} files can be predicted: {packed.directory}/quarantine.csv names the reasons")
+        network = InPrecision(load_network(task, saved, device), DTYPES[precision])
+        same = checkpoint.digest(saved["record"]), packed.manifest["index"], options.tta, precision, options.which
+        same = hashlib.sha256(repr((same, checkpoint.digest(saved.get("model", {})), options.max_samples)).encode()).hexdigest()
+        out = Path(options.output_dir)
+        folder = out / f"parts_{same[:16]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        if distributed.rank() == 0:
+            for line in [*filter(None, [warning]), *examples.report]:
+                print(f"predict.py: {line}", file=sys.stderr)
+        predict_parts(examples, network, options, device, folder)
+        distributed.barrier()
+        if distributed.rank() == 0:
+            probs = np.concatenate([np.load(path) for path in sorted(folder.glob("*.npy"))])
+            counts = write_predictions(tables(packed, rows, examples, options, probs), len(rows), options)
+            shutil.rmtree(folder)
+            without = f", {counts['without']} without a probability (see quarantine_{options.which}.csv)" if counts["without"] else ""
+            print(f"{out}/pred_{options.which}.csv: {counts['rows']} files, {len(probs)} examples{without}")
+
+
+if __name__ == "__main__":
+    config.run(main)

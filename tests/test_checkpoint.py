@@ -1,0 +1,132 @@
+"""Checkpoints survive kills, full disks and flipped bits."""
+import os
+import random
+import resource
+import signal
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from utils import checkpoint
+from utils.mistake import Mistake
+
+
+def tree(seed: int = 0) -> dict:
+    torch.manual_seed(seed)
+    model = nn.Linear(50, 60)
+    return dict(record={"options": {"lr": 1e-3}}, state=dict(model=model.state_dict(), counts=torch.arange(5),
+                half=torch.randn(3).bfloat16(), empty=torch.zeros(0), scalar=torch.tensor(2.0), text=["a", 1, None, True]))
+
+
+def test_what_is_written_is_read(tmp_path):
+    checkpoint.save(tmp_path / "last.pt", tree())
+    assert checkpoint.digest(checkpoint.load(tmp_path / "last.pt")) == checkpoint.digest(tree())
+
+
+def test_the_digest_sees_every_change():
+    digests = {checkpoint.digest(tree())}
+    changed = tree()
+    changed["state"]["model"]["weight"][3, 4] += 1e-7
+    for other in (changed, tree(1), {**tree(), "more": 1}, torch.zeros(2), torch.zeros(2, 1), torch.zeros(2).half(), {"a": 1}, {"a": 1.0}):
+        digests.add(checkpoint.digest(other))
+    assert len(digests) == 9
+
+
+def test_a_flipped_byte_is_noticed_and_the_previous_file_is_used(tmp_path):
+    checkpoint.save(tmp_path / "last.pt", tree(0), tmp_path / "previous.pt")
+    checkpoint.save(tmp_path / "last.pt", tree(1), tmp_path / "previous.pt")
+    whole = bytearray((tmp_path / "last.pt").read_bytes())
+    random.seed(0)
+    for _ in range(25):
+        position = whole.index(tree(1)["state"]["model"]["weight"].numpy().tobytes()) + random.randrange(12_000)
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << random.randrange(8)
+        (tmp_path / "last.pt").write_bytes(damaged)
+        with pytest.raises(checkpoint.Damaged):
+            checkpoint.load(tmp_path / "last.pt")
+    warnings = []
+    assert checkpoint.digest(checkpoint.load_newest(tmp_path, warnings.append)) == checkpoint.digest(tree(0))
+    assert "last.pt" in warnings[0] and "previous.pt" in warnings[0]
+    (tmp_path / "previous.pt").write_bytes(b"")
+    with pytest.raises(Mistake, match="begin anew with --restart"):
+        checkpoint.load_newest(tmp_path, warnings.append)
+
+
+@pytest.mark.parametrize("length", [0, 100, 5000])
+def test_a_truncated_file_is_noticed(tmp_path, length):
+    checkpoint.save(tmp_path / "last.pt", tree())
+    (tmp_path / "last.pt").write_bytes((tmp_path / "last.pt").read_bytes()[:length])
+    with pytest.raises(checkpoint.Damaged):
+        checkpoint.load(tmp_path / "last.pt")
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "last.pt")
+    with pytest.raises(Mistake, match="no Starloop checkpoint"):
+        checkpoint.load(tmp_path / "last.pt")
+
+
+def test_a_pickle_that_would_run_code_is_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "owned"),)
+    torch.save({"checksum": Evil()}, tmp_path / "last.pt")
+    with pytest.raises(checkpoint.Damaged):
+        checkpoint.load(tmp_path / "last.pt")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_kill_9_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
+    random.seed(0)
+    newest = -1
+    for _ in range(30):
+        child = os.fork()
+        if child == 0:
+            step = newest
+            while True:
+                step += 1
+                checkpoint.save(tmp_path / "last.pt", dict(step=step, big=torch.zeros(300_000)), tmp_path / "previous.pt")
+        time.sleep(random.uniform(0.0, 0.08))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        found = checkpoint.load_newest(tmp_path, lambda text: None)
+        if found is not None:
+            assert found["step"] >= newest
+            newest = found["step"]
+    assert newest > 0
+
+
+def test_a_full_disk_keeps_the_checkpoint_before_it(tmp_path):
+    checkpoint.save(tmp_path / "last.pt", tree(0), tmp_path / "previous.pt")
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+        try:
+            checkpoint.save(tmp_path / "last.pt", tree(1), tmp_path / "previous.pt")
+        except Mistake as mistake:
+            os._exit(7 if "the checkpoint before it is kept" in str(mistake) else 8)
+        os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert checkpoint.digest(checkpoint.load(tmp_path / "last.pt")) == checkpoint.digest(tree(0))
+    assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_parts_that_do_not_fit_are_named(tmp_path):
+    class Part:
+        def __init__(self):
+            self.state = None
+        def state_dict(self):
+            return {"a": 1}
+        def load_state_dict(self, state):
+            self.state = state
+    parts = dict(one=Part(), two=Part(), stateless=object())
+    states = checkpoint.collect(parts)
+    checkpoint.restore(parts, states, "x")
+    assert parts["one"].state == {"a": 1}
+    with pytest.raises(Mistake, match=r"lacks \['two'\] and holds \['three'\]"):
+        checkpoint.restore(parts, dict(one={}, three={}), "x")
+    with pytest.raises(Mistake, match="its model does not fit"):
+        checkpoint.restore(dict(model=nn.Linear(2, 3)), dict(model=nn.Linear(3, 3).state_dict()), "x")

@@ -1,0 +1,294 @@
+"""Train a network: one visible loop for every task and every mode.
+
+    python train.py --data D --bands g r i z y --band_mode stack --save_dir runs/nano_s42 --seed 42
+    torchrun --nproc_per_node 4 train.py --config run_sheets/nano.yaml --data D --save_dir runs/nano_s42 --seed 42
+
+Running the same command again resumes the run, to the bit. Exit codes: utils/stop.py.
+"""
+import contextlib
+import shutil
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
+
+from contract import DTYPES, Batch, Columns, Gradient, InPrecision, Objective, Run, Task, pieces
+from data.order import ShuffledEpochs, batches, in_turn
+from modes import MODES
+from tasks import TASKS
+from utils import checkpoint, config, distributed
+from utils.config import free
+from utils.ema import Ema
+from utils.log import Log, environment, resident_gib, write_json
+from utils.mistake import Mistake
+from utils.progress import Progress, best_epoch, without_improvement
+from utils.schedule import ScheduleConfig, learning_rate
+from utils.seeding import seed_from, seed_step
+from utils.stop import REASONS, Stop, exit_code
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    task: str = "lens"               # the scientific question: a name in tasks/
+    mode: str = "single"             # how a batch becomes a gradient: single, or a name in modes/
+    save_dir: str = free("runs/run")     # the run directory; the same command on it resumes
+    epochs: int = 20                 # passes over the training split
+    batch_size: int = 128            # examples a step, over all ranks
+    accumulate: int = 1              # pieces that each rank's share of a batch is cut into, to save memory
+    weight_decay: float = 0.05       # of matrices and convolutions; biases, norms and scales do not decay
+    clip_norm: float = 1.0           # largest norm of the whole gradient; 0 = off
+    ema_decay: float = 0.999         # of the averaged weights, which are judged and kept; 0 = the weights themselves
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"    # auto: fp32 on a CPU, bf16 or else fp16 on a GPU
+    compile: bool = False            # torch.compile the network
+    seed: int = 42                   # of weights, order, augmentation; never of the split
+    monitor: str = ""                # validation figure that chooses best.pt; empty: the task's own
+    patience: int = 10               # epochs without improvement before the run ends; 0 = never
+    min_delta: float = 0.0           # an improvement smaller than this is none
+    deterministic: bool = True       # on a GPU, the same bits every time, at some cost in speed
+    device: str = free("auto")       # auto, cpu, cuda or cuda:N
+    num_workers: int = free(0)       # processes that read data, besides this one
+    log_every: int = free(200)       # steps between two logged lines
+    save_every: int = free(0)        # steps between two checkpoints; 0 = one an epoch
+    max_time: str = free("")         # stop with a checkpoint after [days-]hours:minutes:seconds, or minutes
+    restart: bool = free(False)      # begin anew in save_dir, deleting the run that is there
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "accumulate", "log_every"):
+            if getattr(self, name) < 1:
+                raise Mistake(f"--{name}: got {getattr(self, name)}, expected at least 1")
+        for name in ("weight_decay", "clip_norm", "patience", "min_delta", "save_every", "num_workers"):
+            if getattr(self, name) < 0:
+                raise Mistake(f"--{name}: got {getattr(self, name)}, expected at least 0")
+        if not 0 <= self.ema_decay < 1:
+            raise Mistake(f"--ema_decay: got {self.ema_decay}, expected 0 <= ema_decay < 1")
+
+
+def train(task: Task, build_mode, options: TrainConfig, schedule: ScheduleConfig, run_dir: Path,
+          record: dict[str, Any], device: torch.device) -> tuple[dict[str, Any] | None, int]:
+    """Run the loop to its end; return the results and 0, or None and the reason of an early stop (utils/stop.py)."""
+    stop = Stop(options.max_time)
+    monitor, sign = monitored(options.monitor, task)
+    watched, watched_sign = monitored(schedule.plateau_monitor or monitor, task)
+    model = task.model.to(device).train()                # always the bare module, never re-bound
+    ema = Ema(model, options.ema_decay)
+    if options.compile:
+        model.compile()
+    objective = Objective(model, task.loss, DTYPES[options.precision])
+    scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16")    # a no-op unless fp16
+    order = ShuffledEpochs(len(task.data["train"]), options.batch_size, options.seed)
+    epoch_steps, total = order.steps_per_epoch, order.steps_per_epoch * options.epochs
+    run = Run(model, objective, task.data["train"], scaler, options.batch_size, options.accumulate, total, options.epochs)
+    gradient = build_mode(run) if build_mode else backprop(run)
+    optimizer = torch.optim.AdamW(parameter_groups(model, options.weight_decay), lr=schedule.lr, fused=True)
+    progress = Progress()
+
+    # Everything with memory is in this dict; all else below is a pure function of (options, step, history).
+    state = dict(model=model, ema=ema, optimizer=optimizer, scaler=scaler, gradient=gradient, progress=progress)
+    if saved := checkpoint.load_newest(run_dir, lambda text: print(f"train.py: {text}", file=sys.stderr)):
+        refuse_changes(saved["record"], record)
+        checkpoint.restore(state, saved["state"], f"{run_dir}/last.pt")
+    log = Log(run_dir, purge_step=progress.step)
+    log.info(f"{len(task.data['train'])} training examples, {epoch_steps} steps an epoch, "
+             f"{sum(p.numel() for p in model.parameters()):,} parameters, {options.precision} on {device}, "
+             + (f"resumed at step {progress.step}" if saved else f"begun in {run_dir}"))
+    if saved and len(saved["state"]["progress"]["sums"]) != distributed.world_size():
+        log.warning(f"resumed on {distributed.world_size()} ranks instead of "
+                    f"{len(saved['state']['progress']['sums'])}: the result may differ in its last bits")
+
+    stream = batches(task.data["train"], getattr(gradient, "order", order), range(progress.step, total),
+                     options.num_workers, device)
+    since, waited, seen = time.perf_counter(), 0.0, 0
+    patience = options.patience or float("inf")
+    while progress.step < total and without_improvement(progress.history, monitor, sign, options.min_delta) < patience:
+        step, began = progress.step, time.perf_counter()
+        batch, size = next(stream)
+        waited, seen = waited + time.perf_counter() - began, seen + size
+        seed_step(options.seed, distributed.rank(), step)
+        lr = learning_rate(schedule, progress.updates, epoch_steps, total,
+                           [watched_sign * row[f"val_{watched}"] for row in progress.history])
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+
+        optimizer.zero_grad(set_to_none=True)
+        means = gradient(batch, size, step)              # the only line that differs between modes
+        scaler.unscale_(optimizer)
+        norm = clip_grad_norm_(model.parameters(), options.clip_norm or float("inf"))
+        if not scaler.is_enabled() and not norm.isfinite():
+            refuse_non_finite(step, norm, means, batch, task)
+        scale = scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+        progress.step += 1
+        if scaler.get_scale() >= scale:                  # a skipped step moves neither the schedule nor the EMA
+            ema.update(model, progress.updates)
+            progress.updates += 1
+        progress.add(means, size)
+
+        log.progress(progress.step, total, f"epoch {step // epoch_steps + 1}")
+        if progress.step % options.log_every == 0 or progress.step == total:
+            spent = time.perf_counter() - since
+            shown = distributed.sums({name: mean.item() for name, mean in means.items()})
+            memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else resident_gib()
+            log.steps(progress.step, total, shown | dict(
+                lr=lr, grad_norm=norm.item(), scale=scale, ema_decay=ema.decay_at(progress.updates),
+                examples_per_s=seen / spent, data_wait_share=waited / spent, memory_gib=memory))
+            since, waited, seen = time.perf_counter(), 0.0, 0
+
+        epoch_over, reason = progress.step % epoch_steps == 0, distributed.largest(stop.asked)
+        if epoch_over:
+            columns = measure(task, ema.model, "val", options, device)
+            row = dict(epoch=progress.step // epoch_steps) \
+                | {f"train_{name}": mean for name, mean in progress.close_epoch().items()} \
+                | {f"val_{name}": value for name, value in task.summarise(columns).items()} | dict(lr=lr) \
+                | (gradient.report() if hasattr(gradient, "report") else {})
+            progress.history.append(row)
+            log.epochs(progress.history)
+            if best_epoch(progress.history, monitor, sign, options.min_delta) == row["epoch"] and distributed.rank() == 0:
+                checkpoint.save(run_dir / "best.pt", dict(record=record, epoch=row["epoch"], metrics=row,
+                                                          model=ema.model.state_dict()))
+            if task.illustrate and log.writer:
+                task.illustrate(log.writer, columns, row["epoch"])
+        if epoch_over or reason or (options.save_every and progress.step % options.save_every == 0):
+            tree = dict(record=record, state=checkpoint.collect(state))        # on all ranks: sums are gathered
+            if distributed.rank() == 0:
+                checkpoint.save(run_dir / "last.pt", tree, previous=run_dir / "previous.pt")
+            distributed.barrier()
+        if reason and progress.step < total:
+            log.warning(f"stopped by {REASONS[reason]} at step {progress.step}; run the same command again to go on")
+            log.close()
+            return None, reason
+
+    results = judge_best(task, ema.model, run_dir, options, device, progress.history)
+    results |= dict(monitor=monitor, epochs=len(progress.history), device=str(device), precision=options.precision)
+    if log.writer:
+        write_json(run_dir / "results.json", results)
+        plain = {k: v for k, v in record["options"].items() if isinstance(v, (int, float, str, bool))}
+        final = {f"test/{k}": v for k, v in results["test"].items() if isinstance(v, (int, float))}
+        log.writer.add_hparams(plain, final, run_name=".")
+    log.info(f"finished: best epoch {results['best_epoch']} of {results['epochs']}, results in {run_dir}/results.json")
+    log.close()
+    return results, 0
+
+
+def backprop(run: Run) -> Gradient:
+    """The ordinary gradient: back-propagate the mean loss of the batch, one piece at a time."""
+    ranks = distributed.world_size()
+    ddp = DistributedDataParallel(run.objective) if ranks > 1 else run.objective
+
+    def gradient(batch: Batch, size: int, step: int) -> dict[str, Tensor]:
+        parts, means = pieces(batch, run.accumulate), {}
+        for number, part in enumerate(parts):
+            last = number == len(parts) - 1
+            with contextlib.nullcontext() if last or ranks == 1 else ddp.no_sync():
+                value, terms = ddp(part, step)
+                run.scaler.scale(value.sum() * (ranks / size)).backward()      # DDP averages over ranks
+            for name, column in {"loss": value.detach(), **terms}.items():
+                means[name] = means.get(name, 0) + column.sum() / size
+        return means
+
+    return gradient
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Matrices and kernels decay; biases, norms and other per-channel scales (one axis longer than 1) do not."""
+    weights = [p for p in model.parameters() if p.requires_grad]
+    decays = [sum(length > 1 for length in p.shape) > 1 for p in weights]
+    return [dict(params=[p for p, d in zip(weights, decays) if d], weight_decay=weight_decay),
+            dict(params=[p for p, d in zip(weights, decays) if not d], weight_decay=0.0)]
+
+
+@torch.no_grad()
+def measure(task: Task, model: nn.Module, split: str, options: TrainConfig, device: torch.device) -> Columns:
+    """The scores of every example of a split, in its order, gathered from all ranks."""
+    network, rows = InPrecision(model, DTYPES[options.precision]), []
+    for batch in in_turn(task.data[split], options.batch_size, options.num_workers, device):
+        rows.append({name: column.cpu() for name, column in task.measure(network, batch).items()})
+    mine = {name: torch.cat([row[name] for row in rows]) for name in rows[0]} if rows else {}
+    parts = [part for part in distributed.gather(mine) if part]
+    if not parts:
+        raise Mistake(f"the {split} split is empty: give more data or a larger --{split}_frac")
+    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    turn = torch.cat([torch.arange(r, len(task.data[split]), len(parts)) for r in range(len(parts))]).argsort()
+    return {name: column[turn] for name, column in columns.items()}
+
+
+def judge_best(task: Task, model: nn.Module, run_dir: Path, options: TrainConfig, device: torch.device,
+               history: list[dict[str, float]]) -> dict[str, Any]:
+    """Validation and test figures of best.pt."""
+    distributed.barrier()
+    best = checkpoint.load(run_dir / "best.pt")
+    model.load_state_dict(best["model"])
+    report = task.report or task.summarise
+    return dict(best_epoch=best["epoch"], last=history[-1]) \
+        | {split: report(measure(task, model, split, options, device)) for split in ("val", "test")}
+
+
+def monitored(name: str, task: Task) -> tuple[str, float]:
+    """The watched figure and the sign that makes smaller better."""
+    name = name or next(iter(task.monitors))
+    return name, 1.0 if config.pick("monitor", name, dict(task.monitors)) == "min" else -1.0
+
+
+def refuse_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
+    classes = classes_for(now["options"]["task"], now["options"]["mode"])
+    changes = config.differences(before["options"], now["options"], config.fields_of(*classes))
+    changes += [f"{name} {before['data'].get(name)!r} -> {value!r}" for name, value in now["data"].items()
+                if before["data"].get(name) != value]
+    if changes:
+        raise Mistake(f"{now['options']['save_dir']} holds a run with other options ({'; '.join(changes)}): "
+                      "give the same ones to resume it, another --save_dir, or --restart to delete it")
+
+
+def refuse_non_finite(step: int, norm: Tensor, means: dict[str, Tensor], batch: Batch, task: Task) -> None:
+    names = task.data["train"].names(batch["index"].tolist())
+    terms = ", ".join(f"{name} {value.item():g}" for name, value in means.items())
+    raise FloatingPointError(f"step {step}: the gradient norm is {norm.item()}; {terms}; examples of this rank: "
+                             f"{', '.join(names)}. The optimiser has not moved; try a smaller --lr or --clip_norm")
+
+
+def classes_for(task: str, mode: str) -> list[type]:
+    module = config.pick("mode", mode, MODES)
+    return [TrainConfig, ScheduleConfig, config.pick("task", task, TASKS).Config] + ([module.Config] if module else [])
+
+
+def main(argv: list[str]) -> None:
+    names = config.peek(argv, "task", "lens"), config.peek(argv, "mode", "single")
+    options, schedule, task_config, *mode_config = config.read(argv, *classes_for(*names))
+    device, warning = distributed.device_for(options.device)
+    if warning:
+        print(f"train.py: {warning}", file=sys.stderr)
+    if options.precision == "auto":
+        on_gpu = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp16"
+        options = replace(options, precision=on_gpu if device.type == "cuda" else "fp32")
+    torch.use_deterministic_algorithms(options.deterministic and device.type == "cuda", warn_only=True)
+    run_dir = Path(options.save_dir)
+    with distributed.session(device):
+        if options.restart and distributed.rank() == 0:
+            shutil.rmtree(run_dir, ignore_errors=True)
+        distributed.barrier()
+        run_dir.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(seed_from(options.seed, "weights"))
+        task = TASKS[names[0]].build(task_config, run_dir, options.num_workers)
+        record = dict(options=config.flat(options, schedule, task_config, *mode_config), data=dict(task.record or {}))
+        mode = MODES[names[1]]
+        if distributed.rank() == 0 and not (run_dir / "last.pt").exists():
+            (run_dir / "config.yaml").write_text(yaml.safe_dump(record["options"], sort_keys=False))
+        if distributed.rank() == 0:
+            write_json(run_dir / "env.json", environment(dict(data=record["data"], device=str(device))))
+        results, reason = train(task, (lambda run: mode.build(mode_config[0], run)) if mode else None,
+                                options, schedule, run_dir, record, device)
+        if results and distributed.rank() == 0:
+            print(f"{run_dir}: " + "  ".join(f"test_{k} {v:.4f}" for k, v in results["test"].items() if isinstance(v, float)))
+    if reason:
+        sys.exit(exit_code(reason))
+
+
+if __name__ == "__main__":
+    config.run(main)

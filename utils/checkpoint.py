@@ -1,0 +1,132 @@
+"""Checkpoints: written whole or not at all, checksummed, read strictly and without running code.
+
+A file holds {"version", "checksum", "record", and the parts of a run}; the checksum is the SHA-256 of all the rest.
+"""
+import errno
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from utils.mistake import Mistake
+
+VERSION = 1
+
+
+class Damaged(Exception):
+    """A file that cannot be read, or whose content is not what was written."""
+
+
+def digest(tree: Any) -> str:
+    """SHA-256 of a tree of dicts, lists, tensors, numbers and text: names, types, shapes and every bit."""
+    sha = hashlib.sha256()
+
+    def visit(node: Any) -> None:
+        if isinstance(node, Tensor):
+            sha.update(f"tensor {node.dtype} {list(node.shape)}".encode())
+            sha.update(node.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        elif isinstance(node, dict):
+            sha.update(f"dict {len(node)}".encode())
+            for key, value in node.items():
+                sha.update(f"key {key!r}".encode())
+                visit(value)
+        elif isinstance(node, (list, tuple)):
+            sha.update(f"list {len(node)}".encode())
+            for value in node:
+                visit(value)
+        else:
+            sha.update(f"{type(node).__name__} {node!r}".encode())
+
+    visit(tree)
+    return sha.hexdigest()
+
+
+def save(path: Path, tree: dict, previous: Path | None = None) -> None:
+    """Write `tree` to `path`, durably; the file that was there becomes `previous`, if given.
+
+    At every moment `path` or `previous` is a whole file. Raises Mistake when the disk is full; what was there stays.
+    """
+    tree = tree_map(lambda leaf: leaf.detach().cpu() if isinstance(leaf, Tensor) else leaf, dict(tree))
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(dict(version=VERSION, checksum=digest(tree), **tree), file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:      # torch's zip writer reports a full disk as a RuntimeError
+        temporary.unlink(missing_ok=True)
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or isinstance(error, RuntimeError):
+            raise Mistake(f"{path}: could not be written ({first_line(error)}); the checkpoint before it is "
+                          "kept: free some space and run the same command again") from error
+        raise
+    if previous is not None and path.exists():
+        os.replace(path, previous)
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+def load(path: Path) -> dict:
+    """The tree of `save`, on the CPU. Raises Damaged, or Mistake for a file of another kind."""
+    try:
+        tree = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:     # a damaged zip raises almost anything; whatever it is, the file is of no use
+        raise Damaged(f"{path}: cannot be read ({first_line(error)})") from error
+    if not isinstance(tree, dict) or "checksum" not in tree:
+        raise Mistake(f"{path}: is no Starloop checkpoint; give best.pt or last.pt of a run directory")
+    if tree.pop("version") != VERSION:
+        raise Mistake(f"{path}: was written in another format; this code reads version {VERSION}")
+    if tree.pop("checksum") != digest(tree):
+        raise Damaged(f"{path}: its content does not match its checksum")
+    return tree
+
+
+def first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def load_newest(folder: Path, warn) -> dict | None:
+    """last.pt, or previous.pt where that is missing or damaged; None where neither was ever written.
+
+    Raises Mistake when files are there but none is whole.
+    """
+    damage = []
+    for path in (folder / "last.pt", folder / "previous.pt"):
+        try:
+            tree = load(path)
+        except FileNotFoundError:
+            continue
+        except Damaged as error:
+            damage.append(str(error))
+            continue
+        for text in damage:
+            warn(f"{text}; going on from {path.name}")
+        return tree
+    if damage:
+        raise Mistake(f"{'; '.join(damage)}: begin anew with --restart")
+    return None
+
+
+def collect(parts: dict[str, Any]) -> dict[str, Any]:
+    """The state of every part that has memory."""
+    return {name: part.state_dict() for name, part in parts.items() if hasattr(part, "state_dict")}
+
+
+def restore(parts: dict[str, Any], states: dict[str, Any], path: str) -> None:
+    """Hand each part its state. Raises Mistake when one is missing, unclaimed, or does not fit."""
+    wanted = {name for name, part in parts.items() if hasattr(part, "state_dict")}
+    if wanted != states.keys():
+        raise Mistake(f"{path}: lacks {sorted(wanted - states.keys())} and holds {sorted(states.keys() - wanted)}, "
+                      "which nothing here claims; begin anew with --restart")
+    for name in wanted:
+        try:
+            parts[name].load_state_dict(states[name])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise Mistake(f"{path}: its {name} does not fit ({' '.join(str(error).split())[:300]})") from error

@@ -1,0 +1,221 @@
+"""The command line, built from frozen dataclasses: one field with a comment is one flag with a help text.
+
+    @dataclass(frozen=True)
+    class Config:
+        lr: float = 3e-4             # peak learning rate
+        bands: list[str] = several("g", "r")     # bands to read
+
+    train, lens = read(argv, TrainConfig, LensConfig)
+
+`--batch-size 8` and `--batch_size=8` are the same; a boolean is given bare or as `--no_x`; a list takes many values.
+Precedence: defaults < `--config file.yaml` < flags, wherever `--config` stands on the line.
+"""
+import dataclasses
+import difflib
+import inspect
+import re
+import sys
+import types
+import typing
+from dataclasses import field
+from pathlib import Path
+from typing import Any, Callable
+
+import yaml
+
+from utils.mistake import Mistake
+
+
+def several(*values) -> Any:
+    """The default of a list field."""
+    return field(default_factory=lambda: list(values))
+
+
+def free(default: Any) -> Any:
+    """The default of an option that may differ when a run is resumed, because it cannot change the result."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"free": True})
+    return field(default=default, metadata={"free": True})
+
+
+def read(argv: list[str], *classes: type, script: str | None = None) -> list[Any]:
+    """One instance of each of `classes` from the command line.
+
+    Raises Mistake (one line: the flag, the value, what was expected, the nearest known name); SystemExit after
+    `--help` and `--print_config`.
+    """
+    fields = fields_of(*classes)
+    parser = parser_for(classes, script)
+    try:
+        values = vars(parser.parse_args(normalised(argv, fields)))
+    except Exception as error:   # jsonargparse raises argparse.ArgumentError; its text spans lines and knows no cure
+        raise Mistake(explained(str(error), argv, fields)) from error
+    return [cls(**{name: values[name] for name in fields_of(cls)}) for cls in classes]
+
+
+def fields_of(*classes: type) -> dict[str, dataclasses.Field]:
+    """Every option of `classes` by name; the same name in two classes is an error of ours."""
+    fields: dict[str, dataclasses.Field] = {}
+    for cls in classes:
+        for option in dataclasses.fields(cls):
+            assert option.name not in fields, f"two options are named {option.name}"
+            fields[option.name] = dataclasses.replace(option, type=typing.get_type_hints(cls)[option.name]) \
+                if isinstance(option.type, str) else option
+    return fields
+
+
+def parser_for(classes: tuple[type, ...], script: str | None):
+    """The jsonargparse parser with one flat flag for each field."""
+    from jsonargparse import ArgumentParser     # 0.2 s that a DataLoader's worker need not pay
+    summary = (inspect.getdoc(sys.modules["__main__"]) or "").split("\n")[0]
+    parser = ArgumentParser(prog=script or Path(sys.argv[0]).name, description=summary, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file of options; flags go over it")
+    for cls in classes:
+        group, comments = parser.add_argument_group(title_of(cls)), comments_of(cls)
+        for name, option in fields_of(cls).items():
+            default = option.default if option.default is not dataclasses.MISSING else option.default_factory()
+            shape = dict(type=typing.get_args(option.type)[0], nargs="*") if takes_many(option) else dict(type=option.type)
+            group.add_argument(f"--{name}", default=default, help=comments.get(name, ""), **shape)
+    return parser
+
+
+def takes_many(option: dataclasses.Field) -> bool:
+    return typing.get_origin(option.type) is list
+
+
+def title_of(cls: type) -> str:
+    return f"{cls.__module__.removeprefix('__main__').split('.')[-1] or Path(sys.argv[0]).stem} options"
+
+
+def comments_of(cls: type) -> dict[str, str]:
+    """The comment after each field, read from the source, so that it is written once."""
+    comments = {}
+    for ancestor in reversed(cls.__mro__):
+        if dataclasses.is_dataclass(ancestor):
+            comments |= re.findall(r"^    (\w+): [^#\n]*#\s*(.+)$", inspect.getsource(ancestor), re.MULTILINE)
+    return comments
+
+
+def normalised(argv: list[str], fields: dict[str, dataclasses.Field]) -> list[str]:
+    """One spelling: underscores, booleans with their value, `--config FILE` in front of the flags that go over it."""
+    files, flags = [], []
+    tokens = list(argv)
+    while tokens:
+        token = tokens.pop(0)
+        if not token.startswith("--"):
+            flags.append(token)
+            continue
+        name, equals, value = token[2:].partition("=")
+        name = name.replace("-", "_")
+        if name == "config":
+            if not equals and not tokens:
+                raise Mistake("--config: expected a YAML file after it")
+            files += ["--config", value if equals else tokens.pop(0)]
+        elif name.startswith("no_") and is_switch(fields.get(name[3:])) and name not in fields and not equals:
+            flags.append(f"--{name[3:]}=false")
+        elif is_switch(fields.get(name)) and not equals:
+            stated = tokens and tokens[0].lower() in ("true", "false")
+            flags.append(f"--{name}={tokens.pop(0).lower() if stated else 'true'}")
+        elif name in fields or name in ("help", "print_config"):
+            flags.append(f"--{name}{equals}{value}")
+        else:
+            raise Mistake(f"--{name}: no such option{suggestion(name, fields)}; --help lists them all")
+    return files + flags
+
+
+def is_switch(option: dataclasses.Field | None) -> bool:
+    return option is not None and option.type is bool
+
+
+def suggestion(name: str, known) -> str:
+    near = difflib.get_close_matches(name, [*known], n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def explained(text: str, argv: list[str], fields: dict[str, dataclasses.Field]) -> str:
+    """jsonargparse's many-line error as one line."""
+    if unknown := re.search(r"Option '(\w+)' is not accepted", text):
+        return f"--config: no such option {unknown[1]!r}{suggestion(unknown[1], fields)}"
+    if missing := re.search(r"File does not exist: '?([^']+)'?", text):
+        return f"--config: there is no file {missing[1]!r}"
+    wrong = re.search(r'Parser key "(\w+)[^"]*":.*(?:Got value|Given value): (.*)', text, re.DOTALL)
+    if wrong and wrong[1] in fields:
+        return f"--{wrong[1]}: got {wrong[2].strip()!r}, expected {described(fields[wrong[1]].type)}"
+    if alone := re.search(r"argument --(\w+): expected", text):
+        return f"--{alone[1]}: expected a value after it: {described(fields[alone[1]].type)}"
+    if stray := re.search(r"unrecognized arguments: (.*)", text):
+        return f"{stray[1]!r}: does not belong to any flag; --help lists them all"
+    return " ".join(text.split())
+
+
+def described(kind: Any) -> str:
+    """A type in words."""
+    if typing.get_origin(kind) is typing.Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(kind)))
+    if typing.get_origin(kind) is list:
+        return f"any number of: {described(typing.get_args(kind)[0])}"
+    if isinstance(kind, types.UnionType):
+        return " or ".join(described(part) for part in typing.get_args(kind))
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}[kind]
+
+
+def peek(argv: list[str], name: str, default: str) -> str:
+    """The value of a text option before the options that depend on it are known (`--task`, `--mode`)."""
+    for file in config_files(argv):
+        if Path(file).is_file():
+            default = (yaml.safe_load(Path(file).read_text()) or {}).get(name, default)
+    for token, after in zip(argv, [*argv[1:], ""]):
+        if token == f"--{name}":
+            default = after
+        elif token.startswith(f"--{name}="):
+            default = token.partition("=")[2]
+    return default
+
+
+def given(argv: list[str], *classes: type) -> set[str]:
+    """The names of the options of `classes` that the command line or its `--config` files state."""
+    fields, names = fields_of(*classes), set()
+    tokens = [f"--{key}=" for file in config_files(argv) for key in yaml.safe_load(Path(file).read_text()) or {}] + argv
+    for token in tokens:
+        name = token[2:].partition("=")[0].replace("-", "_") if token.startswith("--") else ""
+        names |= {name, name.removeprefix("no_")} & fields.keys()
+    return names
+
+
+def config_files(argv: list[str]) -> list[str]:
+    return [after for token, after in zip(argv, argv[1:]) if token == "--config"] \
+        + [token.partition("=")[2] for token in argv if token.startswith("--config=")]
+
+
+def pick(name: str, value: str, table: dict) -> Any:
+    """`table[value]`, or a Mistake that names the nearest."""
+    if value not in table:
+        raise Mistake(f"--{name}: got {value!r}{suggestion(value, table)}, expected one of {', '.join(table)}")
+    return table[value]
+
+
+def flat(*instances: Any) -> dict[str, Any]:
+    """All options of some configurations in one dict of plain values."""
+    return {name: value for instance in instances for name, value in dataclasses.asdict(instance).items()}
+
+
+def differences(before: dict[str, Any], now: dict[str, Any], fields: dict[str, dataclasses.Field]) -> list[str]:
+    """What changed between two `flat` configurations, free options left out, in words."""
+    return [f"--{name} {before.get(name)!r} -> {now.get(name)!r}" for name in {**before, **now}
+            if not (name in fields and fields[name].metadata.get("free")) and before.get(name) != now.get(name)]
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Call a script's `main` with the command line; a Mistake ends it with one line on stderr and exit code 2,
+    a divergence (FloatingPointError) with one line and 3."""
+    try:
+        main(sys.argv[1:])
+    except Mistake as mistake:
+        print(f"{Path(sys.argv[0]).name}: {mistake}", file=sys.stderr)
+        sys.exit(2)
+    except FloatingPointError as divergence:
+        print(f"{Path(sys.argv[0]).name}: {divergence}", file=sys.stderr)
+        sys.exit(3)
+    except KeyboardInterrupt:
+        print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
+        sys.exit(130)

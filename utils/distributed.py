@@ -1,0 +1,88 @@
+"""torchrun in a few small functions that also work with one process."""
+import contextlib
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from utils.mistake import Mistake
+
+HOST_GROUP: list = []        # the gloo group for decisions taken on the host, when tensors travel by nccl
+
+
+@contextlib.contextmanager
+def session(device: torch.device, minutes: float = 30):
+    """Join the process group when torchrun started us; leave it at the end.
+
+    `minutes` is how long a rank waits for another before it gives up.
+    """
+    if "RANK" not in os.environ:
+        yield
+        return
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(minutes=minutes))
+    if backend == "nccl":
+        HOST_GROUP.append(dist.new_group(backend="gloo"))
+    try:
+        yield
+    finally:
+        HOST_GROUP.clear()
+        dist.destroy_process_group()
+
+
+def device_for(name: str) -> tuple[torch.device, str]:
+    """The device of `--device` for this rank, and a warning ("" if none).
+
+    `auto` is a GPU where one is seen; `cuda` without one falls back to the CPU, and says so.
+    """
+    if name not in ("auto", "cpu", "cuda") and not name.startswith("cuda:"):
+        raise Mistake(f"--device: got {name!r}, expected auto, cpu, cuda or cuda:N")
+    if name == "cpu" or not torch.cuda.is_available():
+        warning = "" if name in ("cpu", "auto") else f"--device {name}: no GPU is visible, so this runs on the CPU"
+        return torch.device("cpu"), warning
+    number = int(name[5:]) if ":" in name else int(os.environ.get("LOCAL_RANK", 0))
+    if number >= torch.cuda.device_count():
+        raise Mistake(f"--device: asked for GPU {number}, but {torch.cuda.device_count()} are visible")
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number), ""
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", 0))
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", 1))
+
+
+def barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier(group=HOST_GROUP[0] if HOST_GROUP else None)
+
+
+def largest(value: int) -> int:
+    """The largest `value` of any rank, on all; decided on the host, so that no device waits."""
+    if not dist.is_initialized():
+        return value
+    box = torch.tensor(value)
+    dist.all_reduce(box, dist.ReduceOp.MAX, group=HOST_GROUP[0] if HOST_GROUP else None)
+    return int(box)
+
+
+def gather(value) -> list:
+    """`value` of every rank, in the order of ranks, on all."""
+    if not dist.is_initialized():
+        return [value]
+    values = [None] * world_size()
+    dist.all_gather_object(values, value, group=HOST_GROUP[0] if HOST_GROUP else None)
+    return values
+
+
+def sums(scalars: dict[str, float]) -> dict[str, float]:
+    """The sum over ranks of each named number; a rank need not have them all."""
+    total: dict[str, float] = {}
+    for mine in gather(scalars):
+        for name, value in mine.items():
+            total[name] = total.get(name, 0.0) + value
+    return total
