@@ -11,19 +11,17 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 from tqdm import tqdm
 
 from contract import DTYPES, Batch, InPrecision
-from data import buckets, cutouts, split, store
+from data import buckets, cutouts, predicted, split, store
 from data.order import loader, to_device
 from models.augment import dihedral
 from tasks import lens
@@ -31,7 +29,6 @@ from utils import checkpoint, config, distributed
 from utils.mistake import Mistake
 
 PART = 65_536            # examples whose probabilities are kept in memory at once, and what an interruption can cost
-ROWS = 200_000           # rows of a table that are put into words at once
 
 
 @dataclass(frozen=True)
@@ -138,50 +135,6 @@ def predict_parts(examples: cutouts.Cutouts, network: nn.Module, options: Config
                 os.replace(path.with_suffix(".tmp"), path)
 
 
-def tables(packed: store.Store, rows: np.ndarray, examples: cutouts.Cutouts, options: Config,
-           probs: np.ndarray) -> Iterator[pd.DataFrame]:
-    """path, domain, label, prob, pred and reason of the input files, some rows at a time, in input order."""
-    left_out = dict(zip(examples.left_out["row"], examples.left_out["reason"]))
-    for start in range(0, len(rows), ROWS):
-        some = rows[start:start + ROWS]
-        files, example = packed.index.iloc[some], examples.example_of_row[some]
-        known = (example >= 0) & (example < len(probs))
-        prob = np.full(len(some), np.nan, np.float32)
-        prob[known] = probs[example[known]]
-        reason = files["reason"].to_numpy(dtype=object).copy()
-        for i in np.flatnonzero(~known & (reason == "")):
-            reason[i] = left_out.get(some[i], f"beyond --max_samples {options.max_samples}")
-        if options.quarantined == "nonlens":
-            prob[~known] = 0
-        yield files[["path", "domain", "label"]].assign(
-            label=files["label"].astype("Int8").mask(files["label"] < 0), prob=prob,
-            pred=pd.array(np.where(np.isnan(prob), -1, prob >= options.threshold), "Int8"), reason=reason)
-
-
-def write_predictions(frames: Iterator[pd.DataFrame], rows: int, options: Config) -> dict[str, int]:
-    """pred_, probs_, labels_, preds_ and quarantine_<which>; returns counts for the last line."""
-    out, which = Path(options.output_dir), options.which
-    arrays = {name: np.lib.format.open_memmap(out / f".{name}.tmp", "w+", kind, (rows,))
-              for name, kind in (("probs", np.float32), ("labels", np.float32), ("preds", np.int8))}
-    at, refused = 0, 0
-    with open(out / ".pred.tmp", "w") as pred, open(out / ".quarantine.tmp", "w") as quarantine:
-        for frame in frames:
-            here = slice(at, at + len(frame))
-            arrays["probs"][here], arrays["preds"][here] = frame["prob"], frame["pred"].to_numpy(np.int8)
-            arrays["labels"][here] = frame["label"].to_numpy(np.float32, na_value=np.nan)
-            frame["pred"] = frame["pred"].mask(frame["pred"] < 0)
-            frame[["path", "domain", "label", "prob", "pred"]].to_csv(pred, index=False, header=at == 0)
-            bad = frame.loc[frame["reason"] != "", ["path", "reason"]]
-            bad.to_csv(quarantine, index=False, header=at == 0)
-            at, refused = at + len(frame), refused + len(bad)
-    for name, array in arrays.items():
-        array.flush()
-        os.replace(out / f".{name}.tmp", out / f"{name}_{which}.npy")
-    os.replace(out / ".pred.tmp", out / f"pred_{which}.csv")
-    os.replace(out / ".quarantine.tmp", out / f"quarantine_{which}.csv")
-    return dict(rows=at, without=refused)
-
-
 def main(argv: list[str]) -> None:
     options, task, saved = read_options(argv)
     device, warning = distributed.device_for(options.device)
@@ -205,10 +158,11 @@ def main(argv: list[str]) -> None:
         distributed.barrier()
         if distributed.rank() == 0:
             probs = np.concatenate([np.load(path) for path in sorted(folder.glob("*.npy"))])
-            counts = write_predictions(tables(packed, rows, examples, options, probs), len(rows), options)
+            frames = predicted.frames(rows, examples, probs, options.threshold, options.quarantined == "nonlens")
+            without = predicted.write(frames, len(rows), out, options.which)
             shutil.rmtree(folder)
-            without = f", {counts['without']} without a probability (see quarantine_{options.which}.csv)" if counts["without"] else ""
-            print(f"{out}/pred_{options.which}.csv: {counts['rows']} files, {len(probs)} examples{without}")
+            note = f", {without} without a probability (see quarantine_{options.which}.csv)" if without else ""
+            print(f"{out}/pred_{options.which}.csv: {len(rows)} files, {len(probs)} examples{note}")
 
 
 if __name__ == "__main__":

@@ -285,7 +285,7 @@ def main(argv: list[str]) -> None:
         results, reason = train(task, (lambda run: mode.build(mode_config[0], run)) if mode else None,
                                 options, schedule, run_dir, record, device)
         if results and distributed.rank() == 0:
-            print(f"{run_dir}: " + "  ".join(f"test_{k} {v:.4f}" for k, v in results["test"].items() if isinstance(v, float)))
+            print(f"{run_dir}: " + "  ".join(f"test_{name} {results['test'][name]:.4f}" for name in task.monitors))
     if reason:
         sys.exit(exit_code(reason))
 

@@ -1,7 +1,8 @@
 """Blocks of a store: some thousand cutouts read and written by one process, durable before they are called done.
 
-Packing processes are started afresh, not forked: the parent has torch's threads and a run's signal handlers, none of which survive a fork well, and
-importing numpy and astropy alone takes a worker half a second. They speak JSON lines, and end when the parent does because their input ends.
+Packing processes are started afresh, not forked: the parent has torch's threads and a run's signal handlers, none of
+which survive a fork well, and a worker that imports only numpy and astropy starts in a third of a second. They speak
+JSON lines, and end when the parent does because their input ends.
 """
 import json
 import os
@@ -26,10 +27,11 @@ class WorkerLost(RuntimeError):
 
 
 def pack_block(record: str, pixels: str, offset: int, first: int, paths: list[str], shape: list[int]) -> None:
-    """Reads the cutouts of a block, writes them into the pixel file, and only when they are on the disk writes the record that says so.
+    """Reads the cutouts of a block, writes them into the pixel file, and then the record that says they are on disk.
 
-    record: JSON file to write: first row, count, crc32 of the block's bytes, {row: reason} of the refused files, whose pixels are zero.
-    pixels: existing file; offset: byte of row `first` in it. Raises: OSError (full disk, unreadable server).
+    record: JSON file to write: first row, count, crc32 of the bytes, {row: reason} of refused files (pixels zero).
+    pixels: existing file; offset: byte of row `first` in it.
+    Raises: OSError for a full disk or trouble of the machine.
     """
     block = np.zeros((len(paths), *shape), dtype="<f4")
     bad = {}
@@ -58,7 +60,7 @@ def write_durably(path: str | os.PathLike, content: bytes) -> None:
 
 
 def pack_blocks(jobs: Iterator[dict], workers: int) -> Iterator[int]:
-    """Does the jobs (arguments of `pack_block`) in `workers` processes, or in this one if that is 1; yields the files of each as it is done.
+    """Does the jobs (arguments of `pack_block`) in so many processes, 1: in this one; yields the count of each done.
 
     Raises: OSError as `pack_block`; WorkerLost if a process is killed. Ends its processes however it is left.
     """
@@ -69,14 +71,12 @@ def pack_blocks(jobs: Iterator[dict], workers: int) -> Iterator[int]:
         return
     start = [sys.executable, "-c", f"import sys; sys.path.insert(0, {ROOT!r}); from data.blocks import serve; serve()"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    # A session of their own: Ctrl-C at the terminal reaches the parent alone, which then decides.
-    processes = [
-        subprocess.Popen(start, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True) for _ in range(workers)
-    ]
+    processes, busy = [], {}
     try:
-        busy = {}
-        for process in processes:
-            _give(process, jobs, busy)
+        for _ in range(workers):  # in sessions of their own: Ctrl-C at the terminal reaches the parent alone
+            processes.append(subprocess.Popen(start, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
+                                              start_new_session=True))
+            _give(processes[-1], jobs, busy)
         while busy:
             for answering in select.select(list(busy), [], [])[0]:
                 process, job = busy.pop(answering)
@@ -111,8 +111,9 @@ def _check_answer(line: bytes, process: subprocess.Popen, job: dict) -> None:
 
 
 def serve() -> None:
-    """What a packing process does: a job a line from standard input, an answer a line to standard output, until the input ends."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):  # schedulers signal every process of a job; the parent answers for all
+    """What a packing process does: a job a line from standard input, an answer a line to standard output."""
+    # Schedulers signal every process of a job; the parent answers for all.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not be taken for an answer

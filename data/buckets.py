@@ -1,6 +1,7 @@
 """Which files there are, and what their folders and names say: bucket -> domain and label, name -> object and band.
 
-The challenge hands out four folders (buckets); a manifest, a text file of one path a line, stands for a folder wherever a folder can stand.
+The challenge hands out four folders (buckets); a manifest, a text file of one path a line, stands for a folder
+wherever a folder can stand.
 """
 import difflib
 import os
@@ -13,7 +14,8 @@ import pandas as pd
 
 from utils.mistake import Mistake
 
-BUCKETS = {"slsim_lenses": ("slsim", 1), "slsim_nonlenses": ("slsim", 0), "hsc_lenses": ("hsc", 1), "hsc_nonlenses": ("hsc", 0)}
+BUCKETS = {"slsim_lenses": ("slsim", 1), "slsim_nonlenses": ("slsim", 0),
+           "hsc_lenses": ("hsc", 1), "hsc_nonlenses": ("hsc", 0)}
 DOMAINS = ("slsim", "hsc")
 UNKNOWN = ("unknown", -1)  # domain and label of a file that no bucket, or more than one, vouches for
 SUFFIXES = (".fits", ".fit", ".fits.gz", ".fit.gz")
@@ -23,22 +25,22 @@ BLIND = re.compile(r"object_\d+")
 
 
 def parse_name(path: str | os.PathLike) -> tuple[str, str]:
-    """(object id, band) of a file name: `D1_L_00000000_g.fits` -> ("D1_L_00000000", "g"); the band is "" if the name ends in none of _[ugrizy]."""
+    """(object id, band) of a file: D1_L_00000000_g.fits -> ("D1_L_00000000", "g"); no _[ugrizy] at the end: band ""."""
     found = NAME.fullmatch(os.path.basename(path))
     return found[1], found[2] or ""
 
 
 def is_blind(object_id: str) -> bool:
-    """Whether the id is of the challenge's blind test, whose labels nobody has, whatever folder the file was put in."""
+    """Whether the id is of the challenge's blind test, whose labels nobody has, whatever folder the file is in."""
     return BLIND.fullmatch(object_id) is not None
 
 
 def inventory(sources: Mapping[str, str | os.PathLike | None]) -> pd.DataFrame:
-    """One row an input file, in input order (buckets as given, names sorted), each real file once though it may be linked from several places.
+    """One row an input file, buckets as given and names sorted, each real file once though it may be linked twice.
 
     sources: bucket name -> folder (walked, links followed) or manifest; None or "" leaves the bucket out.
-    Returns: columns path (as found), object, band, domain, label (int8: 1 lens, 0 not, -1 unknown). Where linked buckets disagree, and for the blind
-        test, the label is -1 and the domain "unknown".
+    Returns: columns path (as found), object, band, domain, label (int8: 1 lens, 0 not, -1 unknown). On what buckets
+        that share a file disagree, and for the blind test on both, the domain is "unknown" and the label -1.
     Raises: Mistake for an unknown bucket, a folder that is missing or holds no cutout, a manifest that cannot be read.
     """
     for bucket in sources:
@@ -46,12 +48,13 @@ def inventory(sources: Mapping[str, str | os.PathLike | None]) -> pd.DataFrame:
             raise Mistake(f"unknown bucket {bucket!r}: expected one of {', '.join(BUCKETS)}{_nearest(bucket, BUCKETS)}")
     given = {bucket: source for bucket, source in sources.items() if source not in (None, "")}
     if not given:
-        raise Mistake(f"no data: give at least one of {', '.join('--' + bucket for bucket in BUCKETS)}, or --data FOLDER that holds them")
+        flags = ", ".join(f"--{bucket}" for bucket in BUCKETS)
+        raise Mistake(f"no data: give at least one of {flags}, or --data FOLDER that holds them")
     return _table([(source, *BUCKETS[bucket], f"--{bucket}") for bucket, source in given.items()])
 
 
 def images_inventory(folder: str | os.PathLike) -> pd.DataFrame:
-    """The inventory of a folder or manifest of unlabelled cutouts: domain "unknown", label -1. Otherwise as `inventory`."""
+    """The inventory of a folder or manifest of unlabelled cutouts: domain "unknown", label -1; else as `inventory`."""
     return _table([(folder, *UNKNOWN, "--images")])
 
 
@@ -69,12 +72,13 @@ def find_buckets(root: str | os.PathLike) -> dict[str, str]:
         if near and name not in BUCKETS:
             raise Mistake(f"--data {os.fspath(root)!r} holds {name!r} but no {near[0]!r}: rename the folder")
     if not found:
-        raise Mistake(f"--data {os.fspath(root)!r} holds none of {', '.join(BUCKETS)}: name the folders with --slsim_lenses and its like")
+        raise Mistake(f"--data {os.fspath(root)!r} holds none of {', '.join(BUCKETS)}: name the folders with "
+                      "--slsim_lenses and its like")
     return found
 
 
 def duplicates(index: pd.DataFrame) -> pd.DataFrame:
-    """The rows whose (object, band) occurs more than once, in different files: the challenge has some; side by side, in input order within each."""
+    """The rows whose (object, band) occurs in more than one file, side by side: the challenge has some."""
     twice = index[index.duplicated(["object", "band"], keep=False)]
     return twice.sort_values(["object", "band"], kind="stable")
 
@@ -120,30 +124,33 @@ def _files(source: str | os.PathLike, flag: str) -> list[tuple[str, str]]:
     if os.path.isdir(source):
         files = list(_walk(source, os.path.realpath(source), set()))
         if not files:
-            raise Mistake(f"{flag} {source!r} holds no cutout: expected files named like D1_L_00000000_g.fits (or .fits.gz) in it or below it")
+            raise Mistake(f"{flag} {source!r} holds no cutout: expected files named like D1_L_00000000_g.fits "
+                          "(or .fits.gz) in it or below it")
         return files
     if not os.path.isfile(source):
         raise Mistake(f"{flag} {source!r} does not exist: expected a folder of cutouts or a manifest (one path a line)")
     if source.lower().endswith(SUFFIXES):
-        raise Mistake(f"{flag} {source!r} is one FITS file: expected the folder it lies in, or a manifest (one path a line)")
+        raise Mistake(f"{flag} {source!r} is one FITS file: expected its folder, or a manifest (one path a line)")
     return _listed(source, flag)
 
 
 def _listed(manifest: str, flag: str) -> list[tuple[str, str]]:
     try:
-        lines = Path(manifest).read_text(encoding="utf-8").splitlines()
+        text = Path(manifest).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise Mistake(f"{flag} {manifest!r} cannot be read as a manifest (text, one path a line): {error}") from None
+    if "\0" in text:
+        raise Mistake(f"{flag} {manifest!r} is not text: expected a manifest (one path a line)")
     home = os.path.dirname(manifest)
-    names = [name for line in lines if (name := line.strip()) and not name.startswith("#")]
+    names = [name for line in text.split("\n") if (name := line.strip()) and not name.startswith("#")]
     if not names:
-        raise Mistake(f"{flag} {manifest!r} lists no file: expected one path a line, relative to the manifest or absolute")
+        raise Mistake(f"{flag} {manifest!r} lists no file: expected one path a line, relative to it or absolute")
     real = _RealPaths()
     return [(path := os.path.join(home, name), real(path)) for name in names]
 
 
 def _walk(folder: str, real: str, above: set[tuple[int, int]]) -> Iterator[tuple[str, str]]:
-    """Cutouts below a folder in sorted order; `above` holds (device, inode) of every folder walked, so that links in a circle end."""
+    """Cutouts below a folder, sorted; `above` holds (device, inode) of all folders walked: links in a circle end."""
     status = os.stat(folder)
     if (status.st_dev, status.st_ino) in above:
         return
@@ -157,12 +164,13 @@ def _walk(folder: str, real: str, above: set[tuple[int, int]]) -> Iterator[tuple
     for entry in entries:
         if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path)):
             yield from _walk(entry.path, os.path.realpath(entry.path), above)
-        elif entry.name.lower().endswith(SUFFIXES) and entry.name not in NOT_CUTOUTS:  # a broken link too: it is named in the quarantine
+        elif entry.name.lower().endswith(SUFFIXES) and entry.name not in NOT_CUTOUTS:
+            # A broken link is an input too: the quarantine will name it.
             yield entry.path, resolve(entry.path) if entry.is_symlink() else f"{real}/{entry.name}"
 
 
 class _RealPaths:
-    """os.path.realpath of many files, each folder resolved once: realpath alone asks the disk for every part of every path."""
+    """os.path.realpath of many files; each folder is resolved once, where realpath asks the disk for all its parts."""
 
     def __init__(self):
         self.folders: dict[str, str] = {}

@@ -11,9 +11,12 @@ from torch import Tensor
 from data.challenge_sky import BANDS, PIXEL_SCALE, SIZE, ZERO_POINT, Component, Scene, draw_scenes, source_plane
 from physics import imaging, light
 
-SUPERSAMPLE = 4          # sub-pixels of 0.05 arcsec
+SUPERSAMPLE = 4          # sub-pixels along a pixel's side where light is lensed or has arms: 0.05 arcsec
+SMOOTH_SUPERSAMPLE = 2   # for smooth profiles, outside of the cusp
+CUSP = 5                 # pixels a side around the centre of a smooth profile that are integrated finely,
+CUSP_SUPERSAMPLE = 20    # with 0.01 arcsec
 MARGIN = 5               # pixels rendered around the frame, whose light the seeing brings in
-GROUP = 8                # components rendered at a time: their fields stay in the processor's cache
+GROUP = 4                # components rendered at a time: their fields stay in the processor's cache
 KERNEL = 25              # pixels of a point-spread function
 
 # Rubin, SMTN-002 (v1.9 throughputs): AB magnitude of one electron per second, dark sky at zenith (mag / arcsec^2),
@@ -69,42 +72,57 @@ def pixel_noise() -> Tensor:
     return electrons.sqrt() / rubin_gain()
 
 
-def simulate_objects(generators: list[np.random.Generator], domains: list[str],
-                     labels: list[int]) -> tuple[Tensor, list[Scene]]:
+def simulate_objects(generators: list[np.random.Generator], domains: list[str], labels: list[int],
+                     scenes_only: bool = False) -> tuple[Tensor | None, list[Scene]]:
     """Images [N, 5, 41, 41] float32 in counts (zero point 27) and the scenes; object i is drawn from generators[i]."""
-    noise = pixel_noise()
-    scenes = draw_scenes(generators, domains, labels, {name: noise for name in SURVEYS})
-    return observe(render(scenes), scenes, generators), scenes
+    scenes = draw_scenes(generators, domains, labels, pixel_noise())
+    return (None if scenes_only else observe(render(scenes), scenes, generators)), scenes
 
 
-def render(scenes: list[Scene], supersample: int = SUPERSAMPLE) -> Tensor:
-    """The sky before the telescope: flux in each pixel, [N, 5, H, W] in counts, `MARGIN` wider on each side."""
+def render(scenes: list[Scene], finer: int = 1) -> Tensor:
+    """The sky before the telescope: flux in each pixel, [N, 5, H, W] in counts, `MARGIN` wider on each side.
+
+    finer: factor on the numbers of sub-pixels, to measure the error of the integration.
+    """
     size = SIZE + 2 * MARGIN
-    x, y = imaging.pixel_grid(size, PIXEL_SCALE, supersample)
     image = torch.zeros(len(scenes), len(BANDS), size * size)
-    everything = [(i, part) for i, scene in enumerate(scenes) for part in scene.components]
-    everything.sort(key=lambda item: (item[1].lensed, item[1].ring_width > 0, item[1].arms is not None))
-    kinds: dict[tuple, list[tuple[int, Component]]] = {}
-    for item in everything:
-        kinds.setdefault((item[1].lensed, item[1].ring_width > 0, item[1].arms is not None), []).append(item)
-    for (lensed, is_ring, has_arms), items in kinds.items():
+    kinds: dict[tuple[bool, bool, bool], list[tuple[int, Component]]] = {}
+    for i, scene in enumerate(scenes):
+        for part in scene.components:
+            kinds.setdefault((part.lensed, part.ring_width > 0, part.arms is not None), []).append((i, part))
+    for (lensed, is_ring, has_arms), items in sorted(kinds.items(), key=lambda kind: kind[0]):
+        smooth = not (lensed or is_ring or has_arms)
+        supersample = finer * (SMOOTH_SUPERSAMPLE if smooth else SUPERSAMPLE)
+        x, y = imaging.pixel_grid(size, PIXEL_SCALE, supersample)
         for start in range(0, len(items), GROUP):
-            group = items[start:start + GROUP]
-            owner = torch.tensor([i for i, _ in group])
-            parts = [part for _, part in group]
+            owners, parts = zip(*items[start:start + GROUP])
             px, py = x, y
             if lensed:
-                lenses = [scenes[i].lens for i in owner]
-                px, py = source_plane(x, y, {name: column([lens[name] for lens in lenses])
+                px, py = source_plane(x, y, {name: column([scenes[i].lens[name] for i in owners])
                                              for name in ("Rein", "ell_m", "ell_m_PA", "sh", "sh_PA")})
-            brightness = brightness_of(px, py, parts, is_ring, has_arms)
-            shape = imaging.integrate_pixels(brightness, PIXEL_SCALE, supersample)
+            shape = imaging.integrate_pixels(brightness_of(px, py, parts, is_ring, has_arms), PIXEL_SCALE, supersample)
+            if smooth:
+                integrate_cusps(shape, parts, finer)
             flux = torch.from_numpy(np.stack([part.flux for part in parts])).float()
-            image.index_add_(0, owner, flux[..., None] * shape.flatten(1)[:, None])
+            image.index_add_(0, torch.tensor(owners), flux[..., None] * shape.flatten(1)[:, None])
     return image.reshape(len(scenes), len(BANDS), size, size)
 
 
-def brightness_of(x: Tensor, y: Tensor, parts: list[Component], is_ring: bool, has_arms: bool) -> Tensor:
+def integrate_cusps(shape: Tensor, parts: tuple[Component, ...], finer: int) -> None:
+    """Put finely integrated pixels around the centres of smooth profiles into their images [K, H, W], in place."""
+    size, half = shape.shape[-1], CUSP // 2
+    at = torch.tensor([[part.x, part.y] for part in parts]) / PIXEL_SCALE + size // 2
+    at = at.round().long().clamp(half, size - 1 - half)             # the pixel in the middle of each patch
+    x, y = imaging.pixel_grid(CUSP, PIXEL_SCALE, CUSP_SUPERSAMPLE * finer)
+    offset = (at - size // 2) * PIXEL_SCALE
+    fine = brightness_of(x + offset[:, 0, None, None], y + offset[:, 1, None, None], parts, False, False)
+    reach = torch.arange(-half, half + 1)
+    rows, columns = at[:, 1, None, None] + reach[:, None], at[:, 0, None, None] + reach
+    shape[torch.arange(len(parts))[:, None, None], rows, columns] = \
+        imaging.integrate_pixels(fine, PIXEL_SCALE, CUSP_SUPERSAMPLE * finer)
+
+
+def brightness_of(x: Tensor, y: Tensor, parts: tuple[Component, ...], is_ring: bool, has_arms: bool) -> Tensor:
     """Brightness [K, H, W] of components of one kind, each of total flux 1."""
     place = [column([getattr(part, name) for part in parts]) for name in ("x", "y")]
     radius, index, q, angle = (column([getattr(part, name) for part in parts])

@@ -69,25 +69,25 @@ class Scene:
 
 
 def draw_scenes(generators: list[np.random.Generator], domains: list[str], labels: list[int],
-                pixel_noise: dict[str, Tensor]) -> list[Scene]:
+                pixel_noise: Tensor) -> list[Scene]:
     """One Scene for each generator, a function of that generator's stream, domain and label alone.
 
-    pixel_noise: for each domain the noise of a pixel in counts, [5].
+    pixel_noise: of an empty pixel in counts, [5]; it decides which arcs are detectable.
     """
-    lenses = draw_lenses(generators, torch.stack([pixel_noise[domain] for domain in domains]))
+    lenses = draw_lenses(generators, pixel_noise)
     return [draw_scene(rng, domain, label, {name: value[i].item() if value.ndim == 1 else value[i].numpy()
                                             for name, value in lenses.items()})
             for i, (rng, domain, label) in enumerate(zip(generators, domains, labels))]
 
 
 def draw_lenses(generators: list[np.random.Generator], noise: Tensor) -> dict[str, Tensor]:
-    """The first detectable lens of each generator's stream: name -> [N], magnitudes [N, 5]; noise [N, 5] in counts."""
+    """The first detectable lens of each generator's stream: name -> [N], magnitudes [N, 5]; noise [5] in counts."""
     waiting = torch.arange(len(generators))
     taken: dict[str, Tensor] = {}
     while len(waiting):
         uniform = np.stack([generators[i].random((TRIES, 24)) for i in waiting])
         lens = candidates(torch.from_numpy(uniform))
-        found = detectable(lens, noise[waiting])
+        found = detectable(lens, noise)
         lucky = found.any(1)
         first = found.to(torch.int8).argmax(1)[lucky]
         for name, value in lens.items():
@@ -113,7 +113,8 @@ def candidates(uniform: Tensor) -> dict[str, Tensor]:
     q_light = truncated_normal(u[5], 0.74, 0.16, 0.3, 1.0)
     q_mass = (q_light + 0.07 * n[6]).clamp(0.35, 1.0)
     angle = 180 * u[7]
-    mag_src = 25.1 - 1.35 * torch.exp(-n[8].clamp(-2.5, 2.5) * 0.25) * u[9] + 0.6 * n[8]
+    # Counts rise as 10^(0.55 i), with the magnification bias that a lensed sample has; the selection cuts the faint end.
+    mag_src = 25.9 + torch.log10(u[8]) / 0.55 + 0.15 * n[9]
     # The source lies anywhere within the Einstein radius, Collett's first condition.
     radius, phase = einstein * torch.sqrt(u[10]), 2 * torch.pi * u[11]
     return dict(
@@ -130,7 +131,7 @@ def candidates(uniform: Tensor) -> dict[str, Tensor]:
 def detectable(lens: dict[str, Tensor], noise: Tensor) -> Tensor:
     """Which candidates [N, T] pass the selection above; adds their total magnification `magnification`.
 
-    noise: [N, 5] of one pixel in counts. The signal-to-noise is that of a matched filter on the arcs as seen.
+    noise: [5] of one pixel in counts. The signal-to-noise is that of a matched filter on the arcs as seen.
     """
     # A grid that scales with the lens: 36 points over 2.4 Einstein radii to each side.
     x, y = imaging.pixel_grid(36, 4.8 / 36)
@@ -146,7 +147,7 @@ def detectable(lens: dict[str, Tensor], noise: Tensor) -> Tensor:
     # Sum of (counts per pixel)^2 over the pixels, of a source of one count.
     per_pixel = ((seen**2).sum((-2, -1)) * (PIXEL_SCALE / step[..., 0, 0]) ** 2).sqrt()
     flux = light.flux_from_magnitude(lens["mag_src"], ZERO_POINT)
-    signal = (per_pixel[..., None] * flux / noise[:, None]).amax(-1)
+    signal = (per_pixel[..., None] * flux / noise).amax(-1)
     resolved = lens["Rein"] ** 2 > lens["Reff_s"] ** 2 + (SEEING / 2) ** 2
     return resolved & (lens["magnification"] > MAGNIFICATION) & (signal > SIGNAL_TO_NOISE) & (lens["vel_disp"] > 0)
 

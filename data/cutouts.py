@@ -1,4 +1,4 @@
-"""Examples made of the rows of a store: which file is which channel of which example, gathered a whole batch at a time."""
+"""Examples made of the rows of a store: which file is which channel of which, gathered a whole batch at a time."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,9 +18,12 @@ BAND_MODES = ("single", "stack")
 class Cutouts(Dataset):
     """Examples of a store, raw and in a fixed order; augmentation and preprocessing happen later, on the device.
 
-    E examples, C channels, N rows of the store. `Cutouts[i]` and `Cutouts.__getitems__([i, ...])` give a Batch, already batched:
-    image [B, C, H, W] float32, physical pixels, zero where the band is missing; present [B, C] bool; label [B] float32 (1, 0, -1 unknown);
-    domain [B] int64 (0 slsim, 1 hsc, -1 unknown); index [B] int64, the example number.
+    E examples, C channels, N rows of the store. `cutouts[i]` and `cutouts.__getitems__([i, ...])` are batched already:
+    image    [B, C, H, W] float32, physical pixels, zero where the band is missing
+    present  [B, C] bool
+    label    [B] float32, 1, 0, or -1 unknown
+    domain   [B] int64, 0 slsim, 1 hsc, -1 unknown
+    index    [B] int64, the number of the example
     """
 
     store: Store
@@ -29,7 +32,7 @@ class Cutouts(Dataset):
     domain: np.ndarray          # [E] int64
     bands: tuple[str, ...]      # "stack": the band of each channel; "single": the bands that were asked for
     band_mode: str
-    example_of_row: np.ndarray  # [N] int64, the example whose prediction a file gets; -1 = none (quarantined, left out, another split)
+    example_of_row: np.ndarray  # [N] int64, whose prediction a file gets; -1: quarantined, left out, not asked
     left_out: pd.DataFrame      # row, reason: the good files that were asked for and are in no example
     report: tuple[str, ...]     # lines for the log: examples, missing bands, what is left out
 
@@ -69,9 +72,11 @@ class Cutouts(Dataset):
 def examples(store: Store, rows: np.ndarray, bands: list[str], band_mode: str = "single") -> Cutouts:
     """The examples that some rows of a store make.
 
-    rows: [n] int64 or [N] bool, rows of the index (a split, say). bands: those wanted, the order of the channels of "stack".
+    rows: [n] int64 or [N] bool, rows of the index (a split, say).
+    bands: those wanted, in the order of the channels of "stack".
     band_mode: "single": each good file of a wanted band, or of no named band, is an example of one channel;
-        "stack": each (domain, label, object) is one, a channel a band; of a band that is there twice the first good file is used.
+        "stack": each (domain, label, object) is one, a channel a band; of a band that is there twice the first good
+        file is used.
     Raises: ValueError for another band_mode.
     """
     if band_mode not in BAND_MODES:
@@ -100,7 +105,9 @@ def examples(store: Store, rows: np.ndarray, bands: list[str], band_mode: str = 
     first = table.max(axis=1, initial=-1)  # any row of the example: they share label and domain
     label = store.index["label"].to_numpy(dtype=np.float32)[first]
     domain = pd.Index(DOMAINS).get_indexer(store.index["domain"].to_numpy(dtype=object)[first]).astype(np.int64)
-    report.insert(0, f"{len(table):,} examples of {table.shape[1]} channel{'s' if table.shape[1] > 1 else ''} from {len(used):,} of {len(rows):,} files")
+    plural = "s" if table.shape[1] > 1 else ""
+    what = f"{len(table):,} examples of {table.shape[1]} channel{plural}"
+    report.insert(0, f"{what} from {len(used):,} of {len(rows):,} files")
     return Cutouts(store, table, label, domain, tuple(bands), band_mode, example_of_row, left_out, tuple(report))
 
 
@@ -123,8 +130,9 @@ def _report_stack(table: np.ndarray, bands: list[str], used: int, lost: int) -> 
     missing = (table < 0).sum(axis=0)
     if missing.any():
         each = ", ".join(f"{band} {count:,}" for band, count in zip(bands, missing) if count)
-        lines.append(f"bands missing and masked: {each} (of {len(table):,} objects, {int((table < 0).any(axis=1).sum()):,} are incomplete)")
-    if (doubled := used - int((table >= 0).sum())):
+        incomplete = int((table < 0).any(axis=1).sum())
+        lines.append(f"bands missing and masked: {each} (of {len(table):,} objects, {incomplete:,} are incomplete)")
+    if doubled := used - int((table >= 0).sum()):
         lines.append(f"files of a band that their object has already: {doubled:,} (the first is used)")
     if lost:
         lines.append(f"objects left out, without a good file of the bands {' '.join(bands)}: {lost:,}")
@@ -132,5 +140,6 @@ def _report_stack(table: np.ndarray, bands: list[str], used: int, lost: int) -> 
 
 
 def _why_left_out(names: np.ndarray, bands: list[str]) -> np.ndarray:
-    why = {name: f"band {name} is not among {' '.join(bands)}" if name else "no band in the file name" for name in set(names)}
+    why = {name: f"band {name} is not among {' '.join(bands)}" for name in set(names)}
+    why[""] = "no band in the file name"
     return np.array([why[name] for name in names], dtype=object)

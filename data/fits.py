@@ -1,13 +1,15 @@
-"""The one door through which pixels enter: a FITS cutout becomes an array of physical values, or is refused with a reason.
+"""The one door through which pixels enter: a FITS cutout becomes an array of physical values or is refused, with why.
 
-astropy does the reading; what is added here is strictness. The geometry is declared by the caller and never made by reshaping another one, sizes
-are compared with the file before anything of the declared size is allocated, and what astropy only warns of (truncation) is refused.
+astropy does the reading; what is added here is strictness. The geometry is declared by the caller and never made by
+reshaping another one, sizes are compared with the file before anything of the declared size is allocated, and what
+astropy only warns of (truncation) is refused.
 """
 import errno
 import io
 import math
 import os
 import re
+import stat
 import warnings
 import zlib
 
@@ -15,12 +17,12 @@ import numpy as np
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
 
-LARGEST = 2**30        # bytes of a file, unpacked, that is still taken for an image when no geometry is declared
+LARGEST = 2**30  # bytes of a file, unpacked, that is still taken for an image when no geometry is declared
 LARGEST_CUTOUT = 2**26  # ... and when one is: a cutout of 41x41 with all its extensions is 20 kB
 NUMBERS = frozenset("BIJKED")  # TFORM letters of the columns that can be pixels
-# Not the file's fault: to quarantine a good file for good because of a full process table or a server away would be wrong, so these stop the job.
+# Not the file's fault: these stop the job, where a quarantine would last.
 MACHINE_TROUBLE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR}
-# The standard allows 999 axes or columns; astropy makes a list of as many as are declared. Cards begin at multiples of 80 bytes.
+# The standard allows 999 axes or columns; astropy makes a list of as many as are declared.
 GIANT_COUNT = re.compile(rb"(NAXIS   |TFIELDS )= *\+?(\d{4,})")
 
 
@@ -29,12 +31,12 @@ class BadFile(Exception):
 
 
 def read_cutout(path: str | os.PathLike, shape: tuple[int, ...] | None = (41, 41), finite: bool = True) -> np.ndarray:
-    """The image of one FITS file: the first image in file order, or the image column of the first one-row table that has one.
+    """The image of one FITS file: its first HDU that is an image, or a one-row table with an image column.
 
-    shape: the geometry that the file must have, slowest axis first; None takes the geometry that is there.
-    finite: refuse a file with a non-finite pixel; False returns those as they are (surveys mark what they did not observe with NaN).
-    Returns: float32 [*shape], C-contiguous, native byte order, physical values (BSCALE, BZERO, TSCAL and TZERO applied).
-    Raises: BadFile for whatever is wrong with the file; OSError for trouble of the machine (too many open files, a stale file handle).
+    shape: the geometry that the file must have, slowest axis first; None takes what is there.
+    finite: refuse a file with a non-finite pixel; False keeps them (surveys mark with NaN what they did not observe).
+    Returns: float32 [*shape], C-contiguous, native byte order, physical values (BSCALE, BZERO, TSCAL, TZERO applied).
+    Raises: BadFile for whatever is wrong with the file; OSError for trouble of the machine (a stale file handle, say).
     Source: FITS Standard 4.0, sections 4.4.1 (image), 7.3 (binary table).
     """
     raw = _bytes(path, LARGEST if shape is None else max(LARGEST_CUTOUT, 64 * math.prod(shape)))
@@ -42,17 +44,19 @@ def read_cutout(path: str | os.PathLike, shape: tuple[int, ...] | None = (41, 41
         if card.start() % 80 == 0 and int(card[2]) > 999:
             raise BadFile(f"corrupt header: {card[1].decode().strip()} = {card[2].decode()}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # non-standard cards and the like: astropy mends them, and a million files would bury the log
+        # Non-standard cards and the like: astropy mends them, and a million files would bury the log.
+        warnings.simplefilter("ignore")
         warnings.filterwarnings("error", message=".*truncated.*", category=AstropyUserWarning)
         try:
             # uint=False: astropy otherwise forgets BLANK in unsigned integers.
-            with fits.open(io.BytesIO(raw), memmap=False, lazy_load_hdus=True, uint=False, disable_image_compression=True) as hdus:
+            with fits.open(io.BytesIO(raw), memmap=False, lazy_load_hdus=True, uint=False,
+                           disable_image_compression=True) as hdus:
                 pixels = _first_image(hdus, len(raw), shape)
         except AstropyUserWarning:
             raise BadFile(f"truncated: {len(raw)} bytes are fewer than its headers declare") from None
         except (BadFile, MemoryError):
             raise
-        except Exception as error:  # a hostile header can raise nearly anything out of astropy: all of it means an unreadable file
+        except Exception as error:  # a hostile header can raise nearly anything out of astropy
             raise BadFile(f"unreadable ({type(error).__name__} in astropy: {_first_line(error)})") from error
     with np.errstate(over="ignore", invalid="ignore"):
         pixels = np.ascontiguousarray(pixels, dtype=np.float32)
@@ -63,13 +67,16 @@ def read_cutout(path: str | os.PathLike, shape: tuple[int, ...] | None = (41, 41
 
 def _bytes(path: str | os.PathLike, limit: int) -> bytes:
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            raw = file.read(size) if size <= limit else b""
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:  # a pipe waits
+            status = os.fstat(file.fileno())
+            size = status.st_size
+            raw = file.read(size) if stat.S_ISREG(status.st_mode) and size <= limit else b""
     except OSError as error:
         if error.errno in MACHINE_TROUBLE:
             raise
         raise BadFile(f"cannot be opened: {error.strerror}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise BadFile("not a regular file")
     if size > limit:
         raise BadFile(f"{size} bytes: too large for a cutout")
     if not raw:
@@ -99,7 +106,7 @@ def _unpacked(raw: bytes, limit: int) -> bytes:
 
 
 def _first_image(hdus: fits.HDUList, size: int, shape: tuple[int, ...] | None) -> np.ndarray:
-    """Walks in file order and stops at the first HDU that is a cutout: a later image may be a PSF, a weight or a mask of the same geometry."""
+    """Stops at the first cutout in file order: a later one may be a PSF, a weight or a mask of the same geometry."""
     seen = []
     for number, hdu in enumerate(hdus):
         where = f"HDU {number}"
@@ -120,18 +127,17 @@ def _first_image(hdus: fits.HDUList, size: int, shape: tuple[int, ...] | None) -
 
 
 def _image_column(hdu: fits.BinTableHDU, shape: tuple[int, ...] | None) -> fits.Column | None:
-    columns = list(hdu.columns)
-    bands = [column for column in columns if re.fullmatch(r"band_\w+", column.name, re.IGNORECASE)]
+    bands = [column for column in hdu.columns if re.fullmatch(r"band_\w+", column.name or "", re.IGNORECASE)]
     if len(bands) > 1:
         raise BadFile(f"several image columns: {', '.join(column.name for column in bands)}")
-    named = bands or [column for column in columns if column.name.lower() == "image"]
-    if named:
-        return named[0]
-    wanted = [c for c in columns if _kind(c) in NUMBERS and (_count(c) > 1 if shape is None else _count(c) == math.prod(shape))]
-    return wanted[0] if wanted else None
+    named = bands or [column for column in hdu.columns if (column.name or "").lower() == "image"]
+    numbers = [column for column in hdu.columns if _kind(column) in NUMBERS]
+    sized = [c for c in numbers if (_count(c) > 1 if shape is None else _count(c) == math.prod(shape))]
+    return next(iter(named + sized), None)
 
 
-def _from_table(hdu: fits.BinTableHDU, column: fits.Column, where: str, size: int, shape: tuple[int, ...] | None) -> np.ndarray:
+def _from_table(hdu: fits.BinTableHDU, column: fits.Column, where: str, size: int,
+                shape: tuple[int, ...] | None) -> np.ndarray:
     where = f"column {column.name} of {where}"
     if _kind(column) not in NUMBERS:
         raise BadFile(f"{where} has format {str(column.format)!r}, expected numbers (E, D, B, I, J or K)")
@@ -143,10 +149,11 @@ def _from_table(hdu: fits.BinTableHDU, column: fits.Column, where: str, size: in
     if math.prod(declared) != _count(column):
         raise BadFile(f"{where} holds {_count(column)} values, but its TDIM says {_by(declared)}")
     _check_size(hdu, size)
+    number = [other is column for other in hdu.columns].index(True)  # its name may be missing, or be another's too
     table = hdu.data
-    if column.null is not None and np.any(blank := np.rec.recarray.field(table, column.name) == column.null):
+    if column.null is not None and np.any(blank := np.rec.recarray.field(table, number) == column.null):
         raise BadFile(f"{np.count_nonzero(blank)} of {blank.size} pixels are not finite (TNULL)")
-    pixels = np.asarray(table[column.name][0])
+    pixels = np.asarray(table.field(number)[0])
     return pixels if shape is None else pixels.reshape(shape)
 
 
@@ -177,5 +184,4 @@ def _by(shape: tuple[int, ...]) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{lines[0].strip() if lines else type(error).__name__}"[:200]
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

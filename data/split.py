@@ -1,4 +1,4 @@
-"""Which split an object belongs to: a pure function of its id and the split seed, so all bands, seeds and later files agree."""
+"""Which split an object belongs to: a pure function of its id and the split seed, on which all bands and runs agree."""
 from hashlib import blake2b
 
 import numpy as np
@@ -11,10 +11,11 @@ SPLITS = ("train", "val", "test")
 
 
 def split_of(objects, split_seed: int, train_frac: float, val_frac: float, test_frac: float) -> np.ndarray:
-    """The split of each object, by a hash of (split_seed, id): bands stay together, every training seed sees the same, new files move nobody.
+    """The split of each object by a hash of (split_seed, id): bands stay together, and new files move nobody.
 
-    objects: [N] str, object ids. Returns: [N] str of "train", "val", "test" or "" (left out where the fractions sum to less than 1);
-        ids of the blind test are "test" whatever the fractions.
+    objects: [N] str, object ids.
+    Returns: [N] str of "train", "val", "test" or "" (left out where the fractions sum to less than 1); ids of the
+        blind test are "test" whatever the fractions.
     Raises: Mistake for a fraction outside 0 to 1, or a sum over 1.
     """
     fractions = {"--train_frac": train_frac, "--val_frac": val_frac, "--test_frac": test_frac}
@@ -22,7 +23,8 @@ def split_of(objects, split_seed: int, train_frac: float, val_frac: float, test_
         _check_fraction(flag, value)
     total = train_frac + val_frac + test_frac
     if total > 1 + 1e-9:
-        raise Mistake(f"{' + '.join(f'{flag} {value}' for flag, value in fractions.items())} = {total:.6g}: the sum must not exceed 1, make one smaller")
+        sum_of = " + ".join(f"{flag} {value}" for flag, value in fractions.items())
+        raise Mistake(f"{sum_of} = {total:.6g}: the sum must not exceed 1, make one smaller")
     if total > 1 - 1e-9:
         total = 1.0  # .7 + .15 + .15 in floating point must not leave an object out
     number, unique = pd.factorize(np.asarray(objects, dtype=object))
@@ -33,7 +35,7 @@ def split_of(objects, split_seed: int, train_frac: float, val_frac: float, test_
 
 
 def taken(objects, split_seed: int, fraction: float) -> np.ndarray:
-    """Which objects are kept when only a fraction of a split is wanted: nested, a larger fraction holds all of a smaller one.
+    """Which objects stay when a fraction of a split is wanted: nested, a larger fraction holds all of a smaller one.
 
     objects: [N] str, object ids. Returns: [N] bool. Raises: Mistake for a fraction outside 0 to 1.
     """
@@ -43,10 +45,11 @@ def taken(objects, split_seed: int, fraction: float) -> np.ndarray:
 
 
 def stratification(index: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """How evenly the splits share each (domain, label): the table to report, and a line for each share that chance does not explain.
+    """How evenly the splits share each (domain, label), and a warning for each share that chance does not explain.
 
-    index: columns object, domain, label, split. Returns: one row a (split, domain, label) with its objects, those expected were the split's share the
-        same in all groups, and the departure in binomial sigma; and warnings where that exceeds 4. Unlabelled objects are not counted.
+    index: columns object, domain, label, split; unlabelled objects are not counted.
+    Returns: one row a (split, domain, label) with its objects, those expected were the split's share the same in all
+        groups, and the departure in binomial sigma; and a line for each departure over 4 sigma.
     """
     labelled = index[(index["label"] >= 0) & (index["split"] != "")].drop_duplicates(["object", "domain", "label"])
     groups = labelled.groupby(["domain", "label"])
@@ -58,7 +61,8 @@ def stratification(index: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
             sigma = (count - expected) / np.sqrt(expected * (1 - share)) if 0 < share < 1 else 0.0
             rows.append((split, domain, int(label), count, round(expected, 1), round(float(sigma), 2)))
             if abs(sigma) > 4:
-                warnings.append(f"split {split}: {count} objects of {domain} with label {label}, expected about {expected:.0f} ({sigma:+.1f} sigma)")
+                warnings.append(f"split {split}: {count} objects of {domain} with label {label}, expected about "
+                                f"{expected:.0f} ({sigma:+.1f} sigma)")
     return pd.DataFrame(rows, columns=["split", "domain", "label", "objects", "expected", "sigma"]), warnings
 
 

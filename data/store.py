@@ -3,9 +3,10 @@
     pixels.npy       float32 [N, H, W], physical values; row i belongs to row i of the index, quarantined rows are zero
     index.parquet    path, object, band, domain, label, reason ("" = good, else why the file is quarantined)
     quarantine.csv   path, reason of the quarantined files
-    manifest.json    version, counts, geometry, dtype, crc32 of each block, digests of the inventory and of the index; there = complete
+    manifest.json    version, counts, geometry, dtype, crc32 of each block, digests of inventory and index; written last
 
-Packing goes block by block under partial_<digest>/, each durable before the next is begun: after kill -9 the same command goes on where it was.
+Packing goes block by block under partial_<digest>/, each durable before the next is begun: after kill -9 the same
+command goes on where it was.
 """
 import errno
 import fcntl
@@ -34,7 +35,7 @@ from utils.mistake import Mistake
 
 VERSION = 1
 COLUMNS = ["path", "object", "band", "domain", "label"]
-BLOCK_ROWS, BLOCK_BYTES = 2048, 2**24  # a block is the memory of a worker, and what a kill can cost
+BLOCK_ROWS, BLOCK_BYTES = 1024, 2**24  # a block is the memory of a worker, and what a kill can cost
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}  # some cluster file systems are mounted without
 
@@ -63,7 +64,8 @@ class Store:
 
     def summary(self, most: int = 3) -> list[str]:
         """Lines for the log: how many files, how many quarantined and why, the first of them by name."""
-        lines = [f"{self.manifest['files']:,} files in {self.directory}, {self.manifest['quarantined']:,} of them quarantined (quarantine.csv)"]
+        files, quarantined = self.manifest["files"], self.manifest["quarantined"]
+        lines = [f"{files:,} files in {self.directory}, {quarantined:,} of them quarantined (quarantine.csv)"]
         bad = self.index[self.index["reason"] != ""]
         lines += [f"  {path}: {reason}" for path, reason in bad[["path", "reason"]].head(most).itertuples(index=False)]
         return lines + ([f"  and {len(bad) - most:,} more"] if len(bad) > most else [])
@@ -72,16 +74,17 @@ class Store:
         """Reads every block and compares its checksum. Raises: Mistake that names the first damaged rows."""
         rows = self.manifest["block"]
         for block, expected in enumerate(self.manifest["crc32"]):
-            first = block * rows
-            if zlib.crc32(np.ascontiguousarray(self.pixels[first:first + rows]).data) != expected:
-                raise _damaged(self.directory, f"rows {first} to {min(first + rows, len(self.pixels)) - 1} of pixels.npy differ from their checksum")
+            first, end = block * rows, min((block + 1) * rows, len(self.pixels))
+            if zlib.crc32(np.ascontiguousarray(self.pixels[first:end]).data) != expected:
+                raise _damaged(self.directory, f"rows {first} to {end - 1} of pixels.npy differ from their checksum")
 
     def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name != "pixels"}  # a pickled memmap would be all of its bytes
+        # a pickled memmap would be all of its bytes
+        return {name: value for name, value in self.__dict__.items() if name != "pixels"}
 
 
 def inventory_digest(inventory: pd.DataFrame, shape: tuple[int, int] = (41, 41)) -> str:
-    """What a store's content follows from: absolute paths, names, labels, sizes, times of change, and the geometry. One stat a file."""
+    """What a store follows from: absolute paths, names, labels, sizes, times of change, geometry; one stat a file."""
     digest = blake2b(repr((VERSION, tuple(shape))).encode(), digest_size=16)
     for first in range(0, len(inventory), 65536):
         part = inventory.iloc[first:first + 65536]
@@ -91,38 +94,44 @@ def inventory_digest(inventory: pd.DataFrame, shape: tuple[int, int] = (41, 41))
     return digest.hexdigest()
 
 
-def store_directory(root: str | os.PathLike, inventory: pd.DataFrame, shape: tuple[int, int] = (41, 41), digest: str | None = None) -> Path:
+def store_directory(root: str | os.PathLike, inventory: pd.DataFrame, shape: tuple[int, int] = (41, 41),
+                    digest: str | None = None) -> Path:
     """The folder under `root` that belongs to an inventory: other files, or changed ones, are another store."""
     return Path(root) / f"cutouts_{(digest or inventory_digest(inventory, shape))[:16]}"
 
 
 def open_store(directory: str | os.PathLike) -> Store:
-    """An existing store, checked for being whole (sizes, geometry, index digest; the pixels' checksums are `Store.verify`).
+    """An existing store, checked for being whole: sizes, geometry, index (the pixels themselves: `Store.verify`).
 
     Raises: Mistake if there is none, or it is damaged or of another version.
     """
     directory = Path(directory)
     manifest = _manifest(directory)
     if manifest is None:
-        raise Mistake(f"{str(directory)!r} holds no complete store (no manifest.json): pack it, the same command goes on where it was interrupted")
+        raise Mistake(f"{str(directory)!r} holds no complete store (no manifest.json): run the packing command again, "
+                      "it goes on where it was interrupted")
     try:
         content = (directory / "index.parquet").read_bytes()
-        store = Store(directory, manifest, pd.read_parquet(io.BytesIO(content)) if _digest(content) == manifest["index"] else None)
+        if _digest(content) != manifest["index"]:
+            raise _damaged(directory, "index.parquet differs from its checksum")
+        store = Store(directory, manifest, pd.read_parquet(io.BytesIO(content)))
         pixels = store.pixels
+    except Mistake:
+        raise
     except (OSError, ValueError) as error:
         raise _damaged(directory, str(error)) from error
-    if store.index is None:
-        raise _damaged(directory, "index.parquet differs from its checksum")
-    if pixels.shape != (len(store.index), *manifest["shape"]) or pixels.dtype != np.dtype(manifest["dtype"]):
-        raise _damaged(directory, f"pixels.npy is {pixels.dtype} {pixels.shape}, the index has {len(store.index)} rows of {manifest['shape']}")
+    expected = len(store.index), *manifest["shape"]
+    if pixels.shape != expected or pixels.dtype != np.dtype(manifest["dtype"]):
+        raise _damaged(directory, f"pixels.npy is {pixels.dtype} {pixels.shape}, not {manifest['dtype']} {expected}")
     return store
 
 
-def pack(inventory: pd.DataFrame, directory: str | os.PathLike, shape: tuple[int, int] = (41, 41), workers: int = 1, digest: str | None = None,
-         say: Callable[[str], None] = _to_stderr) -> Store:
-    """Reads every file of the inventory into a store, or finds that this is done; interrupted at any moment, the same call goes on.
+def pack(inventory: pd.DataFrame, directory: str | os.PathLike, shape: tuple[int, int] = (41, 41), workers: int = 1,
+         digest: str | None = None, say: Callable[[str], None] = _to_stderr) -> Store:
+    """Reads every file of an inventory into a store, or finds that done; interrupted anywhere, the same call goes on.
 
-    inventory: of data/buckets.py. shape: (H, W) that every file must have. workers: processes. digest: `inventory_digest`, if the caller has it.
+    inventory: of data/buckets.py. shape: (H, W) that every file must have. workers: processes.
+        digest: `inventory_digest`, if the caller has it. say: where lines for people go.
     Returns: the store, its index with the paths as spelled in `inventory`.
     Raises: Mistake if no file can be read, the disk is full, the folder cannot be written, or a worker is killed.
     """
@@ -136,23 +145,29 @@ def pack(inventory: pd.DataFrame, directory: str | os.PathLike, shape: tuple[int
                 if not _complete(directory, digest):
                     _pack(inventory, directory, tuple(shape), workers, digest, say)
         except WorkerLost as error:
-            raise Mistake(f"{error}; what is packed stays: run the same command again, with fewer workers if memory was short") from error
+            raise Mistake(f"{error}; what is packed stays: run the same command again, with fewer workers if memory "
+                          "was short") from error
         except OSError as error:
             if error.errno in FULL:
-                raise Mistake(f"{str(directory)!r} is full ({error.strerror}): the store needs {needed:,} bytes; make room or choose another folder, "
-                              "then run the same command again") from error
+                raise Mistake(f"{str(directory)!r} is full ({error.strerror}): the store needs {needed:,} bytes; make "
+                              "room or choose another folder, then run the same command again") from error
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-                raise Mistake(f"cannot write a store into {str(directory)!r}: {error.strerror}; choose another folder") from error
-            if not _complete(directory, digest):  # without locks another node may have finished the very same store under our hands
+                raise Mistake(f"cannot write a store into {str(directory)!r}: {error.strerror}; choose another "
+                              "folder") from error
+            # without locks another node may have finished the very same store under our hands
+            if not _complete(directory, digest):
                 raise
     store = open_store(directory)
-    return Store(directory, store.manifest, inventory[COLUMNS].reset_index(drop=True).assign(reason=store.index["reason"]))
+    as_spelled = inventory[COLUMNS].reset_index(drop=True)
+    return Store(directory, store.manifest, as_spelled.assign(reason=store.index["reason"]))
 
 
-def _pack(inventory: pd.DataFrame, directory: Path, shape: tuple, workers: int, digest: str, say: Callable[[str], None]) -> None:
+def _pack(inventory: pd.DataFrame, directory: Path, shape: tuple, workers: int, digest: str,
+          say: Callable[[str], None]) -> None:
     count, row_bytes = len(inventory), math.prod(shape) * 4
     rows = max(1, min(BLOCK_ROWS, BLOCK_BYTES // row_bytes))
-    partial = directory / f"partial_{digest[:16]}"  # named by content: what an orphaned worker of another attempt still writes is the same
+    # Named by what determines every block: what an orphaned worker of a killed attempt still writes is the same.
+    partial = directory / f"partial_{digest[:16]}_{rows}"
     offset = _prepare_pixels(partial / "pixels.npy", (count, *shape))
     records = [partial / f"block_{first // rows:07d}.json" for first in range(0, count, rows)]
     done = {path.name for path in partial.glob("block_*.json")}
@@ -164,18 +179,20 @@ def _pack(inventory: pd.DataFrame, directory: Path, shape: tuple, workers: int, 
     def jobs() -> Iterator[dict]:
         for block in missing:
             first = block * rows
-            yield {"record": str(records[block]), "pixels": str(partial / "pixels.npy"), "offset": offset + first * row_bytes, "first": first,
-                   "paths": inventory["path"].iloc[first:first + rows].tolist(), "shape": list(shape)}
+            yield {"record": str(records[block]), "pixels": str(partial / "pixels.npy"), "first": first,
+                   "offset": offset + first * row_bytes, "shape": list(shape),
+                   "paths": inventory["path"].iloc[first:first + rows].tolist()}
 
     with tqdm(total=count, initial=count - left, unit="file", desc="packing", disable=None) as bar:
         for files in pack_blocks(jobs(), max(1, min(workers, len(missing)))):
             bar.update(files)
-    _finish(inventory, directory, partial, [json.loads(record.read_bytes()) for record in records], {
-        "version": VERSION, "files": count, "shape": list(shape), "dtype": "<f4", "block": rows, "inventory": digest})
+    manifest = {"version": VERSION, "files": count, "shape": list(shape), "dtype": "<f4", "block": rows,
+                "inventory": digest}
+    _finish(inventory, directory, partial, [json.loads(record.read_bytes()) for record in records], manifest)
 
 
 def _prepare_pixels(path: Path, shape: tuple) -> int:
-    """An array file of the right size with holes for pixels, made at once or found from before; the byte at which its first row begins."""
+    """An array file of the right size with holes for pixels, made or found from before; the byte of its first row."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
     if not (path.exists() and path.stat().st_size == header.tell() + math.prod(shape) * 4):
@@ -191,7 +208,8 @@ def _prepare_pixels(path: Path, shape: tuple) -> int:
 def _check_room(directory: Path, needed: int) -> None:
     free = shutil.disk_usage(directory).free
     if free < needed:
-        raise Mistake(f"{str(directory)!r} has {free:,} bytes free, the store needs {needed:,} more: make room or choose another folder")
+        raise Mistake(f"{str(directory)!r} has {free:,} bytes free, the store needs {needed:,} more: make room or "
+                      "choose another folder")
 
 
 def _finish(inventory: pd.DataFrame, directory: Path, partial: Path, records: list[dict], manifest: dict) -> None:
@@ -203,27 +221,36 @@ def _finish(inventory: pd.DataFrame, directory: Path, partial: Path, records: li
     bad = index.loc[index["reason"] != "", ["path", "reason"]]
     if len(bad) == len(index):
         first = "; ".join(f"{path}: {reason}" for path, reason in bad.head(3).itertuples(index=False))
-        raise Mistake(f"none of {len(index):,} files can be used: {first}; expected FITS cutouts of {'x'.join(map(str, manifest['shape']))} pixels")
+        geometry = "x".join(map(str, manifest["shape"]))
+        raise Mistake(f"none of {len(index):,} files can be used: {first}; expected FITS cutouts of {geometry} pixels")
     content = io.BytesIO()
     index.to_parquet(content, index=False, compression="zstd")
-    manifest |= {"good": len(index) - len(bad), "quarantined": len(bad), "crc32": [record["crc32"] for record in records],
-                 "index": _digest(content.getvalue())}
+    manifest |= {"good": len(index) - len(bad), "quarantined": len(bad), "index": _digest(content.getvalue()),
+                 "crc32": [record["crc32"] for record in records]}
     write_durably(partial / "index.parquet", content.getvalue())
     write_durably(partial / "quarantine.csv", bad.to_csv(index=False).encode())
-    (directory / "manifest.json").unlink(missing_ok=True)  # the old store in this place ends here, the new one begins with its manifest
+    # the old store in this place ends here, the new one begins with its manifest
+    (directory / "manifest.json").unlink(missing_ok=True)
     for name in ("index.parquet", "quarantine.csv", "pixels.npy"):
         os.replace(partial / name, directory / name)
+    _sync_folder(directory)  # the renames before the manifest that vouches for them
     write_durably(directory / "manifest.json", json.dumps(manifest, indent=1).encode())
-    folder = os.open(directory, os.O_RDONLY)
-    os.fsync(folder)  # the renames themselves
-    os.close(folder)
+    _sync_folder(directory)
     for old in directory.glob("partial_*"):
         shutil.rmtree(old, ignore_errors=True)
 
 
+def _sync_folder(directory: Path) -> None:
+    folder = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 @contextmanager
 def _lock(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """One packing process at a time; the system takes the lock from a killed one. Asked for now and then, so that Ctrl-C ends the wait."""
+    """One packing process at a time; the system takes the lock from a killed one."""
     with open(directory / "lock", "w") as file:
         said = False
         while True:
@@ -238,7 +265,7 @@ def _lock(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
             except OSError as error:
                 if error.errno not in NO_LOCKS:
                     raise
-                say(f"{directory} is on a file system without locks: do not start several jobs at once before it is packed")
+                say(f"{directory} is on a file system without locks: start one job alone until it is packed")
                 break
         yield
 
@@ -261,7 +288,7 @@ def _manifest(directory: Path) -> dict | None:
 
 
 def _statuses(paths: list[str]) -> list[tuple[int, int]]:
-    """(size, time of change) of each file; by many threads where a stat is a wait for a server, by one where it is not and threads only contend."""
+    """(size, time of change) of each file; by many threads where a stat waits for a server, else they only contend."""
     start = time.perf_counter()
     first = [_status(path) for path in paths[:256]]
     if time.perf_counter() - start < 50e-6 * len(first):
@@ -274,7 +301,7 @@ def _status(path: str) -> tuple[int, int]:
     try:
         status = os.stat(path)
     except OSError:
-        return -1, 0
+        return -1, 0  # gone or out of reach: the quarantine will say so
     return status.st_size, status.st_mtime_ns
 
 
@@ -283,4 +310,5 @@ def _digest(content: bytes) -> str:
 
 
 def _damaged(directory: Path, what: str) -> Mistake:
-    return Mistake(f"the store {str(directory)!r} is damaged or foreign: {what}; remove the folder and run again, it is packed anew from the FITS files")
+    return Mistake(f"the store {str(directory)!r} is damaged or foreign: {what}; remove the folder and run again, "
+                   "it is packed anew from the FITS files")

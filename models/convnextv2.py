@@ -90,7 +90,7 @@ class GlobalResponseNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()                                           # squares of half precision overflow
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))   # squares of half precision overflow
         # A channel that is zero everywhere (GELU far below zero) has no slope at 0: the floor keeps 0 * inf out.
         norm = (wide * wide).sum((1, 2), keepdim=True).add(1e-30).sqrt()
         relative = norm / (norm.mean(-1, keepdim=True) + self.eps)

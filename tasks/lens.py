@@ -2,17 +2,18 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
+import yaml
 from torch import nn
 
 from contract import Batch, Columns, Loss, Task
 from data import buckets, cutouts, split, store
 from losses.classification import binary_cross_entropy
-from model import create_model
+from model import MODELS, create_model
 from models.augment import Augment
 from models.preprocess import Preprocess, Preprocessed
 from models.pretrained import load_pretrained
@@ -74,7 +75,8 @@ class Config(Inputs):
     out_size_when_padded: int = 64           # pixels on a side after padding
     augment: bool = True                     # training: the eight symmetries of the square, and noise
     model: str = "convnextv2"                # a name in model.py (python model.py lists them)
-    model_size: str = "nano"                 # its size
+    model_size: str = "nano"                 # its size, for a family that has sizes
+    model_kwargs: list[str] = several()      # its other options, key=value (timm: timm_name=resnet18)
     drop_path: float = 0.1                   # stochastic depth: chance that the last block is skipped
     initial_checkpoint: str = free("")       # file of pretrained encoder weights (timm or Zoobot names)
 
@@ -91,17 +93,26 @@ class Config(Inputs):
 def network(config: Config, channels: int) -> nn.Module:
     """(image [B, C, H, W] physical units, present [B, C] bool, domain [B] int64) -> logit [B] of being a lens."""
     side = (config.image_size, config.image_size)
-    preprocess = Preprocess(
-        side, smoothing=config.smoothing_mode, gaussian_sigma=config.gaussian_sigma, guided_radius=config.guided_radius,
-        guided_eps=config.guided_eps, psf_fwhm=(config.psf_fwhm_slsim, config.psf_fwhm_hsc),
-        psf_target=config.psf_target, edge=config.smoothing_edge, normalise=config.apply_normalization,
-        clip_q=config.clip_q, low_clip_q=config.low_clip_q, use_mad=config.use_mad,
-        pad_to=config.out_size_when_padded if config.apply_padding else 0)
+    options = dict(in_chans=channels, drop_path_rate=config.drop_path) | key_values(config.model_kwargs)
+    if config.model in MODELS and MODELS[config.model].sizes:
+        options |= dict(size=config.model_size)
     try:
-        body = create_model(config.model, size=config.model_size, in_chans=channels, drop_path_rate=config.drop_path)
+        preprocess = Preprocess(
+            side, smoothing=config.smoothing_mode, gaussian_sigma=config.gaussian_sigma,
+            guided_radius=config.guided_radius, guided_eps=config.guided_eps, edge=config.smoothing_edge,
+            psf_fwhm=(config.psf_fwhm_slsim, config.psf_fwhm_hsc), psf_target=config.psf_target,
+            normalise=config.apply_normalization, clip_q=config.clip_q, low_clip_q=config.low_clip_q,
+            use_mad=config.use_mad, pad_to=config.out_size_when_padded if config.apply_padding else 0)
+        return Preprocessed(preprocess, Augment() if config.augment else None, create_model(config.model, **options))
     except ValueError as error:
-        raise Mistake(f"--model {config.model} --model_size {config.model_size}: {error}") from error
-    return Preprocessed(preprocess, Augment() if config.augment else None, body)
+        raise Mistake(f"this network cannot be built: {error}") from error
+
+
+def key_values(pairs: list[str]) -> dict[str, Any]:
+    """`["a=1", "b=x"]` -> {"a": 1, "b": "x"}."""
+    if wrong := [pair for pair in pairs if "=" not in pair]:
+        raise Mistake(f"--model_kwargs: got {wrong[0]!r}, expected key=value")
+    return {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in pairs)}
 
 
 def build(config: Config, run_dir: Path, workers: int) -> Task:
@@ -169,7 +180,7 @@ def summarise(columns: Columns) -> dict[str, float]:
 def report(columns: Columns) -> dict[str, float | dict[str, float]]:
     """All figures of merit at threshold 0.5, over all examples and for each domain."""
     label, prob, domain = (columns[name].numpy() for name in ("label", "prob", "domain"))
-    figures = dict(loss=columns["loss"].double().mean().item()) | figures_of_merit.all_figures(label, prob, 0.5)
+    figures = summarise(columns) | figures_of_merit.all_figures(label, prob, 0.5)
     for number, name in enumerate(buckets.DOMAINS):
         if (domain == number).any():
             here = domain == number

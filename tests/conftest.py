@@ -36,3 +36,27 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if "gpu" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+@pytest.fixture(scope="session")
+def challenge(tmp_path_factory) -> Path:
+    """A small simulated challenge: 16 objects a bucket, bands g and r, 8 blind objects."""
+    import simulate
+    root = tmp_path_factory.mktemp("challenge") / "D"
+    simulate.main(["challenge", "--out", str(root), "--objects", "16", "--bands", "g", "r", "--blind", "8", "--workers", "1"])
+    return root
+
+
+@pytest.fixture(scope="session")
+def trained(challenge, tmp_path_factory) -> dict[str, Path]:
+    """Small networks trained on it for two epochs: "single" and "stack" -> run directory."""
+    import train
+    folder, runs = tmp_path_factory.mktemp("runs"), {}
+    for mode in ("single", "stack"):
+        runs[mode] = folder / mode
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("utils.stop.signal.signal", lambda *_: None)
+            train.main(["--data", str(challenge), "--store_dir", str(folder / "stores"), "--save_dir", str(runs[mode]),
+                        "--band_mode", mode, "--model_size", "atto", "--epochs", "2", "--batch_size", "32",
+                        "--apply_normalization", "--smoothing_mode", "gaussian", "--gaussian_sigma", "1.0", "--device", "cpu"])
+    return runs

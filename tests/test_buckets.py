@@ -19,27 +19,32 @@ def rows(table, *columns):
     return [tuple(row) for row in table[list(columns)].itertuples(index=False)]
 
 
-@pytest.mark.parametrize("name, expected", [
-    ("D1_L_00000000_g.fits", ("D1_L_00000000", "g")),
-    ("deep/er/D2_N_00025866_y.fits.gz", ("D2_N_00025866", "y")),
-    ("object_00000_g.fits", ("object_00000", "g")),
-    ("PS1-test_z.fit", ("PS1-test", "z")),
-    ("SDSSJ0029-0055.fits", ("SDSSJ0029-0055", "")),
-    ("VICS82-test_Ks.fits", ("VICS82-test_Ks", "")),
-    ("7-cutout-HSC-I-8279-pdr2_wide.fits", ("7-cutout-HSC-I-8279-pdr2_wide", "")),
-    ("a.b_r.FITS", ("a.b", "r")),
-    ("u.fits", ("u", "")),
-    ("_u.fits", ("_u", "")),
-    ("no_suffix_i", ("no_suffix", "i")),
-    ("two\nlines_i.fits", ("two\nlines", "i")),
-])
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("D1_L_00000000_g.fits", ("D1_L_00000000", "g")),
+        ("deep/er/D2_N_00025866_y.fits.gz", ("D2_N_00025866", "y")),
+        ("object_00000_g.fits", ("object_00000", "g")),
+        ("PS1-test_z.fit", ("PS1-test", "z")),
+        ("SDSSJ0029-0055.fits", ("SDSSJ0029-0055", "")),
+        ("VICS82-test_Ks.fits", ("VICS82-test_Ks", "")),
+        ("7-cutout-HSC-I-8279-pdr2_wide.fits", ("7-cutout-HSC-I-8279-pdr2_wide", "")),
+        ("a.b_r.FITS", ("a.b", "r")),
+        ("u.fits", ("u", "")),
+        ("_u.fits", ("_u", "")),
+        ("no_suffix_i", ("no_suffix", "i")),
+        ("two\nlines_i.fits", ("two\nlines", "i")),
+    ],
+)
 def test_the_object_and_band_of_a_name(name, expected):
     assert buckets.parse_name(name) == expected
 
 
 def test_only_the_challenge_s_blind_ids_are_blind():
     blind = ["object_0", "object_00017"]
-    assert [name for name in [*blind, "object_", "object_1a", "my_object_1", "D1_L_00000000"] if buckets.is_blind(name)] == blind
+    assert [
+        name for name in [*blind, "object_", "object_1a", "my_object_1", "D1_L_00000000"] if buckets.is_blind(name)
+    ] == blind
 
 
 def test_the_release_s_own_layout(tmp_path):
@@ -54,7 +59,8 @@ def test_the_release_s_own_layout(tmp_path):
     assert rows(table, "object", "band", "domain", "label") == [
         (f"{letter}_{name}", band, domain, label)
         for letter, domain, label in (("D1_L", "slsim", 1), ("D1_N", "slsim", 0), ("D2_L", "hsc", 1))
-        for name, band in (("00000000", "g"), ("00000000", "r"), ("00000001", "g"))]
+        for name, band in (("00000000", "g"), ("00000000", "r"), ("00000001", "g"))
+    ]
     assert table["path"][0] == str(tmp_path / "slsim_lenses/slsim_lenses/D1_L_00000000_g.fits")
 
 
@@ -62,7 +68,10 @@ def test_what_is_no_cutout_is_not_an_input(tmp_path):
     for name in ("a_g.fits", "b_g.fits.gz", "c.fit", "d.fits.fz", "notes.txt", "e.fits.tmp", "parameters.fits"):
         touch(tmp_path / "in" / name)
     assert rows(buckets.images_inventory(tmp_path / "in"), "object", "domain", "label") == [
-        ("a", "unknown", -1), ("b", "unknown", -1), ("c", "unknown", -1)]
+        ("a", "unknown", -1),
+        ("b", "unknown", -1),
+        ("c", "unknown", -1),
+    ]
 
 
 def test_links_are_followed_and_circles_end(tmp_path):
@@ -86,6 +95,7 @@ def test_a_file_in_several_buckets_is_one_input_and_what_they_disagree_on_is_unk
     def link(bucket, number, to="disk"):
         (tmp_path / bucket).mkdir(exist_ok=True)
         (tmp_path / bucket / f"D1_L_0000000{number}_g.fits").symlink_to(f"../{to}/D1_L_0000000{number}_g.fits")
+
     link("slsim_lenses", 0)
     link("slsim_lenses", 1)
     link("slsim_nonlenses", 1)
@@ -95,7 +105,11 @@ def test_a_file_in_several_buckets_is_one_input_and_what_they_disagree_on_is_unk
         link(bucket, 3)
     table = buckets.inventory({bucket: tmp_path / bucket for bucket in buckets.BUCKETS})
     assert rows(table, "object", "domain", "label") == [
-        ("D1_L_00000000", "slsim", 1), ("D1_L_00000001", "slsim", -1), ("D1_L_00000002", "unknown", 1), ("D1_L_00000003", "unknown", -1)]
+        ("D1_L_00000000", "slsim", 1),
+        ("D1_L_00000001", "slsim", -1),
+        ("D1_L_00000002", "unknown", 1),
+        ("D1_L_00000003", "unknown", -1),
+    ]
     assert table["label"].dtype == np.int8
 
 
@@ -118,7 +132,9 @@ def test_the_blind_test_linked_into_four_buckets_has_no_label(tmp_path):
             source = touch(tmp_path / f"test_dataset_updated/object_{number:05d}_g.fits")
             (tmp_path / bucket / source.name).symlink_to(source)
     table = buckets.inventory(buckets.find_buckets(tmp_path))
-    assert rows(table, "object", "band", "domain", "label") == [(f"object_{number:05d}", "g", "unknown", -1) for number in range(3)]
+    assert rows(table, "object", "band", "domain", "label") == [
+        (f"object_{number:05d}", "g", "unknown", -1) for number in range(3)
+    ]
     alone = buckets.inventory({"hsc_lenses": tmp_path / "hsc_lenses"})
     assert set(alone["label"]) == {-1} and set(alone["domain"]) == {"unknown"}
 
@@ -128,9 +144,12 @@ def test_manifests(tmp_path):
     touch(tmp_path / "disk/a_g.fits")
     manifest = tmp_path / "lists" / "lenses.txt"
     manifest.parent.mkdir()
-    manifest.write_text(f"# two lenses\n\n../disk/b_r.fits\n  {tmp_path}/disk/a_g.fits  \n../disk/../disk/b_r.fits\n../disk/missing_i.fits\n")
+    manifest.write_text(
+        f"# our\n\n../disk/b_r.fits\n  {tmp_path}/disk/a_g.fits  \r\n../disk/../disk/b_r.fits\n../disk/missing_i.fits"
+    )
     table = buckets.inventory({"slsim_lenses": manifest, "hsc_lenses": None, "hsc_nonlenses": ""})
-    assert rows(table, "object", "band", "label") == [("b", "r", 1), ("a", "g", 1), ("missing", "i", 1)]  # their order is the input order
+    # their order is the input order
+    assert rows(table, "object", "band", "label") == [("b", "r", 1), ("a", "g", 1), ("missing", "i", 1)]
     assert table["path"][1] == str(tmp_path / "disk/a_g.fits") and os.path.exists(table["path"][0])
 
 
@@ -142,11 +161,14 @@ def test_what_a_person_gets_wrong_is_said_with_the_cure(tmp_path):
     for sources, words in [
         ({"slsim_lens": tmp_path}, "unknown bucket 'slsim_lens'.*did you mean 'slsim_lenses'"),
         ({}, "no data: give at least one of --slsim_lenses"),
-        ({"hsc_lenses": tmp_path / "nowhere"}, "--hsc_lenses '.*nowhere' does not exist: expected a folder of cutouts or a manifest"),
+        (
+            {"hsc_lenses": tmp_path / "nowhere"},
+            "--hsc_lenses '.*nowhere' does not exist: expected a folder of cutouts or a manifest",
+        ),
         ({"hsc_lenses": tmp_path / "empty"}, "--hsc_lenses '.*empty' holds no cutout: expected files named like"),
         ({"hsc_lenses": tmp_path / "blank.txt"}, "lists no file"),
         ({"hsc_lenses": tmp_path / "binary.txt"}, "cannot be read as a manifest"),
-        ({"hsc_lenses": tmp_path / "one_g.fits"}, "is one FITS file: expected the folder"),
+        ({"hsc_lenses": tmp_path / "one_g.fits"}, "is one FITS file: expected its folder"),
     ]:
         with pytest.raises(Mistake, match=words):
             buckets.inventory(sources)
@@ -172,5 +194,7 @@ def test_duplicates_are_found_by_object_and_band(tmp_path):
         touch(tmp_path / f"{name}.fits")
     table = buckets.duplicates(buckets.images_inventory(tmp_path))
     assert isinstance(table, pd.DataFrame)
-    assert rows(table, "path", "object", "band") == [(str(tmp_path / f"{folder}/a_g.fits"), "a", "g") for folder in "xyz"]
+    assert rows(table, "path", "object", "band") == [
+        (str(tmp_path / f"{folder}/a_g.fits"), "a", "g") for folder in "xyz"
+    ]
     assert len(buckets.duplicates(buckets.images_inventory(tmp_path / "x"))) == 0

@@ -9,14 +9,20 @@ from data import cutouts
 from data.store import Store
 
 FILES = [  # object, band, domain, label, reason
-    ("a", "g", "slsim", 1, ""), ("a", "r", "slsim", 1, ""), ("a", "i", "slsim", 1, ""),
-    ("b", "r", "hsc", 0, ""), ("b", "g", "hsc", 0, "truncated"), ("b", "i", "hsc", 0, ""),
-    ("c", "g", "hsc", 1, "empty file"), ("c", "r", "hsc", 1, "empty file"),
+    ("a", "g", "slsim", 1, ""),
+    ("a", "r", "slsim", 1, ""),
+    ("a", "i", "slsim", 1, ""),
+    ("b", "r", "hsc", 0, ""),
+    ("b", "g", "hsc", 0, "truncated"),
+    ("b", "i", "hsc", 0, ""),
+    ("c", "g", "hsc", 1, "empty file"),
+    ("c", "r", "hsc", 1, "empty file"),
     ("d", "", "slsim", 0, ""),
     ("e", "y", "slsim", 0, ""),
-    ("a", "g", "slsim", 1, ""),          # a duplicate, in another folder
-    ("a", "g", "hsc", 1, ""),            # the same id in another bucket is another object
-    ("object_1", "i", "unknown", -1, ""), ("object_1", "g", "unknown", -1, ""),
+    ("a", "g", "slsim", 1, ""),  # a duplicate, in another folder
+    ("a", "g", "hsc", 1, ""),  # the same id in another bucket is another object
+    ("object_1", "i", "unknown", -1, ""),
+    ("object_1", "g", "unknown", -1, ""),
 ]
 
 
@@ -52,7 +58,13 @@ def by_hand(examples, numbers):
         batch["label"].append(one["label"])
         batch["domain"].append({"slsim": 0, "hsc": 1, "unknown": -1}[one["domain"]])
         batch["index"].append(number)
-    types = {"image": torch.float32, "present": torch.bool, "label": torch.float32, "domain": torch.int64, "index": torch.int64}
+    types = {
+        "image": torch.float32,
+        "present": torch.bool,
+        "label": torch.float32,
+        "domain": torch.int64,
+        "index": torch.int64,
+    }
     return {name: torch.tensor(np.array(values)).to(types[name]) for name, values in batch.items()}
 
 
@@ -74,13 +86,38 @@ def test_a_batch_is_what_a_loop_over_files_gives(packed, mode):
 
 def test_single_mode_makes_an_example_of_each_good_file(packed):
     examples = cutouts.examples(packed, ALL, ["g", "r", "i"], "single")
-    assert examples.rows[:, 0].tolist() == [0, 1, 2, 3, 5, 8, 10, 11, 12, 13]  # 8 names no band, so it is of no other band either
-    assert examples.label.tolist() == [1, 1, 1, 0, 0, 0, 1, 1, -1, -1] and examples.domain.tolist() == [0, 0, 0, 1, 1, 0, 0, 1, -1, -1]
+    assert examples.rows[:, 0].tolist() == [
+        0,
+        1,
+        2,
+        3,
+        5,
+        8,
+        10,
+        11,
+        12,
+        13,
+    ]  # 8 names no band, so it is of no other band either
+    assert examples.label.tolist() == [1, 1, 1, 0, 0, 0, 1, 1, -1, -1] and examples.domain.tolist() == [
+        0,
+        0,
+        0,
+        1,
+        1,
+        0,
+        0,
+        1,
+        -1,
+        -1,
+    ]
     assert examples.example_of_row.tolist() == [0, 1, 2, 3, -1, 4, -1, -1, 5, -1, 6, 7, 8, 9]
     assert list(examples.object) == ["a", "a", "a", "b", "b", "d", "a", "a", "object_1", "object_1"]
     assert examples.names([0, 4, 5]) == ["a_g", "b_i", "d"]
     assert examples.left_out.to_dict("list") == {"row": [9], "reason": ["band y is not among g r i"]}
-    assert examples.report == ("10 examples of 1 channel from 10 of 14 files", "files in no example: 1 (band y is not among g r i)")
+    assert examples.report == (
+        "10 examples of 1 channel from 10 of 14 files",
+        "files in no example: 1 (band y is not among g r i)",
+    )
 
 
 def test_stack_mode_makes_an_example_of_each_object(packed):
@@ -90,13 +127,17 @@ def test_stack_mode_makes_an_example_of_each_object(packed):
     assert list(examples.object) == ["a", "b", "a", "object_1"] == examples.names([0, 1, 2, 3])
     assert examples.example_of_row.tolist() == [0, 0, 0, 1, -1, 1, -1, -1, -1, -1, 0, 2, 3, 3]
     assert examples.files(0).tolist() == [0, 1, 2, 10] and examples.files(1).tolist() == [3, 5]
-    assert examples.left_out.to_dict("list") == {"row": [8, 9], "reason": ["no band in the file name", "band y is not among r g i"]}
+    assert examples.left_out.to_dict("list") == {
+        "row": [8, 9],
+        "reason": ["no band in the file name", "band y is not among r g i"],
+    }
     assert examples.report == (
         "4 examples of 3 channels from 9 of 14 files",
         "files in no example: 2 (no band in the file name; band y is not among r g i)",
         "bands missing and masked: r 2, g 1, i 1 (of 4 objects, 3 are incomplete)",
         "files of a band that their object has already: 1 (the first is used)",
-        "objects left out, without a good file of the bands r g i: 3")
+        "objects left out, without a good file of the bands r g i: 3",
+    )
 
 
 @pytest.mark.parametrize("mode", cutouts.BAND_MODES)

@@ -62,5 +62,5 @@ def test_a_file_holds_one_noun(file):
 def test_nothing_unsafe_is_in_the_tree():
     bad = re.compile(r"pickle\.load|yaml\.load\(|\beval\(|\bexec\(|extractall|weights_only=False|nan_to_num")
     for file in FILES:
-        lines = [line for line in file.read_text().splitlines() if bad.search(line) and ".eval()" not in line]
+        lines = [line for line in file.read_text().splitlines() if bad.search(line.replace(".eval(", ""))]
         assert not lines, f"{file}: {lines}"

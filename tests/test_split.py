@@ -8,10 +8,16 @@ from hypothesis import strategies as st
 from data import split
 from utils.mistake import Mistake
 
-IDS = st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(lambda name: not split.is_blind(name)), max_size=40)
+IDS = st.lists(
+    st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(lambda name: not split.is_blind(name)),
+    max_size=40,
+)
 SEED = st.integers(0, 2**31)
-FRACTIONS = st.tuples(st.integers(0, 100), st.integers(0, 100), st.integers(0, 100), st.integers(0, 100)).filter(any).map(
-    lambda parts: tuple(part / sum(parts) for part in parts[:3]))
+FRACTIONS = (
+    st.tuples(st.integers(0, 100), st.integers(0, 100), st.integers(0, 100), st.integers(0, 100))
+    .filter(any)
+    .map(lambda parts: tuple(part / sum(parts) for part in parts[:3]))
+)
 QUICK = settings(max_examples=80, deadline=None)
 MANY = np.array([f"D{1 + i % 2}_L_{i:08d}" for i in range(20000)], dtype=object)
 
@@ -32,7 +38,7 @@ def test_bands_of_an_object_are_never_in_two_splits(ids, seed, fractions, random
 def test_adding_files_moves_nobody(ids, more, seed, fractions):
     alone = split.split_of(ids, seed, *fractions)
     together = split.split_of(more + ids, seed, *fractions)
-    np.testing.assert_array_equal(together[len(more):], alone)
+    np.testing.assert_array_equal(together[len(more) :], alone)
 
 
 @QUICK
@@ -72,13 +78,17 @@ def test_five_training_seeds_share_one_split():
 
 def test_an_independent_reading_of_the_definition():
     import hashlib
+
     for name in MANY[:200]:
         number = int.from_bytes(hashlib.blake2b(f"split 7 {name}".encode(), digest_size=8).digest(), "big") / 2**64
         expected = "train" if number < 0.5 else "val" if number < 0.75 else "test" if number < 0.9 else ""
         assert split.split_of([name], 7, 0.5, 0.25, 0.15)[0] == expected
 
 
-@pytest.mark.parametrize("fractions", [(0.7, 0.15, 0.15), (0.01, 0.01, 0.98), (1 / 3, 1 / 3, 1 / 3), (0.2, 0.1, 0.0), (0.0, 0.0, 1.0), (0.0, 0.0, 0.0)])
+@pytest.mark.parametrize(
+    "fractions",
+    [(0.7, 0.15, 0.15), (0.01, 0.01, 0.98), (1 / 3, 1 / 3, 1 / 3), (0.2, 0.1, 0.0), (0.0, 0.0, 1.0), (0.0, 0.0, 0.0)],
+)
 def test_fractions_are_honoured_within_binomial_error(fractions):
     of = split.split_of(MANY, 42, *fractions)
     for name, fraction in zip((*split.SPLITS, ""), (*fractions, 1 - sum(fractions))):
@@ -93,8 +103,14 @@ def test_taking_a_fraction_is_independent_of_the_split():
         assert abs(kept[here].mean() - 0.1) < 4 * np.sqrt(0.09 / here.sum())
 
 
-@pytest.mark.parametrize("fractions, words", [((0.7, 0.2, 0.2), "= 1.1: the sum must not exceed 1"), ((-0.1, 0.5, 0.5), "--train_frac -0.1: expected"),
-                                              ((0.5, float("nan"), 0.5), "--val_frac nan: expected")])
+@pytest.mark.parametrize(
+    "fractions, words",
+    [
+        ((0.7, 0.2, 0.2), "= 1.1: the sum must not exceed 1"),
+        ((-0.1, 0.5, 0.5), "--train_frac -0.1: expected"),
+        ((0.5, float("nan"), 0.5), "--val_frac nan: expected"),
+    ],
+)
 def test_impossible_fractions_are_refused(fractions, words):
     with pytest.raises(Mistake, match=words):
         split.split_of(["a"], 42, *fractions)
@@ -119,8 +135,17 @@ def test_stratification_counts_objects_and_warns_only_of_what_chance_does_not_ex
     assert warnings == [] and table["objects"].sum() == len(MANY)
     assert table["sigma"].abs().max() < 4
     for (name, domain, label), row in table.set_index(["split", "domain", "label"]).iterrows():
-        assert row["objects"] == ((index["split"] == name) & (index["domain"] == domain) & (index["label"] == label)).sum()
-    lost = index[~((index["split"] == "val") & (index["domain"] == "hsc") & (index["label"] == 1) & (np.arange(len(index)) % 3 > 0))]
+        assert (
+            row["objects"] == ((index["split"] == name) & (index["domain"] == domain) & (index["label"] == label)).sum()
+        )
+    lost = index[
+        ~(
+            (index["split"] == "val")
+            & (index["domain"] == "hsc")
+            & (index["label"] == 1)
+            & (np.arange(len(index)) % 3 > 0)
+        )
+    ]
     table, warnings = split.stratification(lost)
     assert any("split val" in line and "hsc with label 1" in line and "-" in line for line in warnings)
 

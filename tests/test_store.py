@@ -1,4 +1,6 @@
-"""data/store.py: what is packed is what astropy reads, what is bad is named, and no kill, crowd or full disk spoils a store."""
+"""data/store.py: what is packed is what astropy reads, what is bad is named, and no kill, crowd or full disk spoils a
+store.
+"""
 import io
 import json
 import os
@@ -41,7 +43,10 @@ def quiet(line):
 
 def template():
     image = np.zeros((1, 41, 41))
-    columns = [fits.Column("Lens ID", "24A", array=np.array(["D1_L_00000000"])), fits.Column("band_g", "1681E", dim="(41,41)", array=image)]
+    columns = [
+        fits.Column("Lens ID", "24A", array=np.array(["D1_L_00000000"])),
+        fits.Column("band_g", "1681E", dim="(41,41)", array=image),
+    ]
     stream = io.BytesIO()
     fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU.from_columns(columns)]).writeto(stream)
     return stream.getvalue()
@@ -53,7 +58,7 @@ def write_cutouts(folder, count, seed=0):
     folder.mkdir(parents=True, exist_ok=True)
     pixels = rng.normal(size=(count, 41, 41)).astype("f4")
     for number in range(count):
-        raw[5784:5784 + 6724] = pixels[number].astype(">f4").tobytes()
+        raw[5784 : 5784 + 6724] = pixels[number].astype(">f4").tobytes()
         (folder / f"D1_L_{number // 5:08d}_{'girzy'[number % 5]}.fits").write_bytes(raw)
     return pixels
 
@@ -62,7 +67,10 @@ BAD = {
     "a_truncated_g.fits": (lambda raw: raw[:9000], "truncated"),
     "b_empty_g.fits": (lambda raw: b"", "empty file"),
     "c_nan_g.fits": (lambda raw: raw[:5784] + b"\x7f\xc0\0\0" + raw[5788:], "1 of 1681 pixels are not finite"),
-    "d_size_g.fits": (lambda raw: image_file(np.zeros((64, 64), "f4")), "wrong geometry: HDU 0 is 64x64, expected 41x41"),
+    "d_size_g.fits": (
+        lambda raw: image_file(np.zeros((64, 64), "f4")),
+        "wrong geometry: HDU 0 is 64x64, expected 41x41",
+    ),
     "e_type_g.fits": (lambda raw: raw.replace(b"'1681E   '", b"'6724A   '"), "has format '6724A', expected numbers"),
     "f_text_g.fits": (lambda raw: b"<html>404 not found</html>" * 200, "not a FITS file"),
     "g_gone_g.fits": (None, "cannot be opened: No such file"),
@@ -95,11 +103,18 @@ def test_what_is_packed_is_what_was_written(tmp_path, monkeypatch, workers):
     np.testing.assert_array_equal(packed.pixels, pixels[order])
     assert packed.pixels.dtype == np.float32 and not packed.pixels.flags.writeable
     pd.testing.assert_frame_equal(packed.index.drop(columns="reason"), inventory)
-    assert packed.good.all() and packed.summary() == [f"50 files in {tmp_path / 'out'}, 0 of them quarantined (quarantine.csv)"]
+    assert packed.good.all() and packed.summary() == [
+        f"50 files in {tmp_path / 'out'}, 0 of them quarantined (quarantine.csv)"
+    ]
     assert packed.manifest["files"] == packed.manifest["good"] == 50 and len(packed.manifest["crc32"]) == 4
     packed.verify()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "index.parquet", "lock", "manifest.json", "pixels.npy", "quarantine.csv"]
+        "index.parquet",
+        "lock",
+        "manifest.json",
+        "pixels.npy",
+        "quarantine.csv",
+    ]
 
 
 def test_another_geometry(tmp_path):
@@ -120,7 +135,11 @@ def test_bad_files_are_named_with_a_reason_and_the_others_packed(tmp_path):
     inventory = buckets.inventory({"slsim_lenses": tmp_path / "in"})
     packed = store.pack(inventory, tmp_path / "out", say=quiet)
     assert len(packed.index) == 5 + len(BAD) + 2 == len(packed.pixels)
-    reasons = {os.path.basename(path): reason for path, reason in packed.index[["path", "reason"]].itertuples(index=False) if reason}
+    reasons = {
+        os.path.basename(path): reason
+        for path, reason in packed.index[["path", "reason"]].itertuples(index=False)
+        if reason
+    }
     assert list(reasons) == list(BAD)
     for name, (_, words) in BAD.items():
         assert words in reasons[name], name
@@ -130,7 +149,10 @@ def test_bad_files_are_named_with_a_reason_and_the_others_packed(tmp_path):
     assert packed.manifest["quarantined"] == len(BAD) and packed.manifest["good"] == 7
     np.testing.assert_array_equal(packed.pixels[packed.index["object"] == "D1_L_00000000"][0], pixels[0])
     assert len(buckets.duplicates(packed.index)) == 2
-    assert packed.summary()[0].endswith("7 of them quarantined (quarantine.csv)") and packed.summary()[-1] == "  and 4 more"
+    assert (
+        packed.summary()[0].endswith("7 of them quarantined (quarantine.csv)")
+        and packed.summary()[-1] == "  and 4 more"
+    )
 
 
 def test_a_second_use_is_free_and_a_change_is_noticed(tmp_path, monkeypatch):
@@ -169,8 +191,11 @@ def test_a_store_in_a_fixed_place_is_packed_anew_when_its_files_change(tmp_path)
 
 
 def start(tmp_path, workers, out="out"):
-    return subprocess.Popen([sys.executable, "-c", PACK, str(ROOT), str(tmp_path / "in"), str(tmp_path / out), str(workers)],
-                            stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", PACK, str(ROOT), str(tmp_path / "in"), str(tmp_path / out), str(workers)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def blocks_done(tmp_path):
@@ -242,7 +267,10 @@ def test_whoever_dies_leaves_no_process_and_a_state_to_go_on_from(tmp_path, how)
     said = process.communicate(timeout=60)[1]
     assert process.returncode not in (0, None)
     if how == "worker killed":
-        assert "a packing process was killed by signal 9 among files" in said and "run the same command again, with fewer workers" in said
+        assert (
+            "a packing process was killed by signal 9 among files" in said
+            and "run the same command again, with fewer workers" in said
+        )
         assert "Traceback" not in said
     until = time.monotonic() + 30
     while any(alive(worker) for worker in workers):  # those of a terminated parent end when their input does
@@ -265,10 +293,23 @@ def alive(pid):
 def test_a_packing_process_minds_no_signal_of_the_scheduler(tmp_path):
     write_cutouts(tmp_path / "in", 2)
     (tmp_path / "pixels.npy").write_bytes(bytes(2 * 6724))
-    job = {"record": str(tmp_path / "block.json"), "pixels": str(tmp_path / "pixels.npy"), "offset": 0, "first": 0, "shape": [41, 41],
-           "paths": [str(path) for path in sorted((tmp_path / "in").iterdir())]}
-    worker = subprocess.Popen([sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); from data.blocks import serve; serve()"],
-                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    job = {
+        "record": str(tmp_path / "block.json"),
+        "pixels": str(tmp_path / "pixels.npy"),
+        "offset": 0,
+        "first": 0,
+        "shape": [41, 41],
+        "paths": [str(path) for path in sorted((tmp_path / "in").iterdir())],
+    }
+    worker = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"import sys; sys.path.insert(0, {str(ROOT)!r}); from data.blocks import serve; serve()",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     for _ in range(2):
         worker.stdin.write(json.dumps(job).encode() + b"\n")
         worker.stdin.flush()
@@ -285,11 +326,14 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     inventory = buckets.images_inventory(tmp_path / "in")
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6 - 1000, 1000))
-        with pytest.raises(Mistake, match="out' has 1,000 bytes free, the store needs 134,480 more: make room or choose another folder"):
+        with pytest.raises(
+            Mistake, match="out' has 1,000 bytes free, the store needs 134,480 more: make room or choose another folder"
+        ):
             store.pack(inventory, tmp_path / "out", say=quiet)
 
     def no_space(_):
         raise OSError(28, "No space left on device")
+
     with monkeypatch.context() as patch:
         patch.setattr(blocks.os, "fsync", no_space)
         with pytest.raises(Mistake, match="out' is full .No space left on device.: the store needs 134,480 bytes"):
@@ -301,10 +345,18 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
 def test_a_file_that_may_not_grow_is_one_line_too(tmp_path, workers):
     """As quota and full disk, but by the system itself and through the worker processes."""
     write_cutouts(tmp_path / "in", 32)
-    process = subprocess.Popen([sys.executable, "-c", PACK, str(ROOT), str(tmp_path / "in"), str(tmp_path / "out"), str(workers)],
-                               stderr=subprocess.PIPE, text=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16)))
+    process = subprocess.Popen(
+        [sys.executable, "-c", PACK, str(ROOT), str(tmp_path / "in"), str(tmp_path / "out"), str(workers)],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16)),
+    )
     said = process.communicate()[1]
-    assert process.returncode == 1 and "is full (File too large): the store needs 215,168 bytes" in said and "Traceback" not in said
+    assert (
+        process.returncode == 1
+        and "is full (File too large): the store needs 215,168 bytes" in said
+        and "Traceback" not in said
+    )
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
@@ -318,7 +370,10 @@ def test_nothing_readable_is_a_mistake_with_the_first_reasons(tmp_path):
     (tmp_path / "in").mkdir()
     write_bad(tmp_path / "in")
     for _ in range(2):
-        with pytest.raises(Mistake, match="none of 7 files can be used: .*a_truncated_g.fits: truncated.*; .*b_empty_g.fits: empty file; .*41x41"):
+        with pytest.raises(
+            Mistake,
+            match="none of 7 files can be used: .*a_truncated_g.fits: truncated.*; .*b_empty_g.fits: empty.*41x41",
+        ):
             store.pack(buckets.images_inventory(tmp_path / "in"), tmp_path / "out", say=quiet)
 
 
@@ -327,6 +382,7 @@ def test_trouble_of_the_machine_is_not_blamed_on_the_files(tmp_path, monkeypatch
 
     def stale(*_):
         raise OSError(116, "Stale file handle")
+
     with monkeypatch.context() as patch:
         patch.setattr(blocks, "read_cutout", stale)
         with pytest.raises(OSError, match="Stale file handle"):
@@ -344,9 +400,14 @@ def test_damage_is_noticed(tmp_path, monkeypatch):
         (tmp_path / "out" / name).write_bytes(spoil(good[name]))
         packed = store.open_store(tmp_path / "out")
         packed.verify()
+
     flip = 128 + 6724 * 5 + 17
     for name, spoil, words in [
-        ("pixels.npy", lambda raw: raw[:flip] + bytes([raw[flip] ^ 1]) + raw[flip + 1:], "rows 4 to 7 of pixels.npy differ"),
+        (
+            "pixels.npy",
+            lambda raw: raw[:flip] + bytes([raw[flip] ^ 1]) + raw[flip + 1 :],
+            "rows 4 to 7 of pixels.npy differ",
+        ),
         ("pixels.npy", lambda raw: raw[:-100], "is damaged or foreign"),
         ("index.parquet", lambda raw: raw[:-9] + b"x" + raw[-8:], "index.parquet differs from its checksum"),
         ("manifest.json", lambda raw: raw[:50], "manifest.json"),
@@ -371,6 +432,8 @@ def test_real_files_are_packed_beside_their_bad_ones(tmp_path, shared_data):
     inventory = buckets.images_inventory(shared_data("lens/hsc_stars"))
     packed = store.pack(inventory, tmp_path / "out", (25, 25), say=quiet)
     assert packed.good.sum() == 7 and set(packed.index.loc[~packed.good, "reason"]) == {
-        "wrong geometry: HDU 1 is 24x25, expected 25x25", "wrong geometry: HDU 1 is 25x24, expected 25x25"}
+        "wrong geometry: HDU 1 is 24x25, expected 25x25",
+        "wrong geometry: HDU 1 is 25x24, expected 25x25",
+    }
     for row in np.flatnonzero(packed.good):
         np.testing.assert_array_equal(packed.pixels[row], fits.getdata(packed.index["path"][row], 1))

@@ -1,0 +1,62 @@
+"""One row for each input file: the probabilities of examples, written for the files they were made of."""
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from data.cutouts import Cutouts
+
+ROWS = 200_000           # rows of a table that are put into words at once
+
+
+def frames(rows: np.ndarray, examples: Cutouts, probs: np.ndarray, threshold: float, refused_are_zero: bool) -> Iterator[pd.DataFrame]:
+    """path, domain, label, prob, pred and reason of the input files, some rows at a time, in input order.
+
+    rows   [R] int64     rows of the store's index
+    probs  [E] float32   of the examples; those after the last were not predicted
+    A file without a probability has a reason, and prob and pred missing, or 0 with `refused_are_zero`.
+    """
+    index, left_out = examples.store.index, dict(zip(examples.left_out["row"], examples.left_out["reason"]))
+    for start in range(0, len(rows), ROWS):
+        some = rows[start:start + ROWS]
+        files, example = index.iloc[some], examples.example_of_row[some]
+        known = (example >= 0) & (example < len(probs))
+        prob = np.full(len(some), np.nan, np.float32)
+        prob[known] = probs[example[known]]
+        reason = files["reason"].to_numpy(dtype=object).copy()
+        for i in np.flatnonzero(~known & (reason == "")):
+            reason[i] = left_out.get(some[i], "beyond --max_samples")
+        if refused_are_zero:
+            prob[~known] = 0
+        label = files["label"].astype("Int8")
+        pred = pd.array(prob >= threshold, "Int8")
+        pred[np.isnan(prob)] = pd.NA
+        yield files[["path", "domain"]].assign(label=label.mask(label < 0), prob=prob, pred=pred, reason=reason)
+
+
+def write(tables: Iterator[pd.DataFrame], rows: int, out: Path, which: str) -> int:
+    """Write pred_<which>.csv, quarantine_<which>.csv and probs_, labels_, preds_<which>.npy; count files without a prob.
+
+    In the arrays [rows] NaN, and -1 in preds, stands for what is not known. Each file appears whole or not at all.
+    """
+    arrays = {name: np.lib.format.open_memmap(out / f".{name}.tmp", "w+", kind, (rows,))
+              for name, kind in (("probs", np.float32), ("labels", np.float32), ("preds", np.int8))}
+    at, refused = 0, 0
+    with open(out / ".pred.tmp", "w") as pred, open(out / ".quarantine.tmp", "w") as quarantine:
+        for table in tables:
+            here, head = slice(at, at + len(table)), at == 0
+            arrays["probs"][here] = table["prob"]
+            arrays["labels"][here] = table["label"].to_numpy(np.float32, na_value=np.nan)
+            arrays["preds"][here] = table["pred"].to_numpy(np.int8, na_value=-1)
+            table[["path", "domain", "label", "prob", "pred"]].to_csv(pred, index=False, header=head)
+            bad = table.loc[table["reason"] != "", ["path", "reason"]]
+            bad.to_csv(quarantine, index=False, header=head)
+            at, refused = at + len(table), refused + len(bad)
+    for name, array in arrays.items():
+        array.flush()
+        os.replace(out / f".{name}.tmp", out / f"{name}_{which}.npy")
+    os.replace(out / ".pred.tmp", out / f"pred_{which}.csv")
+    os.replace(out / ".quarantine.tmp", out / f"quarantine_{which}.csv")
+    return refused

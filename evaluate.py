@@ -1,0 +1,156 @@
+"""Judge predictions: figures of merit with confidence intervals, the best threshold, calibration, figures.
+
+    python evaluate.py --tag val --from_csv --csv runs/nano_s42/pred_val/pred_val.csv --per_domain --plot
+    python evaluate.py --tag test --from_csv --csv pred_test.csv --by_object --threshold_file ens/threshold.txt
+    python evaluate.py --tag test --from_npy --labels labels_test.npy --probs probs_test.npy --optimize_threshold
+
+Writes metrics_<tag>.json and metrics_<tag>.csv (scope,metric,value), and with --plot figures as PNG and PDF, with their
+numbers as CSV. A row is called a lens if prob >= threshold. Rows without a label or a probability are counted and left out.
+"""
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from data.buckets import parse_name
+from utils import config, figures_of_merit, files, plots, predictions, scores
+from utils.mistake import Mistake
+
+
+@dataclass(frozen=True)
+class Config:
+    tag: str = "test"                # names the outputs: metrics_<tag>.json
+    from_csv: bool = False           # read --csv
+    csv: str = ""                    # table path,domain,label,prob,pred of predict.py or ensemble.py
+    from_npy: bool = False           # read --labels and --probs
+    labels: str = ""                 # labels_<split>.npy
+    probs: str = ""                  # probs_<split>.npy
+    preds: str = ""                  # preds_<split>.npy: compared with prob >= threshold, a difference is reported
+    threshold: float = 0.5           # a lens is called where prob >= threshold
+    threshold_file: str = ""         # file that holds the threshold, as ensemble.py writes it
+    optimize_threshold: bool = False     # take the threshold with the largest Youden's J on these very predictions
+    by_object: bool = False          # fuse the bands of an object first: the mean of their probabilities
+    per_domain: bool = False         # figures for each domain too
+    plot: bool = False               # figures
+    bootstrap: int = 1000            # replicates behind the 95 % intervals; 0 = none
+    seed: int = 42                   # of the bootstrap
+    out_dir: str = "./eval_outputs"  # where the outputs go
+
+    def __post_init__(self):
+        if not self.tag or set(self.tag) & set("/\\"):
+            raise Mistake(f"--tag {self.tag!r}: expected a word that can stand in a file name")
+        if bool(self.csv) == bool(self.labels or self.probs) or bool(self.labels) != bool(self.probs):
+            raise Mistake("expected either --from_csv --csv FILE, or --from_npy --labels FILE --probs FILE")
+        if self.from_csv and not self.csv or self.from_npy and not self.probs:
+            raise Mistake("--from_csv goes with --csv FILE, --from_npy with --labels FILE and --probs FILE")
+        if self.preds and self.csv:
+            raise Mistake("--preds goes with --from_npy; a CSV has its own")
+        if self.csv == "" and (self.by_object or self.per_domain):
+            raise Mistake("--by_object and --per_domain need names and domains, which NPY files lack: use --from_csv")
+        if not np.isfinite(self.threshold) or self.bootstrap < 0 or self.seed < 0:
+            raise Mistake(f"--threshold {self.threshold}, --bootstrap {self.bootstrap}, --seed {self.seed}: expected numbers >= 0")
+
+
+def read_table(options: Config) -> tuple[pd.DataFrame, np.ndarray | None]:
+    """The predictions, and for rows that are single bands the object of each (None if every row stands alone)."""
+    if not options.csv:
+        return predictions.read_arrays(options.labels, options.probs), None
+    table = predictions.read(options.csv)
+    objects = pd.Series([parse_name(path)[0] for path in table["path"]])
+    if not options.by_object:
+        repeated = pd.MultiIndex.from_arrays([objects, table["domain"], table["label"]]).duplicated().any()
+        return table, np.asarray(objects) if repeated else None
+    fused = predictions.fused(table, [objects.rename("object"), table["domain"], table["label"]])
+    print(f"{len(table)} rows fused to {len(fused)} objects (mean of the bands' probabilities)")
+    return fused, None
+
+
+def read_threshold(path: str) -> float:
+    """The number in a threshold file. Raises Mistake if there is none."""
+    try:
+        threshold = float(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise Mistake(f"--threshold_file {path!r}: expected a file that holds one number, as ensemble.py writes it") from error
+    if not np.isfinite(threshold):
+        raise Mistake(f"--threshold_file {path!r}: holds {threshold}, expected a finite number")
+    return threshold
+
+
+def choose_threshold(options: Config, judged: pd.DataFrame, argv: list[str]) -> float:
+    """The threshold by the one of three flags that is given."""
+    given = [f"--{name}" for name in ("threshold", "threshold_file", "optimize_threshold") if name in config.given(argv, Config)]
+    if len(given) > 1:
+        raise Mistake(f"{' and '.join(given)}: give one of them")
+    if options.optimize_threshold:
+        threshold, j = figures_of_merit.youden(judged["label"], judged["prob"])
+        print(f"threshold {threshold!r}: Youden's J = {j:.4f} on these predictions; what is reported at it is optimistic for others")
+        return threshold
+    return read_threshold(options.threshold_file) if options.threshold_file else options.threshold
+
+
+def compare_preds(options: Config, table: pd.DataFrame, threshold: float) -> None:
+    """Say where --preds were made with another threshold."""
+    pred, prob = predictions.array(options.preds), table["prob"].to_numpy()
+    if pred.shape != prob.shape:
+        raise Mistake(f"--preds {options.preds!r}: {len(pred)} rows, expected {len(prob)} as in --probs")
+    if differ := int(((pred != (prob >= threshold)) & ~np.isnan(prob)).sum()):
+        print(f"{differ} of {len(pred)} --preds differ from prob >= {threshold!r}, which is what counts here")
+
+
+def draw(judged: pd.DataFrame, sheet: scores.Scores, options: Config) -> None:
+    """Every figure, and the numbers behind it."""
+    folder, threshold = Path(options.out_dir), sheet["global"]["threshold"]
+    label, prob = judged["label"].to_numpy(), judged["prob"].to_numpy()
+    parts = {scope: (label[here], prob[here]) for scope, here in scores.scopes(judged, options.per_domain).items()}
+    bins = {scope: figures_of_merit.reliability(*part) for scope, part in parts.items()}
+    single = [scope for scope in parts if scope != "global"] or ["global"]
+    groups = {f"{plots.title_of(scope)} {kind}": parts[scope][1][parts[scope][0] == value]
+              for scope in single for value, kind in ((1, "lenses"), (0, "non-lenses"))}
+    figures = dict(reliability=plots.reliability(bins), score_histogram=plots.score_histogram(groups, threshold),
+                   confusion=plots.confusion(sheet))
+    tables = dict(reliability=pd.concat([pd.DataFrame(dict(scope=scope) | table) for scope, table in bins.items()]),
+                  score_histogram=plots.histogram(groups),
+                  confusion=pd.DataFrame([dict(scope=scope) | {name: s[name] for name in ("threshold", "tn", "fp", "fn", "tp")}
+                                          for scope, s in sheet.items()]))
+    curves = {scope: figures_of_merit.curve(*part) for scope, part in parts.items() if 0 < part[0].mean() < 1}
+    if "global" in curves:
+        figures |= dict(roc=plots.roc(curves), precision_recall=plots.precision_recall(curves),
+                        purity_completeness=plots.purity_completeness(curves["global"], threshold))
+        tables["curves"] = plots.numbers(curves)
+    for name, figure in figures.items():
+        plots.save(figure, folder, f"{name}_{options.tag}")
+    for name, table in tables.items():
+        with files.whole(folder / f"{name}_{options.tag}.csv") as temporary:
+            table.to_csv(temporary, index=False)
+    print(f"figures: {', '.join(figures)} (PNG, PDF; numbers in {', '.join(tables)}_{options.tag}.csv)")
+
+
+def main(argv: list[str]) -> None:
+    options, = config.read(argv, Config)
+    table, objects = read_table(options)
+    judged = scores.known(table)
+    unlabelled, without = int(table["label"].isna().sum()), int(table["prob"].isna().sum())
+    if unlabelled or without:
+        print(f"{len(table)} rows: {unlabelled} without a label and {without} without a probability (quarantined) are left out")
+    threshold = choose_threshold(options, judged, argv)
+    if options.preds:
+        compare_preds(options, table, threshold)
+    sheet = scores.score(table, threshold, options.per_domain, options.bootstrap, options.seed, objects)
+    if objects is not None:
+        print("rows of one object are resampled together in the intervals; --by_object judges objects instead of files")
+    Path(options.out_dir).mkdir(parents=True, exist_ok=True)
+    about = dict(source=options.csv or options.probs, rows=len(table), unlabelled=unlabelled, quarantined=without,
+                 level="object" if options.by_object else "row", bootstrap=options.bootstrap, seed=options.seed)
+    scores.write(sheet, Path(options.out_dir), options.tag, about)
+    if options.plot:
+        draw(judged, sheet, options)
+    print(scores.lines(sheet))
+    for scope, figures in sheet.items():
+        if "undefined" in figures:
+            print(f"{scope}: {figures['undefined']}")
+    print(f"{Path(options.out_dir) / f'metrics_{options.tag}.json'}")
+
+
+if __name__ == "__main__":
+    config.run(main)

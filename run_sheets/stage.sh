@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# One stage of the pipeline, the same under every scheduler and without one:
+#   bash run_sheets/stage.sh train [seed]      bash run_sheets/stage.sh predict [seed]      bash run_sheets/stage.sh ensemble
+# In an array job the seed follows from the array index. Exit code 75: stopped with a checkpoint, to be run again.
+set -euo pipefail
+cd "${SLURM_SUBMIT_DIR:-${PBS_O_WORKDIR:-$(dirname "$0")/..}}"
+source run_sheets/site.sh
+eval "$PREPARE"
+stage=${1:-$STAGE}
+read -r -a seeds <<< "$SEEDS"
+index=${SLURM_ARRAY_TASK_ID:-${PBS_ARRAY_INDEX:-${PBS_ARRAYID:-}}}
+seed=${2:-${index:+${seeds[$index]}}}
+name=$(basename "$CONFIG" .yaml)
+
+case $stage in
+train)
+    run=$RUNS/${name}_s$seed
+    [ -e "$run/results.json" ] && { echo "$run is done"; exit 0; }
+    launch=("$PYTHON")
+    [ "$GPUS" -gt 1 ] && launch=("$PYTHON" -m torch.distributed.run --nproc_per_node "$GPUS")
+    # shellcheck disable=SC2086  EXTRA is several words
+    "${launch[@]}" train.py --config "$CONFIG" --data "$DATA" --seed "$seed" --save_dir "$run" --max_time "$MAX_TIME" $EXTRA &
+    child=$!
+    trap 'kill -TERM $child 2>/dev/null' USR1 TERM       # a batch system signals this shell; torchrun hands on TERM alone
+    code=0
+    wait $child || code=$?
+    while kill -0 $child 2>/dev/null; do code=0; wait $child || code=$?; done
+    [ -e "$run/results.json" ] && exit 0
+    [ $code -eq 0 ] && code=1
+    # torchrun turns the code of its ranks into 1; a run that stopped with a checkpoint says so in its log
+    [ $code -eq 1 ] && tail -n 1 "$run/train.log" 2>/dev/null | grep -q "run the same command again" && code=75
+    if [ $code -eq 75 ] && [ -n "${SLURM_JOB_ID:-}" ]; then
+        job=$SLURM_JOB_ID
+        [ -n "${SLURM_ARRAY_JOB_ID:-}" ] && job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+        scontrol requeue "$job"
+    fi
+    exit $code
+    ;;
+predict)
+    run=$RUNS/${name}_s$seed
+    "$PYTHON" predict.py --data "$DATA" --model_path "$run/best.pt" --which val --output_dir "$run/pred_val"
+    if [ -n "$BLIND" ]; then
+        "$PYTHON" predict.py --images "$BLIND" --model_path "$run/best.pt" --which test --output_dir "$run/pred_test"
+    else
+        "$PYTHON" predict.py --data "$DATA" --model_path "$run/best.pt" --which test --output_dir "$run/pred_test"
+    fi
+    ;;
+ensemble)
+    val=(); test=()
+    for seed in "${seeds[@]}"; do
+        val+=("$RUNS/${name}_s$seed/pred_val/pred_val.csv")
+        test+=("$RUNS/${name}_s$seed/pred_test/pred_test.csv")
+    done
+    "$PYTHON" ensemble.py --val "${val[@]}" --test "${test[@]}" --out_dir "$RUNS/${name}_ensemble"
+    ;;
+*)
+    echo "stage.sh: got '$stage', expected train, predict or ensemble" >&2
+    exit 2
+    ;;
+esac

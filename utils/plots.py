@@ -1,0 +1,210 @@
+"""Figures: each function returns a matplotlib Figure and touches no global state, so it can run in any thread.
+
+Curves are given by scope ("global", "domain::hsc"): one line each, told apart by colour and dash.
+Colours: Okabe & Ito, Color Universal Design (jfly.uni-koeln.de/color), safe for colour-blind readers.
+"""
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from utils import figures_of_merit, files
+from utils.figures_of_merit import Curve
+
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+POINTS = 2000        # of a line; more would only make the file large
+
+
+def axes(xlabel: str, ylabel: str, width: float = 5.6, height: float = 4.4) -> tuple[Figure, Axes]:
+    """A figure with one set of axes, in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    ax = figure.add_subplot(xlabel=xlabel, ylabel=ylabel)
+    ax.grid(alpha=0.25, linewidth=0.6)
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure, ax
+
+
+def style(i: int) -> dict:
+    return dict(color=COLOURS[i % len(COLOURS)], linestyle=DASHES[i % len(DASHES)], linewidth=1.8)
+
+
+def title_of(scope: str) -> str:
+    return "all" if scope == "global" else scope.removeprefix("domain::")
+
+
+def shown(points: Curve) -> np.ndarray:
+    """Indices of about POINTS of the thresholds: dense where there are few false positives, even elsewhere."""
+    last = len(points.fp) - 1
+    few = np.searchsorted(points.fp, np.geomspace(1, max(points.fp[-1], 2), POINTS // 2).astype(int))
+    return np.unique(np.concatenate([[0], few - 1, few, np.linspace(0, last, POINTS // 2).astype(int)]).clip(0, last))
+
+
+def numbers(curves: Mapping[str, Curve]) -> pd.DataFrame:
+    """What the curves show: scope, threshold, tp, fp, tpr (completeness), fpr, precision (purity)."""
+    parts = []
+    for scope, points in curves.items():
+        threshold, tp, fp = (column[shown(points)] for column in points)
+        parts.append(pd.DataFrame(dict(
+            scope=scope, threshold=threshold, tp=tp, fp=fp, tpr=figures_of_merit.ratio(tp, points.tp[-1]),
+            fpr=figures_of_merit.ratio(fp, points.fp[-1]), precision=figures_of_merit.ratio(tp, tp + fp))))
+    return pd.concat(parts, ignore_index=True)
+
+
+def roc(curves: Mapping[str, Curve]) -> Figure:
+    """True against false positive rate, the latter on a log axis that begins where one false positive is."""
+    figure, ax = axes("False positive rate", "True positive rate (completeness)")
+    lowest = 0.5 / max(max(points.fp[-1] for points in curves.values()), 5)
+    for i, (scope, points) in enumerate(curves.items()):
+        table = numbers({scope: points})
+        area = figures_of_merit.area_under_roc(points.tp, points.fp)
+        ax.plot(np.append(lowest, table["fpr"].clip(lower=lowest)), np.append(0, table["tpr"]), drawstyle="steps-post",
+                label=f"{title_of(scope)}: AUC {area:.4f}", **style(i))
+    chance = np.geomspace(lowest, 1, 200)
+    ax.plot(chance, chance, color="0.6", linewidth=1, label="chance")
+    for rate in (1e-3, 1e-2):
+        if rate > lowest:
+            ax.axvline(rate, color="0.6", linewidth=0.8, linestyle=":")
+    ax.set(xscale="log", xlim=(lowest, 1), ylim=(0, 1.02))
+    ax.legend(loc="best", frameon=False)
+    return figure
+
+
+def precision_recall(curves: Mapping[str, Curve]) -> Figure:
+    """Precision against recall, with the share of lenses (what a random choice gives) as a thin line."""
+    figure, ax = axes("Recall (completeness)", "Precision (purity in this sample)")
+    for i, (scope, points) in enumerate(curves.items()):
+        table = numbers({scope: points})
+        value = figures_of_merit.average_precision(points.tp, points.fp)
+        ax.plot(np.append(0, table["tpr"]), np.append(table["precision"].iloc[0], table["precision"]),
+                label=f"{title_of(scope)}: AP {value:.4f}", **style(i))
+        ax.axhline(points.tp[-1] / (points.tp[-1] + points.fp[-1]), alpha=0.5, **style(i) | dict(linewidth=0.8))
+    ax.set(xlim=(0, 1.01), ylim=(0, 1.02))
+    ax.legend(loc="lower left", frameon=False, title="thin: a random choice")
+    return figure
+
+
+def reliability(tables: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """Share of lenses against mean probability in each bin (figures_of_merit.reliability), 68 % Wilson bars, and counts."""
+    figure = Figure(figsize=(5.6, 5.4), layout="constrained")
+    ax, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    ax.plot([0, 1], [0, 1], color="0.6", linewidth=1, label="calibrated")
+    for i, (scope, table) in enumerate(tables.items()):
+        there = table["n"] > 0
+        n, x, y = table["n"][there], table["prob"][there], table["lenses"][there]
+        middle, half = (y + 0.5 / n) / (1 + 1 / n), np.sqrt(y * (1 - y) / n + 0.25 / n**2) / (1 + 1 / n)
+        error = np.nansum(table["n"] * np.abs(table["prob"] - table["lenses"])) / table["n"].sum()
+        ax.errorbar(x, y, np.maximum([y - middle + half, middle + half - y], 0), marker="o", markersize=4, capsize=2,
+                    label=f"{title_of(scope)}: ECE {error:.4f}", **style(i))
+        below.stairs(table["n"], np.append(table["low"], 1.0), **style(i))
+    for part in (ax, below):
+        part.grid(alpha=0.25, linewidth=0.6)
+        part.spines[["top", "right"]].set_visible(False)
+    ax.set(ylabel="Share of lenses in the bin", xlim=(0, 1), ylim=(-0.02, 1.02))
+    below.set(xlabel="Probability of a lens", ylabel="Examples", yscale="log")
+    ax.legend(loc="upper left", frameon=False)
+    return figure
+
+
+def histogram(groups: Mapping[str, np.ndarray], bins: int = 50) -> pd.DataFrame:
+    """Counts in equal bins of probability: columns low, high, and one for each group."""
+    edges = np.linspace(0, 1, bins + 1)
+    return pd.DataFrame(dict(low=edges[:-1], high=edges[1:]) | {name: np.histogram(prob, edges)[0] for name, prob in groups.items()})
+
+
+def score_histogram(groups: Mapping[str, np.ndarray], threshold: float | None = None) -> Figure:
+    """How many examples have which probability, for groups such as "hsc lenses"; the threshold as a line."""
+    figure, ax = axes("Probability of a lens", "Examples per bin")
+    table = histogram(groups)
+    for i, name in enumerate(groups):
+        lens = not name.endswith("non-lenses")
+        ax.stairs(table[name], np.append(table["low"], 1.0), label=f"{name} ({len(groups[name]):,})",
+                  color=COLOURS[1 + i % 6], linewidth=1.8, linestyle="-" if lens else (0, (4, 1.5)), fill=False)
+    if threshold is not None:
+        ax.axvline(threshold, color="0.2", linewidth=1, linestyle=":", label=f"threshold {threshold:.4g}")
+    ax.set(xlim=(0, 1), yscale="log", ylim=(0.7, None))
+    ax.legend(loc="upper center", frameon=False, ncols=2 if len(groups) > 2 else 1, fontsize="small")
+    ax.set_ylim(0.7, 12 * max(1, table.drop(columns=["low", "high"]).to_numpy().max()))     # room for the legend
+    return figure
+
+
+def confusion(counts: Mapping[str, Mapping[str, float]]) -> Figure:
+    """The confusion matrix of every scope: counts, and the share of each true class."""
+    figure = Figure(figsize=(3.4 * len(counts) + 0.4, 3.5), layout="constrained")
+    for ax, (scope, s) in zip(np.atleast_1d(figure.subplots(1, len(counts))), counts.items()):
+        matrix = np.array([[s["tn"], s["fp"]], [s["fn"], s["tp"]]])
+        share = figures_of_merit.ratio(matrix, matrix.sum(1, keepdims=True))
+        ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        for (row, column), count in np.ndenumerate(matrix):
+            text = f"{count:,}" + ("" if np.isnan(share[row, column]) else f"\n{100 * share[row, column]:.2f} %")
+            ax.text(column, row, text, ha="center", va="center", color="white" if share[row, column] > 0.55 else "black")
+        ax.set(title=f"{title_of(scope)}, t = {s['threshold']:.4g}", xlabel="called", ylabel="is",
+               xticks=[0, 1], yticks=[0, 1], xticklabels=["non-lens", "lens"])
+        ax.set_yticklabels(["non-lens", "lens"], rotation=90, va="center")
+    return figure
+
+
+def purity_completeness(points: Curve, threshold: float) -> Figure:
+    """Purity and completeness of the selection prob >= t, against t."""
+    figure, ax = axes("Threshold on the probability", "Share")
+    table = numbers({"global": points})
+    for i, (name, label) in enumerate((("precision", "purity (in this sample)"), ("tpr", "completeness"),
+                                       ("fpr", "false positive rate")), start=1):
+        ax.plot(table["threshold"], table[name], label=label, **style(i) | dict(linestyle=DASHES[i - 1]))
+    ax.axvline(threshold, color="0.2", linewidth=1, linestyle=":", label=f"threshold {threshold:.4g}")
+    ax.set(xlim=(0, 1), ylim=(0, 1.02))
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+    ax.legend(loc="best", frameon=False)
+    return figure
+
+
+def mosaic(images: np.ndarray | Sequence[np.ndarray], titles: Sequence[str] = ()) -> Figure:
+    """Cutouts [N, H, W] side by side, each with an asinh stretch from its sky up to its 99.5 % quantile."""
+    columns = max(1, min(8, math.ceil(math.sqrt(len(images)))))
+    rows = max(1, math.ceil(len(images) / columns))
+    figure = Figure(figsize=(1.6 * columns, 1.8 * rows), layout="constrained")
+    for i, ax in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        ax.set_axis_off()
+        if i < len(images):
+            ax.imshow(stretched(np.asarray(images[i], np.float64)), cmap="gray", vmin=0, vmax=1, origin="lower",
+                      interpolation="nearest")
+            ax.set_title(titles[i] if i < len(titles) else "", fontsize=7, pad=2)
+    return figure
+
+
+def stretched(image: np.ndarray) -> np.ndarray:
+    """[H, W] in 0 to 1: asinh of the brightness over the sky in units of its scatter; missing pixels are black."""
+    if not np.isfinite(image).any():
+        return np.zeros(image.shape)
+    low, sky, high = np.nanquantile(np.where(np.isfinite(image), image, np.nan), [0.16, 0.5, 0.995])
+    scatter = max(sky - low, 1e-3 * (high - low), 1e-30)
+    bottom, top = np.arcsinh(-2.0), np.arcsinh(max((high - sky) / scatter, 2.0))
+    return np.where(np.isfinite(image), ((np.arcsinh((image - sky) / scatter) - bottom) / (top - bottom)).clip(0, 1), 0)
+
+
+def curves(training_log: pd.DataFrame) -> Figure:
+    """Loss, accuracy, AUC and learning rate against the epoch, from training_log.csv."""
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    panels = (("Loss", ["train_loss", "val_loss"]), ("Accuracy, AUC", ["train_acc", "val_acc", "val_auc"]), ("Learning rate", ["lr"]))
+    for ax, (ylabel, names) in zip(figure.subplots(1, 3), panels):
+        for i, name in enumerate([name for name in names if name in training_log], start=1):
+            ax.plot(training_log["epoch"], training_log[name], marker="." if len(training_log) < 40 else "", label=name,
+                    **style(i) | dict(linestyle=DASHES[i - 1]))
+        ax.set(xlabel="Epoch", ylabel=ylabel)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.grid(alpha=0.25, linewidth=0.6)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.legend(frameon=False, fontsize="small")
+    return figure
+
+
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """<name>.png and <name>.pdf; the same figure gives the same bytes."""
+    for kind, stamp in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+        with files.whole(folder / f"{name}.{kind}") as temporary:
+            figure.savefig(temporary, format=kind, dpi=150, metadata=stamp)
