@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 
 from data.buckets import parse_name
-from evaluate import read_threshold
 from utils import config, figures_of_merit, files, predictions, scores
 from utils.config import several
 from utils.mistake import Mistake
@@ -149,7 +148,7 @@ def main(argv: list[str]) -> None:
         val_rows = judged(val, options)
         threshold = choose(val_rows)
     else:
-        threshold = read_threshold(options.threshold_file)
+        threshold = scores.read_threshold(options.threshold_file)
     if options.test:
         test, level = assemble(options.test, options)
         test_rows = judged(test, options)

@@ -66,17 +66,6 @@ def read_table(options: Config) -> tuple[pd.DataFrame, np.ndarray | None]:
     return fused, None
 
 
-def read_threshold(path: str) -> float:
-    """The number in a threshold file. Raises Mistake if there is none."""
-    try:
-        threshold = float(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise Mistake(f"--threshold_file {path!r}: expected a file that holds one number, as ensemble.py writes it") from error
-    if not np.isfinite(threshold):
-        raise Mistake(f"--threshold_file {path!r}: holds {threshold}, expected a finite number")
-    return threshold
-
-
 def choose_threshold(options: Config, judged: pd.DataFrame, argv: list[str]) -> float:
     """The threshold by the one of three flags that is given."""
     given = [f"--{name}" for name in ("threshold", "threshold_file", "optimize_threshold") if name in config.given(argv, Config)]
@@ -86,7 +75,7 @@ def choose_threshold(options: Config, judged: pd.DataFrame, argv: list[str]) -> 
         threshold, j = figures_of_merit.youden(judged["label"], judged["prob"])
         print(f"threshold {threshold!r}: Youden's J = {j:.4f} on these predictions; what is reported at it is optimistic for others")
         return threshold
-    return read_threshold(options.threshold_file) if options.threshold_file else options.threshold
+    return scores.read_threshold(options.threshold_file) if options.threshold_file else options.threshold
 
 
 def compare_preds(options: Config, table: pd.DataFrame, threshold: float) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data import challenge as files
-from data.challenge_sky import BANDS
+from data.challenge_lenses import BANDS
 from utils import config
 from utils.config import several
 from utils.mistake import Mistake
@@ -26,18 +26,19 @@ DOMAINS = ("slsim", "hsc")
 
 @dataclass(frozen=True)
 class ChallengeConfig:
-    out: str = ""                                     # directory to write to (required)
-    objects: int = 1000                               # objects of each class in each domain, that is of each of the four folders
-    blind: int = 0                                    # objects of the unlabelled test set: half lenses, half of each domain
-    seed: int = 7                                     # an object's pixels follow from this, its folder and its number
-    bands: list[str] = several(*BANDS)                # bands to write
-    domains: list[str] = several(*DOMAINS)            # slsim: as one-year coadds of Rubin; hsc: as degraded HSC
-    workers: int = 2                                  # processes; they do not change a byte
+    out: str = ""                           # directory to write to (required)
+    objects: int = 1000                     # objects of each class in each domain, that is of each of the four folders
+    blind: int = 0                          # objects of the unlabelled test set: half lenses, half of each domain
+    seed: int = 7                           # an object's pixels follow from this, its folder and its number
+    bands: list[str] = several(*BANDS)      # bands to write
+    domains: list[str] = several(*DOMAINS)  # slsim: as one-year coadds of Rubin; hsc: as degraded HSC
+    workers: int = 2                        # processes; they do not change a byte
 
     def __post_init__(self):
         if not self.out:
             raise Mistake("--out is missing: give the directory to write to, for example --out simulated")
-        for flag, value, least in (("objects", self.objects, 0), ("blind", self.blind, 0), ("workers", self.workers, 1)):
+        for flag, least in (("objects", 0), ("blind", 0), ("workers", 1)):
+            value = getattr(self, flag)
             if value < least:
                 raise Mistake(f"--{flag} is {value}; give {least} or more")
         if self.objects + self.blind == 0:

@@ -18,7 +18,8 @@ from astropy.io import fits
 from astropy.table import Table
 
 from data.challenge_images import simulate_objects
-from data.challenge_sky import BANDS, SIZE
+from data.challenge_lenses import BANDS
+from data.challenge_sky import SIZE
 from utils.seeding import seed_from
 
 BATCH = 32               # objects rendered together, always, also at the end: floats may depend on the batch
@@ -132,8 +133,9 @@ def header_blind() -> bytes:
 
 def write_parameters(path: Path, label: int, rows: list[dict]) -> None:
     """parameters.fits of a bucket: one row an object, with the columns of the challenge's note."""
-    table = Table({ID_COLUMN[label]: np.array([row["id"] for row in rows])}
-                  | {name: np.array([row[name] for row in rows]) for name in (LENS_COLUMNS if label else OTHER_COLUMNS)})
+    columns = LENS_COLUMNS if label else OTHER_COLUMNS
+    table = Table({ID_COLUMN[label]: [row["id"] for row in rows]}
+                  | {name: [row[name] for row in rows] for name in columns})
     buffer = BytesIO()
     table.write(buffer, format="fits")
     path.write_bytes(buffer.getvalue())

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.challenge_sky import BANDS, PIXEL_SCALE, SIZE, ZERO_POINT, Component, Scene, draw_scenes, source_plane
+from data.challenge_lenses import BANDS, PIXEL_SCALE, ZERO_POINT, source_plane
+from data.challenge_sky import SIZE, Component, Scene, draw_scenes
 from physics import imaging, light
 
 SUPERSAMPLE = 4          # sub-pixels along a pixel's side where light is lensed or has arms: 0.05 arcsec

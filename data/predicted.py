@@ -1,5 +1,5 @@
 """One row for each input file: the probabilities of examples, written for the files they were made of."""
-import os
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from data.cutouts import Cutouts
+from utils import files
 
 ROWS = 200_000           # rows of a table that are put into words at once
 
@@ -41,10 +42,13 @@ def write(tables: Iterator[pd.DataFrame], rows: int, out: Path, which: str) -> i
 
     In the arrays [rows] NaN, and -1 in preds, stands for what is not known. Each file appears whole or not at all.
     """
-    arrays = {name: np.lib.format.open_memmap(out / f".{name}.tmp", "w+", kind, (rows,))
-              for name, kind in (("probs", np.float32), ("labels", np.float32), ("preds", np.int8))}
+    kinds = {"probs": np.float32, "labels": np.float32, "preds": np.int8}
     at, refused = 0, 0
-    with open(out / ".pred.tmp", "w") as pred, open(out / ".quarantine.tmp", "w") as quarantine:
+    with contextlib.ExitStack() as stack:
+        arrays = {name: np.lib.format.open_memmap(stack.enter_context(files.whole(out / f"{name}_{which}.npy")), "w+", kind, (rows,))
+                  for name, kind in kinds.items()}
+        pred, quarantine = (stack.enter_context(open(stack.enter_context(files.whole(out / f"{name}_{which}.csv")), "w"))
+                            for name in ("pred", "quarantine"))
         for table in tables:
             here, head = slice(at, at + len(table)), at == 0
             arrays["probs"][here] = table["prob"]
@@ -54,9 +58,6 @@ def write(tables: Iterator[pd.DataFrame], rows: int, out: Path, which: str) -> i
             bad = table.loc[table["reason"] != "", ["path", "reason"]]
             bad.to_csv(quarantine, index=False, header=head)
             at, refused = at + len(table), refused + len(bad)
-    for name, array in arrays.items():
-        array.flush()
-        os.replace(out / f".{name}.tmp", out / f"{name}_{which}.npy")
-    os.replace(out / ".pred.tmp", out / f"pred_{which}.csv")
-    os.replace(out / ".quarantine.tmp", out / f"quarantine_{which}.csv")
+        for array in arrays.values():
+            array.flush()
     return refused

@@ -97,7 +97,8 @@ class Preprocess(nn.Module):
         if image.shape[2:] != self.size:
             raise ValueError(f"got images {list(image.shape)}: expected {self.size[0]} x {self.size[1]} pixels")
         with torch.autocast(image.device.type, enabled=False):
-            x = image.float()
+            there = present[:, :, None, None]
+            x = torch.where(there, image.float(), 0.0)
             if self.smoothing == "guided":
                 x = guided_filter(x, self.guided_radius, self.guided_eps)
             elif self.smoothing != "none":
@@ -105,7 +106,7 @@ class Preprocess(nn.Module):
                 x = blur(x, self.kernels[domain] if self.smoothing == "psf" else self.kernels, self.edge)
             if self.normalise:
                 x = normalise(x, self.clip_q, self.low_clip_q, self.use_mad)
-            x = torch.where(present[:, :, None, None], x, 0.0)
+            x = torch.where(there, x, 0.0)
             if self.pad_to:
                 left, top = (self.pad_to - self.size[1]) // 2, (self.pad_to - self.size[0]) // 2
                 x = F.pad(x, (left, self.pad_to - self.size[1] - left, top, self.pad_to - self.size[0] - top))
@@ -191,7 +192,7 @@ def normalise(x: Tensor, clip_q: float, low_clip_q: float, use_mad: bool) -> Ten
     threshold = between(faint, BACKGROUND * last)
     count = (pixels <= threshold).sum(-1, keepdim=True)
     # pixels that tie with the threshold count as well: beyond the extremes that are at hand all are equal to it
-    background = faint.gather(-1, ((count - 1) // 2).clamp(max=math.ceil(BACKGROUND * last)))
+    background = faint.gather(-1, ((count - 1) // 2).clamp(0, math.ceil(BACKGROUND * last)))
     low = between(faint, low_clip_q * last) - background if low_clip_q >= 0 else None
     high = None
     if clip_q >= 0:

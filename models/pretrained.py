@@ -76,14 +76,14 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"no such file of weights: {path}")
-    if path.suffix == ".safetensors":
-        try:
-            from safetensors.torch import load_file
-        except ImportError as error:
-            raise ValueError(f"{path}: pip install safetensors to read it") from error
-        return load_file(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except ImportError as error:
+        raise ValueError(f"{path}: pip install safetensors to read it") from error
     except Exception as error:       # a bad file can raise anything here; whatever it is, the file is what to mend
         raise ValueError(f"{path} is not a file of tensors, or holds objects beside them, which may run code when "
                          f"read: save its state_dict alone ({type(error).__name__})") from error

@@ -31,12 +31,13 @@ def radius_ellipse(x: Tensor, y: Tensor, x0: Tensor | float, y0: Tensor | float,
 
 
 def b_sersic(index: Tensor) -> Tensor:
-    """b_n such that the half-light radius encloses half of the light, to 4e-4 at Sersic index n = 0.5 and 1e-6 from n = 2.
+    """b_n such that the half-light radius encloses half of the light, to 4e-4 at Sersic index 0.5, 1e-6 from 2.
 
     Source: Ciotti & Bertin 1999, A&A 352, 447, eq. 18.
     """
     n = index
-    return 2 * n - 1 / 3 + 4 / (405 * n) + 46 / (25515 * n**2) + 131 / (1148175 * n**3) - 2194697 / (30690717750 * n**4)
+    return (2 * n - 1 / 3 + 4 / (405 * n) + 46 / (25515 * n**2) + 131 / (1148175 * n**3)
+            - 2194697 / (30690717750 * n**4))
 
 
 def brightness_sersic(x: Tensor, y: Tensor, x0: Tensor | float, y0: Tensor | float, flux: Tensor | float,
@@ -71,7 +72,7 @@ def contrast_arms(x: Tensor, y: Tensor, x0: Tensor | float, y0: Tensor | float, 
     """Factor, of mean 1 along every ellipse, that turns a smooth disc into one with logarithmic spiral arms.
 
     arms: their number; sharpness: the concentration of the von Mises profile across an arm (0: none); pitch: angle in
-    radians (pi/2: straight spokes, as of clumps on a ring); phase in radians; scale (arcsec): the arms fade inside of it.
+    radians (pi/2: straight spokes, as of clumps on a ring); phase in radians; scale (arcsec): inside of it arms fade.
     """
     along, across = ellipse_axes(x, y, x0, y0, angle)
     along, across = along * axis_ratio**0.5, across / axis_ratio**0.5

@@ -64,7 +64,7 @@ def test_bands_of_an_object_share_its_split_and_every_seed_shares_the_split(chal
 
 
 def test_training_and_validation_never_see_an_unlabelled_file(challenge, tmp_path):
-    for number, path in enumerate(sorted((challenge / "test_dataset").glob("*.fits"))):
+    for path in (challenge / "test_dataset").glob("*.fits"):
         os.makedirs(tmp_path / "D" / "slsim_lenses", exist_ok=True)
         os.symlink(path, tmp_path / "D" / "slsim_lenses" / path.name)
     for bucket in ("slsim_nonlenses", "hsc_lenses", "hsc_nonlenses"):

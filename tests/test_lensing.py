@@ -147,7 +147,8 @@ def test_round_lens_and_centre():
     for dtype in (torch.float32, DOUBLE):
         x, y = (t.to(dtype).requires_grad_() for t in (x, y))
         total = sum(t.sum() for t in lensing.deflection_sie(x, y, 0.0, 0.0, 1.2, q.to(dtype), 0.3))
-        total = total + light.brightness_sersic(x, y, 0.0, 0.0, 1.0, 0.6, torch.tensor(4.0, dtype=dtype), 0.8, 0.0).sum()
+        index = torch.tensor(4.0, dtype=dtype)
+        total = total + light.brightness_sersic(x, y, 0.0, 0.0, 1.0, 0.6, index, 0.8, 0.0).sum()
         for gradient in torch.autograd.grad(total, (x, y, q)):
             assert torch.isfinite(gradient).all()
     with pytest.raises(ValueError, match="core is 0"):

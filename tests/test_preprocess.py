@@ -119,7 +119,8 @@ def test_normalise(options, side):
 
 
 def test_ties():
-    x = galaxies().clamp_min(1.5)                              # more than a fifth of the pixels share the lowest value
+    x = galaxies()
+    x = x.clamp_min(x.flatten(2).quantile(0.4, -1)[:, :, None, None])       # many pixels share the lowest value
     x[1, :, :30] = 0                                           # a dead part of the chip
     assert ((x == x.amin((2, 3), keepdim=True)).float().mean((2, 3)) > 0.2).all()
     assert_equal(run(Preprocess(), x), one_by_one(x, reference_normalise))

@@ -33,7 +33,7 @@ def intervals(label, prob, threshold: float, replicates: int, seed: int, objects
     groups = np.unique(np.asarray(objects), return_inverse=True)[1] if objects is not None else None
     at = 2 * np.searchsorted(-low, -prob) + label                    # [N] bin and class of each example
     size = np.bincount(at, minlength=2 * len(low)).reshape(-1, 2)    # [K, 2] others, lenses
-    error = figures_of_merit.ratio(np.bincount(at, (prob - label) ** 2, size.size).reshape(-1, 2), size)
+    error = np.bincount(at, (prob - label) ** 2, size.size).reshape(-1, 2) / np.maximum(size, 1)    # mean; 0 of nobody
     random, parts = np.random.default_rng(seed), []
     for start in range(0, replicates, CHUNK):
         chunk = min(CHUNK, replicates - start)
@@ -43,7 +43,7 @@ def intervals(label, prob, threshold: float, replicates: int, seed: int, objects
             weights = random.poisson(1.0, (chunk, groups.max() + 1))
             both = np.stack([np.bincount(at, weight[groups], size.size) for weight in weights]).reshape(chunk, -1, 2)
             drawn = [both[..., 0], both[..., 1]]
-        parts.append(figures(*drawn, np.nan_to_num(error, nan=0.0), int((low >= threshold).sum())))
+        parts.append(figures(*drawn, error, int((low >= threshold).sum())))
     tails = (50 - LEVEL / 2, 50 + LEVEL / 2)
     return {name: tuple(np.nanpercentile(values, tails).tolist()) for name in parts[0]
             if np.isfinite(values := np.concatenate([part[name] for part in parts])).any()}

@@ -16,14 +16,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from utils import distributed
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replace `path` by `text` in one step, so that a reader or a kill never meets half of it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+from utils import distributed, files
 
 
 class Log:
@@ -72,7 +65,8 @@ class Log:
             table = csv.DictWriter(text, history[-1].keys(), lineterminator="\n")
             table.writeheader()
             table.writerows(history)
-            write_whole(self.run_dir / "training_log.csv", text.getvalue())
+            with files.whole(self.run_dir / "training_log.csv") as temporary:
+                temporary.write_text(text.getvalue())
             epoch = int(history[-1]["epoch"])
             for name, value in history[-1].items():
                 self.writer.add_scalar(f"epoch/{name}", value, epoch)
@@ -113,4 +107,5 @@ def resident_gib() -> float:
 
 
 def write_json(path: Path, content: dict) -> None:
-    write_whole(path, json.dumps(content, indent=2, default=float) + "\n")
+    with files.whole(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, default=float) + "\n")

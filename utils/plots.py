@@ -118,18 +118,21 @@ def histogram(groups: Mapping[str, np.ndarray], bins: int = 50) -> pd.DataFrame:
 
 
 def score_histogram(groups: Mapping[str, np.ndarray], threshold: float | None = None) -> Figure:
-    """How many examples have which probability, for groups such as "hsc lenses"; the threshold as a line."""
+    """How many examples have which probability; the threshold as a line.
+
+    groups: probabilities by name, such as "hsc lenses" and "hsc non-lenses": a colour each domain, non-lenses dashed.
+    """
     figure, ax = axes("Probability of a lens", "Examples per bin")
-    table = histogram(groups)
-    for i, name in enumerate(groups):
-        lens = not name.endswith("non-lenses")
-        ax.stairs(table[name], np.append(table["low"], 1.0), label=f"{name} ({len(groups[name]):,})",
-                  color=COLOURS[1 + i % 6], linewidth=1.8, linestyle="-" if lens else (0, (4, 1.5)), fill=False)
+    table, domains = histogram(groups), list(dict.fromkeys(name.rpartition(" ")[0] for name in groups))
+    for name in groups:
+        domain, _, kind = name.rpartition(" ")
+        ax.stairs(table[name], np.append(table["low"], 1.0), label=f"{name} ({len(groups[name]):,})", linewidth=1.8,
+                  color=COLOURS[1 + domains.index(domain) % 6], linestyle=(0, (3, 1.2)) if kind.startswith("non") else "-")
     if threshold is not None:
         ax.axvline(threshold, color="0.2", linewidth=1, linestyle=":", label=f"threshold {threshold:.4g}")
-    ax.set(xlim=(0, 1), yscale="log", ylim=(0.7, None))
-    ax.legend(loc="upper center", frameon=False, ncols=2 if len(groups) > 2 else 1, fontsize="small")
-    ax.set_ylim(0.7, 12 * max(1, table.drop(columns=["low", "high"]).to_numpy().max()))     # room for the legend
+    highest = max(1, table.drop(columns=["low", "high"]).to_numpy().max())
+    ax.set(xlim=(0, 1), yscale="log", ylim=(0.7, highest ** 1.35 * 3))      # room for the legend
+    ax.legend(loc="upper center", frameon=False, ncols=2, fontsize="small")
     return figure
 
 
@@ -159,7 +162,7 @@ def purity_completeness(points: Curve, threshold: float) -> Figure:
     ax.axvline(threshold, color="0.2", linewidth=1, linestyle=":", label=f"threshold {threshold:.4g}")
     ax.set(xlim=(0, 1), ylim=(0, 1.02))
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-    ax.legend(loc="best", frameon=False)
+    ax.legend(loc="best", edgecolor="none", framealpha=0.85)
     return figure
 
 
