@@ -7,6 +7,8 @@ Writes pred_<which>.csv (path,domain,label,prob,pred), probs_, labels_ and preds
 which names each file that has no probability, with the reason. Network, bands, split and preprocessing come from the
 checkpoint. Interrupted, the same command goes on where it was; under torchrun the ranks share the work.
 """
+import utils  # noqa: F401  first, before torch: it says how threads wait
+
 import hashlib
 import os
 import shutil
@@ -94,8 +96,7 @@ def read_index(options: Config, task: lens.Config) -> tuple[store.Store, np.ndar
     if options.images and task.sources():
         raise Mistake(f"--images {options.images!r}: give it, or buckets, not both")
     table = buckets.images_inventory(options.images) if options.images else buckets.inventory(task.sources())
-    shape = (task.image_size, task.image_size)
-    packed = store.pack(table, store.store_directory(task.store_dir, table, shape), shape, max(1, options.num_workers))
+    packed = lens.pack(table, task, options.num_workers)
     index = lens.split_index(packed.index, task)
     if options.which == "all":
         rows = np.arange(len(index))

@@ -100,7 +100,8 @@ def claim(root: Path, options: ChallengeConfig) -> None:
 
 def spread(function, jobs: list, workers: int):
     """`function` of each job, in order, over processes."""
-    workers = min(workers, len(jobs))
+    # A process takes longer to start than to write a dozen batches.
+    workers = min(workers, max(1, len(jobs) // 12))
     if workers == 1:
         yield from map(function, jobs)
         return

@@ -5,6 +5,8 @@
 
 Running the same command again resumes the run, to the bit. Exit codes: utils/stop.py.
 """
+import utils  # noqa: F401  first, before torch: it says how threads wait
+
 import contextlib
 import shutil
 import sys
@@ -74,6 +76,8 @@ def train(task: Task, build_mode, options: TrainConfig, schedule: ScheduleConfig
           record: dict[str, Any], device: torch.device) -> tuple[dict[str, Any] | None, int]:
     """Run the loop to its end; return the results and 0, or None and the reason of an early stop (utils/stop.py)."""
     stop = Stop(options.max_time)
+    if not len(task.data["val"]):
+        raise Mistake("the validation split is empty: give more data or a larger --val_frac")
     monitor, sign = monitored(options.monitor, task)
     watched, watched_sign = monitored(schedule.plateau_monitor or monitor, task)
     model = task.model.to(device).train()                # always the bare module, never re-bound
@@ -170,7 +174,7 @@ def train(task: Task, build_mode, options: TrainConfig, schedule: ScheduleConfig
     if log.writer:
         write_json(run_dir / "results.json", results)
         plain = {k: v for k, v in record["options"].items() if isinstance(v, (int, float, str, bool))}
-        final = {f"test/{k}": v for k, v in results["test"].items() if isinstance(v, (int, float))}
+        final = {f"test/{k}": v for k, v in results.get("test", {}).items() if isinstance(v, (int, float))}
         log.writer.add_hparams(plain, final, run_name=".")
     log.info(f"finished: best epoch {results['best_epoch']} of {results['epochs']}, results in {run_dir}/results.json")
     log.close()
@@ -212,8 +216,6 @@ def measure(task: Task, model: nn.Module, split: str, options: TrainConfig, devi
         rows.append({name: column.cpu() for name, column in task.measure(network, batch).items()})
     mine = {name: torch.cat([row[name] for row in rows]) for name in rows[0]} if rows else {}
     parts = [part for part in distributed.gather(mine) if part]
-    if not parts:
-        raise Mistake(f"the {split} split is empty: give more data or a larger --{split}_frac")
     columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     turn = torch.cat([torch.arange(r, len(task.data[split]), len(parts)) for r in range(len(parts))]).argsort()
     return {name: column[turn] for name, column in columns.items()}
@@ -227,7 +229,7 @@ def judge_best(task: Task, model: nn.Module, run_dir: Path, options: TrainConfig
     model.load_state_dict(best["model"])
     report = task.report or task.summarise
     return dict(best_epoch=best["epoch"], last=history[-1]) \
-        | {split: report(measure(task, model, split, options, device)) for split in ("val", "test")}
+        | {split: report(measure(task, model, split, options, device)) for split in ("val", "test") if len(task.data[split])}
 
 
 def monitored(name: str, task: Task) -> tuple[str, float]:
@@ -285,7 +287,8 @@ def main(argv: list[str]) -> None:
         results, reason = train(task, (lambda run: mode.build(mode_config[0], run)) if mode else None,
                                 options, schedule, run_dir, record, device)
         if results and distributed.rank() == 0:
-            print(f"{run_dir}: " + "  ".join(f"test_{name} {results['test'][name]:.4f}" for name in task.monitors))
+            print(f"{run_dir}: " + "  ".join(f"{split}_{name} {results[split][name]:.4f}" for split in ("val", "test")
+                                             if split in results for name in task.monitors))
     if reason:
         sys.exit(exit_code(reason))
 

@@ -17,7 +17,7 @@ import numpy as np  # noqa: E402  the path above comes first
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
-from data import buckets, cutouts, predicted, store  # noqa: E402
+from data import buckets, cutouts, predicted  # noqa: E402
 from models.timm_door import import_timm  # noqa: E402
 from tasks import lens  # noqa: E402
 from utils import config  # noqa: E402
@@ -38,8 +38,7 @@ class Config:
 
 def main(argv: list[str]) -> None:
     options, task = config.read(argv, Config, lens.Config)
-    table = buckets.inventory(task.sources())
-    packed = store.pack(table, store.store_directory(task.store_dir, table), workers=max(1, options.num_workers))
+    packed = lens.pack(buckets.inventory(task.sources()), task, options.num_workers)
     index = lens.split_index(packed.index, task)
     bands = lens.used_bands(index, task.bands)
     data = {name: cutouts.examples(packed, lens.chosen(index, name, task), bands, task.band_mode) for name in ("train", "val", "test")}

@@ -3,6 +3,7 @@
 Batches have one fixed size, so that the pixels of an object do not depend on which others are asked for.
 """
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -95,11 +96,15 @@ def render(scenes: list[Scene], finer: int = 1) -> Tensor:
         smooth = not (lensed or is_ring or has_arms)
         supersample = finer * (SMOOTH_SUPERSAMPLE if smooth else SUPERSAMPLE)
         x, y = imaging.pixel_grid(size, PIXEL_SCALE, supersample)
-        for start in range(0, len(items), GROUP):
-            owners, parts = zip(*items[start:start + GROUP])
+        # What is behind one lens shares its rays.
+        groups = [list(group) for _, group in groupby(items, lambda item: item[0])] if lensed else \
+            [items[start:start + GROUP] for start in range(0, len(items), GROUP)]
+        for group in groups:
+            owners, parts = zip(*group)
             px, py = x, y
             if lensed:
-                px, py = source_plane(x, y, {name: column([scenes[i].lens[name] for i in owners])
+                lens = scenes[owners[0]].lens
+                px, py = source_plane(x, y, {name: torch.tensor(lens[name], dtype=torch.float32)
                                              for name in ("Rein", "ell_m", "ell_m_PA", "sh", "sh_PA")})
             shape = imaging.integrate_pixels(brightness_of(px, py, parts, is_ring, has_arms), PIXEL_SCALE, supersample)
             if smooth:

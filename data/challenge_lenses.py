@@ -57,7 +57,8 @@ def candidates(uniform: Tensor) -> dict[str, Tensor]:
     dispersion = truncated_normal(u[2], 215, 68, 120, 420)
     einstein = 4 * torch.pi * (dispersion / cosmology.SPEED_OF_LIGHT) ** 2 / cosmology.ARCSEC \
         * cosmology.distance_ratio(zlens, zsrc)
-    # Luminosity goes as dispersion^4 (Faber & Jackson 1976), dimming with redshift as over the published range.
+    # Brighter lenses have larger dispersions (Faber & Jackson 1976; luminosity as the power 2.4, which their scatter
+    # flattens), fainter ones lie farther; the numbers give the published mean and spread.
     mag_i = 20.95 + 2.9 * (zlens - 0.7) - 6.0 * torch.log10(dispersion / 230) + 0.7 * n[3]
     size = 0.6 * torch.exp(-0.06 * (mag_i - 20.8) + 0.27 * n[4])
     q_light = truncated_normal(u[5], 0.74, 0.16, 0.3, 1.0)

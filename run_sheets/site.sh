@@ -2,6 +2,7 @@
 : "${DATA:=data}"                        # folder with slsim_lenses, slsim_nonlenses, hsc_lenses, hsc_nonlenses
 : "${BLIND:=}"                           # folder of the unlabelled test cutouts; empty: the test split of DATA
 : "${RUNS:=runs}"                        # run directories, predictions and the submission go here
+: "${STORES:=stores}"                      # FITS files are packed here, once for all runs
 : "${CONFIG:=run_sheets/nano.yaml}"      # recipe
 : "${SEEDS:=42 101 202 303 404}"         # one run each
 : "${EXTRA:=}"                           # more flags for train.py

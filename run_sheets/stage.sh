@@ -19,7 +19,7 @@ train)
     launch=("$PYTHON")
     [ "$GPUS" -gt 1 ] && launch=("$PYTHON" -m torch.distributed.run --nproc_per_node "$GPUS")
     # shellcheck disable=SC2086  EXTRA is several words
-    "${launch[@]}" train.py --config "$CONFIG" --data "$DATA" --seed "$seed" --save_dir "$run" --max_time "$MAX_TIME" $EXTRA &
+    "${launch[@]}" train.py --config "$CONFIG" --data "$DATA" --store_dir "$STORES" --seed "$seed" --save_dir "$run" --max_time "$MAX_TIME" $EXTRA &
     child=$!
     trap 'kill -TERM $child 2>/dev/null' USR1 TERM       # a batch system signals this shell; torchrun hands on TERM alone
     code=0
@@ -38,12 +38,11 @@ train)
     ;;
 predict)
     run=$RUNS/${name}_s$seed
-    "$PYTHON" predict.py --data "$DATA" --model_path "$run/best.pt" --which val --output_dir "$run/pred_val"
-    if [ -n "$BLIND" ]; then
-        "$PYTHON" predict.py --images "$BLIND" --model_path "$run/best.pt" --which test --output_dir "$run/pred_test"
-    else
-        "$PYTHON" predict.py --data "$DATA" --model_path "$run/best.pt" --which test --output_dir "$run/pred_test"
-    fi
+    predict=("$PYTHON" predict.py --model_path "$run/best.pt" --store_dir "$STORES")
+    "${predict[@]}" --data "$DATA" --which val --output_dir "$run/pred_val"
+    source=(--data "$DATA")
+    [ -n "$BLIND" ] && source=(--images "$BLIND")
+    "${predict[@]}" "${source[@]}" --which test --output_dir "$run/pred_test"
     ;;
 ensemble)
     val=(); test=()

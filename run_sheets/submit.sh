@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source run_sheets/site.sh
-export DATA BLIND RUNS CONFIG SEEDS EXTRA MAX_TIME GPUS PYTHON PREPARE
+export DATA BLIND RUNS STORES CONFIG SEEDS EXTRA MAX_TIME GPUS PYTHON PREPARE
 read -r -a seeds <<< "$SEEDS"
 last=$((${#seeds[@]} - 1))
 mkdir -p "$RUNS/logs"

@@ -117,12 +117,13 @@ def key_values(pairs: list[str]) -> dict[str, Any]:
 
 def build(config: Config, run_dir: Path, workers: int) -> Task:
     """Pack the cutouts, split them by object, and pose the question."""
-    table = buckets.inventory(config.sources())
-    shape = (config.image_size, config.image_size)
-    packed = store.pack(table, store.store_directory(config.store_dir, table, shape), shape, max(1, workers))
+    packed = pack(buckets.inventory(config.sources()), config, workers)
     index = split_index(packed.index, config)
     bands = used_bands(index, config.bands)
     data = {name: cutouts.examples(packed, chosen(index, name, config), bands, config.band_mode) for name in split.SPLITS}
+    if len(data["val"]) and len(set(data["val"].label.tolist())) < 2:
+        raise Mistake(f"the validation split holds {len(data['val'])} examples of one class: give lenses and non-lenses, more "
+                      "objects, or a larger --val_frac")
     model = network(config, len(bands) if config.band_mode == "stack" else 1)
     if config.initial_checkpoint:
         print(load_pretrained(model.network, config.initial_checkpoint))
@@ -131,6 +132,13 @@ def build(config: Config, run_dir: Path, workers: int) -> Task:
     record = dict(bands=bands, files=len(index), digest=content_digest(index))
     return Task(model, data, loss, measure, {"auc": "max", "loss": "min", "acc": "max"}, summarise, report,
                 lambda writer, columns, epoch: illustrate(writer, columns, epoch, data["val"]), record)
+
+
+def pack(table: pd.DataFrame, config: Config, workers: int) -> store.Store:
+    """The store of these files, packed now or earlier."""
+    shape = (config.image_size, config.image_size)
+    digest = store.inventory_digest(table, shape)
+    return store.pack(table, store.store_directory(config.store_dir, table, shape, digest), shape, max(1, workers), digest)
 
 
 def content_digest(index: pd.DataFrame) -> str:
@@ -207,14 +215,13 @@ def illustrate(writer, columns: Columns, epoch: int, data: cutouts.Cutouts) -> N
 
 def summary(index: pd.DataFrame, packed: store.Store, data: dict[str, cutouts.Cutouts], run_dir: Path) -> None:
     """Say what was found, what was refused and how even the split is; keep the split beside the run."""
-    refused, twice = int((packed.index["reason"] != "").sum()), len(buckets.duplicates(index))
     shares, warnings = split.stratification(index)
-    lines = [f"{len(index)} files, {index['object'].nunique()} objects; examples: "
-             + ", ".join(f"{name} {len(examples)}" for name, examples in data.items())]
-    lines += [f"{refused} files cannot be used: {packed.directory}/quarantine.csv names each with its reason"] * (refused > 0)
-    lines += [f"{twice} files share object and band with another (see duplicate ids in {run_dir}/duplicates.csv)"] * (twice > 0)
-    print("\n".join(lines + warnings), flush=True)
-    if twice:
-        buckets.duplicates(index).to_csv(run_dir / "duplicates.csv", index=False)
+    twice = buckets.duplicates(index)
+    lines = [f"{len(index):,} files, {index['object'].nunique():,} objects"]
+    lines += [f"{name}: {line}" for name, examples in data.items() for line in examples.report] + packed.summary() + warnings
+    if len(twice):
+        lines.append(f"{len(twice)} files share object and band with another: see {run_dir}/duplicates.csv")
+        twice.to_csv(run_dir / "duplicates.csv", index=False)
+    print("\n".join(lines), flush=True)
     index[["path", "object", "band", "domain", "label", "split", "reason"]].to_parquet(run_dir / "split.parquet")
     shares.to_csv(run_dir / "split.csv", index=False)
