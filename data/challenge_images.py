@@ -16,7 +16,7 @@ from physics import imaging, light
 SUPERSAMPLE = 4          # sub-pixels along a pixel's side where light is lensed or has arms: 0.05 arcsec
 SMOOTH_SUPERSAMPLE = 2   # for smooth profiles, outside of the cusp
 CUSP = 5                 # pixels a side around the centre of a smooth profile that are integrated finely,
-CUSP_SUPERSAMPLE = 20    # with 0.01 arcsec
+CUSP_SUPERSAMPLE = 16    # with 0.0125 arcsec
 MARGIN = 5               # pixels rendered around the frame, whose light the seeing brings in
 GROUP = 4                # components rendered at a time: their fields stay in the processor's cache
 KERNEL = 25              # pixels of a point-spread function
@@ -159,15 +159,15 @@ def observe(sky: Tensor, scenes: list[Scene], generators: list[np.random.Generat
     instrument = torch.from_numpy(np.stack([rng.standard_normal((len(BANDS), 8)) for rng in generators])).float()
     white = torch.from_numpy(np.stack([rng.standard_normal((len(BANDS), SIZE, SIZE), dtype=np.float32)
                                        for rng in generators]))
-    native = torch.zeros(len(scenes), len(BANDS), *sky.shape[-2:])
-    for i, (survey, rng) in enumerate(zip(surveys, generators)):
-        if survey.native_noise:
-            drawn = torch.from_numpy(rng.standard_normal(native.shape[1:], dtype=np.float32))
-            native[i] = drawn * torch.tensor(survey.native_noise)[:, None, None]
-
     atmosphere, broadening = point_spread(surveys, instrument)
-    # The native noise went through the broadening only.
-    image = crop(imaging.convolve(sky, atmosphere, broadening) + imaging.convolve(native, broadening))
+    image = imaging.convolve(sky, atmosphere)
+    broadened = [i for i, survey in enumerate(surveys) if survey.native_noise]
+    if broadened:
+        # What was noise before the broadening is broadened with the light.
+        drawn = np.stack([generators[i].standard_normal(sky.shape[1:], dtype=np.float32) for i in broadened])
+        native = torch.tensor([surveys[i].native_noise for i in broadened])[..., None, None]
+        image[broadened] = imaging.convolve(image[broadened] + torch.from_numpy(drawn) * native, broadening[broadened])
+    image = crop(image)
     spread = torch.tensor([survey.calibration for survey in surveys])[:, None]
     image = image * 10 ** (-0.4 * spread * instrument[..., 4])[..., None, None]
 
@@ -182,7 +182,7 @@ def observe(sky: Tensor, scenes: list[Scene], generators: list[np.random.Generat
 
 
 def point_spread(surveys: list[Survey], instrument: Tensor) -> tuple[Tensor, Tensor]:
-    """The kernels [N, 5, K, K] of the atmosphere and of the broadening (a single 1 where there is none)."""
+    """The kernels [N, 5, K, K] of the atmosphere and of the broadening, which only some surveys have."""
     x, y = imaging.pixel_grid(KERNEL, PIXEL_SCALE)
     target = torch.tensor([survey.seeing for survey in surveys])
     native = torch.tensor([survey.native_seeing or survey.seeing for survey in surveys])
@@ -191,13 +191,9 @@ def point_spread(surveys: list[Survey], instrument: Tensor) -> tuple[Tensor, Ten
     slope = torch.tensor([survey.slope for survey in surveys])[:, None, None, None]
     shape_1, shape_2 = (0.012 * instrument[..., i, None, None] for i in (2, 3))
     atmosphere = imaging.kernel_moffat(x, y, native[..., None, None], slope, shape_1, shape_2)
-    broadened = torch.tensor([survey.native_seeing is not None for survey in surveys])[:, None]
     # Resampling from HSC's 0.168 arcsec pixels smooths even where the seeing needs no broadening.
     width = torch.sqrt((target**2 - native**2).clamp(min=0.25**2))[..., None, None]
-    gaussian = imaging.kernel_gaussian(x, y, width)
-    single = torch.zeros(KERNEL, KERNEL)
-    single[KERNEL // 2, KERNEL // 2] = 1
-    return atmosphere, torch.where(broadened[..., None, None], gaussian, single)
+    return atmosphere, imaging.kernel_gaussian(x, y, width)
 
 
 def crop(image: Tensor) -> Tensor:

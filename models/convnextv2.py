@@ -4,7 +4,7 @@ Names and shapes of the weights are those of timm's `convnextv2_*`, so that its 
 maps are [B, H, W, C]: a 1x1 convolution is then one matrix product, and a norm reads one contiguous row a position.
 Every parameter is used by the forward of its own module only, as per-example gradients need it.
 
-Source: Woo et al. 2023, arXiv:2301.00808 (table 1 and section 3.2; sizes in its appendix A).
+Source: Woo et al. 2023, arXiv:2301.00808, section 3.
 """
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -32,7 +32,7 @@ SIZES = {
     "large": Size((3, 3, 27, 3), (192, 384, 768, 1536), False),
     "huge": Size((3, 3, 27, 3), (352, 704, 1408, 2816), False),
 }
-STRIDE = 32                          # pixels a position of the last map stands for: 4 in the stem, 2 before stages 2 to 4
+STRIDE = 32                          # pixels to a position of the last map: 4 in the stem, 2 before stages 2 to 4
 
 
 class PatchConv(nn.Conv2d):
@@ -80,7 +80,8 @@ class Depthwise(nn.Conv2d):
 class GlobalResponseNorm(nn.Module):
     """Scales each channel of [B, H, W, C] by its norm over the map, relative to the mean norm of all channels.
 
-    Source: Woo et al. 2023, equations 1 to 3.
+    Source: Woo et al. 2023, section 3.2, with the mean of the norms where the paper has their sum, as all published
+    weights were trained.
     """
 
     def __init__(self, channels: int, eps: float = 1e-6):
@@ -182,7 +183,8 @@ class ConvNeXtV2(nn.Module):
         super().__init__()
         if size not in SIZES:
             nearest = get_close_matches(str(size), SIZES, 1, 0)[0]
-            raise ValueError(f"ConvNeXt V2 has no size {size!r}: expected one of {', '.join(SIZES)} (nearest: {nearest})")
+            raise ValueError(f"ConvNeXt V2 has no size {size!r}: expected one of {', '.join(SIZES)} "
+                             f"(nearest: {nearest})")
         if in_chans < 1 or num_classes < 1 or not 0 <= drop_path_rate < 1:
             raise ValueError(f"ConvNeXt V2: got in_chans {in_chans}, num_classes {num_classes}, drop_path_rate "
                              f"{drop_path_rate}; expected at least 1, at least 1, and a rate in [0, 1)")

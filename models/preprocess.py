@@ -49,17 +49,17 @@ class Preprocess(nn.Module):
         if smoothing not in SMOOTHINGS or edge not in EDGES:
             raise ValueError(f"preprocessing: got smoothing {smoothing!r}, edge {edge!r}; expected one of "
                              f"{', '.join(SMOOTHINGS)}, and one of {', '.join(EDGES)}")
-        self.register_buffer("seeing", torch.tensor(psf_fwhm, dtype=torch.float64))
-        self.register_buffer("recipe", torch.tensor(
-            [*size, SMOOTHINGS.index(smoothing), gaussian_sigma, guided_radius, guided_eps, psf_target,
-             EDGES.index(edge), normalise, clip_q, low_clip_q, use_mad, pad_to], dtype=torch.float64))
+        recipe = [*size, SMOOTHINGS.index(smoothing), gaussian_sigma, guided_radius, guided_eps, psf_target,
+                  EDGES.index(edge), normalise, clip_q, low_clip_q, use_mad, pad_to, *psf_fwhm]
+        # the bits of float64 as integers: no average, and no .half() of the whole network, changes them
+        self.register_buffer("recipe", torch.tensor(recipe, dtype=torch.float64).view(torch.int64))
         self.register_buffer("kernels", None, persistent=False)
         self.follow_recipe()
 
     def follow_recipe(self) -> None:
-        """Set all that forward reads from the two buffers. Raises ValueError for settings that cannot be met."""
-        recipe = self.recipe.tolist()
-        H, W, smoothing, sigma, radius, self.guided_eps, target, edge, normalise, clip, low_clip, use_mad, pad = recipe
+        """Set all that forward reads. Raises ValueError for settings that cannot be met."""
+        (H, W, smoothing, sigma, radius, self.guided_eps, target, edge, normalise, clip, low_clip, use_mad, pad,
+         *seeing) = self.recipe.view(torch.float64).tolist()
         self.size, self.pad_to, self.guided_radius = (int(H), int(W)), int(pad), int(radius)
         self.smoothing, self.edge = SMOOTHINGS[int(smoothing)], EDGES[int(edge)]
         self.normalise, self.use_mad, self.clip_q, self.low_clip_q = bool(normalise), bool(use_mad), clip, low_clip
@@ -69,7 +69,6 @@ class Preprocess(nn.Module):
             if not 0 < sigma < math.inf:
                 raise ValueError(f"gaussian smoothing: got sigma {sigma:g}, expected more than 0 pixels")
         if self.smoothing == "psf":
-            seeing = self.seeing.tolist()
             if not (target > 0 and all(fwhm > 0 for fwhm in seeing)):
                 raise ValueError(f"psf smoothing: got target {target:g} and seeing {seeing} pixels of FWHM, expected "
                                  "more than 0 for the target and for every domain")
@@ -91,6 +90,11 @@ class Preprocess(nn.Module):
     def _load_from_state_dict(self, *args):
         super()._load_from_state_dict(*args)
         self.follow_recipe()
+
+    def _apply(self, *args, **kwargs):
+        super()._apply(*args, **kwargs)                  # to another device or precision
+        self.follow_recipe()
+        return self
 
     def forward(self, image: Tensor, present: Tensor, domain: Tensor) -> Tensor:
         """image [B, C, H, W], present [B, C] bool (False: the band comes out zero), domain [B] int64."""

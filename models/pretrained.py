@@ -100,7 +100,8 @@ def encoder_tensors(tensors: dict[str, Tensor], first: str) -> tuple[dict[str, T
     `first` is the name of the network's first weight: what stands before it in the file is the wrappers' prefix
     (module., encoder., _orig_mod., model.encoder. ...).
     """
-    anchors = [name for name in tensors if re.search(rf"(^|\.)({re.escape(first)}|downsample_layers\.0\.0\.weight)$", name)]
+    anchor = re.compile(rf"(^|\.)({re.escape(first)}|downsample_layers\.0\.0\.weight)$")
+    anchors = [name for name in tensors if anchor.search(name)]
     if len(anchors) != 1:
         raise ValueError(f"expected one encoder, whose first weight is {first!r}; the file has "
                          f"{len(anchors)} such names: {first_names(anchors or list(tensors))}")
@@ -119,7 +120,7 @@ def authors_name(name: str) -> str:
 
 
 def fold_channels(weight: Tensor, channels: int) -> Tensor:
-    """First-layer weight [O, I, k, k] for `channels` inputs: their sum for one, else repeated and scaled by I / channels.
+    """First-layer weight [O, I, k, k] for `channels` inputs: summed for one, else repeated and scaled by I / channels.
 
     The response to an image that is the same in all channels stays what it was.
     Source: timm, `adapt_input_conv`.

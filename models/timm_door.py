@@ -6,6 +6,7 @@ torchvision's wheel on PyPI is linked to CUDA libraries. Beside a CPU-only torch
 import importlib
 import importlib.util
 import sys
+from difflib import get_close_matches
 from types import ModuleType
 
 import torch
@@ -54,9 +55,8 @@ def build_timm(timm_name: str, in_chans: int = 1, num_classes: int = 1, drop_pat
     """
     timm = import_timm()
     if timm_name not in timm.list_models():
-        near = timm.list_models(f"*{timm_name}*")[:3] if timm_name else []
-        raise ValueError(f"timm {timm.__version__} has no network {timm_name!r}"
-                         + (f": did you mean {', '.join(near)}?" if near else ": timm.list_models() names them"))
+        nearest = ", ".join(get_close_matches(timm_name, timm.list_models(), 3, 0))
+        raise ValueError(f"timm {timm.__version__} has no network {timm_name!r} (nearest: {nearest})")
     options = dict(drop_path_rate=drop_path_rate or None, img_size=img_size)
     options = {name: value for name, value in options.items() if value is not None}
     try:

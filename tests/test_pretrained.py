@@ -157,7 +157,7 @@ def refused(network, path, words):
 
 def test_another_encoder_is_refused(tmp_path, weights):
     path, atto = save(tmp_path, weights), ConvNeXtV2("atto", 3)
-    refused(ConvNeXtV2("femto", 3), path, r"does not fit.*stem.0.weight \[40, 3, 4, 4\] \(the network's is \[48, 3.*more")
+    refused(ConvNeXtV2("femto", 3), path, r"does not fit.*stem.0.weight \[40, 3, 4, 4\] \(the net.* is \[48, 3.*more")
     deeper = weights | {"stages.2.blocks.6.norm.weight": torch.zeros(160)}
     refused(atto, save(tmp_path, deeper), "does not fit.*stages.2.blocks.6.norm.weight")
     shallower = {name: t for name, t in weights.items() if not name.startswith("stages.2.blocks.5.norm")}

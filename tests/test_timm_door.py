@@ -39,8 +39,8 @@ def test_broken_torchvision_is_mended(tmp_path):
     (tmp_path / "torchvision" / "__init__.py").write_text(BROKEN)
     plain = python("import torchvision", tmp_path)
     assert "operator torchvision::nms does not exist" in plain.stderr
-    mended = python("from models.timm_door import import_torchvision\n"
-                    "assert import_torchvision().loaded and import_torchvision() is sys.modules['torchvision']", tmp_path)
+    mended = python("from models.timm_door import import_torchvision as door\n"
+                    "assert door().loaded and door() is sys.modules['torchvision']", tmp_path)
     assert mended.returncode == 0, mended.stderr
 
 
@@ -74,7 +74,7 @@ def test_networks_by_name():
     except ValueError as error:
         pytest.skip(str(error))
     assert timm is timm_door.import_timm()
-    for name, options in (("resnet10t", {}), ("test_vit", dict(img_size=48)), ("test_convnext", dict(drop_path_rate=.1))):
+    for name, options in dict(resnet10t={}, test_vit=dict(img_size=48), test_convnext=dict(drop_path_rate=0.1)).items():
         network = timm_door.build_timm(name, in_chans=2, **options).eval()
         assert network(torch.randn(3, 2, 48, 48)).shape == (3, 1)
     with pytest.raises(ValueError, match="no network 'resnet10'.*resnet10t"):
