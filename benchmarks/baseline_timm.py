@@ -3,8 +3,8 @@
     python benchmarks/baseline_timm.py --data D --band_mode stack --epochs 20 --output_dir runs/baseline
 
 What a user writes in an afternoon: pixels standardised for each band over the training set, timm's network with its
-defaults, AdamW with a cosine, the last epoch's weights. No augmentation, moving average, clipping or ensemble. Writes
-pred_val.csv and pred_test.csv, so that evaluate.py judges it as it judges ours.
+defaults, AdamW with a cosine, the last epoch's weights. No moving average, clipping or ensemble; --normalise and --flips
+add what most users would add next. Writes pred_val.csv and pred_test.csv, so that evaluate.py judges it as it does ours.
 """
 import math
 import sys
@@ -18,6 +18,7 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
 from data import buckets, cutouts, predicted  # noqa: E402
+from models.augment import dihedral  # noqa: E402
 from models.timm_door import import_timm  # noqa: E402
 from tasks import lens  # noqa: E402
 from utils import config  # noqa: E402
@@ -33,7 +34,8 @@ class Config:
     weight_decay: float = 0.05           # of all parameters
     seed: int = 42                       # of weights and order
     num_workers: int = 2                 # processes that pack the cutouts
-    normalise: bool = False              # standardise each image as ours does, instead of each band over the set
+    normalise: bool = False              # standardise each image and band, instead of each band over the set
+    flips: bool = False                  # the eight symmetries of the square on each example
 
 
 def main(argv: list[str]) -> None:
@@ -60,7 +62,9 @@ def main(argv: list[str]) -> None:
         model.train()
         total = 0.0
         for rows in torch.randperm(len(images)).split(options.batch_size):
-            loss = F.binary_cross_entropy_with_logits(model(scaled(images[rows])).squeeze(1), labels[rows])
+            x = scaled(images[rows])
+            x = dihedral(x, torch.randint(8, (len(x),))) if options.flips else x
+            loss = F.binary_cross_entropy_with_logits(model(x).squeeze(1), labels[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -22,7 +22,7 @@ def read(path: str) -> pd.DataFrame:
     if not Path(path).is_file():
         raise Mistake(f"there is no file {path!r}: expected a table of predictions, such as pred_val.csv")
     try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(COLUMNS, "str"), keep_default_na=False)
+        table = pd.read_csv(path, usecols=lambda name: name in COLUMNS, dtype="str", keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise Mistake(f"{path}: is not a CSV table: {' '.join(str(error).split())}") from error
     if missing := [name for name in COLUMNS if name not in table]:
