@@ -126,7 +126,7 @@ def main(argv: list[str]) -> None:
     if options.preds:
         compare_preds(options, table, threshold)
     sheet = scores.score(table, threshold, options.per_domain, options.bootstrap, options.seed, objects)
-    if objects is not None:
+    if objects is not None and options.bootstrap:
         print("rows of one object are resampled together in the intervals; --by_object judges objects instead of files")
     Path(options.out_dir).mkdir(parents=True, exist_ok=True)
     about = dict(source=options.csv or options.probs, rows=len(table), unlabelled=unlabelled, quarantined=without,

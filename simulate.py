@@ -19,6 +19,7 @@ from data import challenge as files
 from data.challenge_lenses import BANDS
 from utils import config
 from utils.config import several
+from utils.files import whole
 from utils.mistake import Mistake
 
 DOMAINS = ("slsim", "hsc")
@@ -95,7 +96,8 @@ def claim(root: Path, options: ChallengeConfig) -> None:
                 raise Mistake(f"--out {root} holds a simulation of {there[name]} {name}, more than --{name} {value}; "
                               f"give another directory, or --{name} {there[name]}")
     root.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record | counts, indent=1) + "\n")
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(record | counts, indent=1) + "\n")
 
 
 def spread(function, jobs: list, workers: int):

@@ -44,6 +44,9 @@ def build(config: Config, run: Run) -> "PrivateGradient":
     if run.scaler.is_enabled():
         raise Mistake("--precision fp16: its loss scaling would spoil the clipping of each example's gradient; "
                       "customer_data mode needs --precision bf16 or fp32")
+    if getattr(run.model, "_compiled_call_impl", None) is not None:
+        raise Mistake("--compile: a compiled network hides its layers, whose per-example gradients customer_data mode needs; "
+                      "leave --compile out")
     if config.target_delta >= 1 / len(run.data):
         raise Mistake(f"--target_delta: got {config.target_delta:g}, expected less than 1 / examples = "
                       f"{1 / len(run.data):.1e}; above it a whole example may leak")

@@ -126,7 +126,10 @@ def build(config: Config, run_dir: Path, workers: int) -> Task:
                       "objects, or a larger --val_frac")
     model = network(config, len(bands) if config.band_mode == "stack" else 1)
     if config.initial_checkpoint:
-        print(load_pretrained(model.network, config.initial_checkpoint))
+        try:
+            print(load_pretrained(model.network, config.initial_checkpoint))
+        except ValueError as error:
+            raise Mistake(f"--initial_checkpoint: {error}") from error
     if distributed.rank() == 0:
         summary(index, packed, data, run_dir)
     record = dict(bands=bands, files=len(index), digest=content_digest(index))

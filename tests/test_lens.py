@@ -1,10 +1,12 @@
 """The lens task: the promises of every task, and no leak between splits."""
 import os
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from astropy.io import fits
 
 from contract import InPrecision, Objective
 from tasks import lens
@@ -72,6 +74,28 @@ def test_training_and_validation_never_see_an_unlabelled_file(challenge, tmp_pat
     task = build(tmp_path / "D", tmp_path, band_mode="single", bands=["g", "r"])
     names = [name for split in ("train", "val", "test") for name in task.data[split].names(range(len(task.data[split])))]
     assert names and not [name for name in names if name.startswith("object_")]
+
+
+def test_training_goes_around_bad_files_and_names_them(challenge, tmp_path, monkeypatch, capsys):
+    """Truncated, empty, NaN, wrong size, no FITS, and an id that is there twice."""
+    import train
+    monkeypatch.setattr("utils.stop.signal.signal", lambda *_: None)
+    shutil.copytree(challenge, tmp_path / "D", ignore=shutil.ignore_patterns("test_dataset"))
+    victims = sorted((tmp_path / "D" / "slsim_lenses").glob("*_?.fits"))[:5]
+    victims[0].write_bytes(b"")
+    victims[1].write_bytes(victims[1].read_bytes()[:9000])
+    victims[2].write_text("this is no FITS file")
+    fits.PrimaryHDU(np.full((41, 41), np.nan, np.float32)).writeto(victims[3], overwrite=True)
+    fits.PrimaryHDU(np.zeros((64, 64), np.float32)).writeto(victims[4], overwrite=True)
+    shutil.copy(tmp_path / "D/hsc_lenses/D2_L_00000003_g.fits", tmp_path / "D/hsc_nonlenses/D2_L_00000003_g.fits")
+    train.main(["--data", str(tmp_path / "D"), "--store_dir", str(tmp_path / "stores"), "--save_dir", str(tmp_path / "run"),
+                "--model_size", "atto", "--epochs", "1", "--batch_size", "32", "--device", "cpu"])
+    index = pd.read_parquet(tmp_path / "run" / "split.parquet").set_index("path")
+    for victim, word in zip(victims, ("empty", "truncated", "not a FITS", "not finite", "64x64"), strict=True):
+        assert word in index.loc[str(victim), "reason"]
+    assert (index["reason"] != "").sum() == 5
+    assert pd.read_csv(tmp_path / "run" / "duplicates.csv")["object"].tolist() == ["D2_L_00000003"] * 2
+    assert "5 of them quarantined" in capsys.readouterr().out
 
 
 def test_the_part_taken_is_of_objects_and_nested(challenge, tmp_path):

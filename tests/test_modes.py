@@ -105,6 +105,15 @@ def test_accumulation_gives_the_whole_batchs_gradient(tmp_path):
         torch.testing.assert_close(one[key], five[key], rtol=1e-4, atol=1e-6)
 
 
+def test_a_compiled_network_learns_the_same_and_keeps_its_keys(tmp_path):
+    run(tmp_path / "plain", "--dropout", "0")
+    run(tmp_path / "compiled", "--dropout", "0", "--compile")
+    plain, compiled = (state(tmp_path / name)["state"]["model"] for name in ("plain", "compiled"))
+    assert plain.keys() == compiled.keys()
+    for key in plain:
+        torch.testing.assert_close(plain[key], compiled[key], rtol=1e-3, atol=1e-5)
+
+
 def test_the_run_directory_holds_what_the_design_says(tmp_path):
     run(tmp_path)
     names = {path.name for path in tmp_path.iterdir()}

@@ -194,6 +194,10 @@ def test_fp16_and_wrong_options_are_refused_with_the_cure():
     model = nn.Sequential(nn.Flatten(), nn.Linear(400, 1))
     with pytest.raises(Mistake, match="needs --precision bf16 or fp32"):
         private.build(Config(), run_of(model, Images(100), scaler=torch.amp.GradScaler("cpu", enabled=True)))
+    compiled = nn.Linear(4, 1)
+    compiled.compile()
+    with pytest.raises(Mistake, match="--compile: a compiled network hides its layers"):
+        private.build(Config(), run_of(compiled, Images(100)))
     with pytest.raises(Mistake, match="--target_delta: got 0.01, expected less than 1 / examples"):
         private.build(Config(target_delta=0.01), run_of(model, Images(100)))
     with pytest.raises(Mistake, match="give one of them"):

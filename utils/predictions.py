@@ -94,22 +94,24 @@ def aligned(sources: list[str], match: str) -> tuple[pd.DataFrame, np.ndarray, s
     if len({Path(source).resolve() for source in sources}) < len(sources):
         raise Mistake(f"{' '.join(sources)}: a member is given twice; expected a file for each seed")
     tables = [read(source) for source in sources]
-    if match == "auto":
-        paths = set(tables[0]["path"])
-        match = "path" if all(paths == set(table["path"]) for table in tables) else "name"
-    keys = [table["path"] if match == "path" else pd.Series([PurePath(path).name for path in table["path"]])
-            for table in tables]
+    keys = [pd.Index(table["path"].to_numpy(object)) for table in tables]
+    if match == "name" or match == "auto" and any(len(key.symmetric_difference(keys[0], sort=False)) for key in keys[1:]
+                                                  if not key.equals(keys[0])):
+        match, keys = "name", [pd.Index([PurePath(path).name for path in key]) for key in keys]
+    else:
+        match = "path"
     for key, source in zip(keys, sources):
-        if (twice := key.duplicated()).any():
-            raise Mistake(f"{source}: two files are named {key[twice].iloc[0]!r}, so members cannot be matched by name; "
+        if not key.is_unique:
+            raise Mistake(f"{source}: two files are named {key[key.duplicated()][0]!r}, so members cannot be matched by name; "
                           "use --match path, and predictions of the same paths")
     first, probs = tables[0], [tables[0]["prob"].to_numpy()]
     for table, key, source in zip(tables[1:], keys[1:], sources[1:]):
-        for lacking, there, name in ((keys[0], key, source), (key, keys[0], sources[0])):
-            if len(missing := lacking[~lacking.isin(there)]):
-                raise Mistake(f"{name}: lacks {len(missing)} of {len(lacking)} files that another member has (by {match}): "
+        here, back = key.get_indexer(keys[0]), keys[0].get_indexer(key)
+        for name, missing in ((source, keys[0][here < 0]), (sources[0], key[back < 0])):
+            if len(missing):
+                raise Mistake(f"{name}: lacks {len(missing)} of the files that another member has (by {match}): "
                               + ", ".join(missing[:3]) + "; predict the same files with every member")
-        table = table.iloc[pd.Index(key).get_indexer(keys[0])].reset_index(drop=True)
+        table = table.iloc[here].reset_index(drop=True)
         for name in ("label", "domain"):
             if (differ := (table[name] != first[name]) & (table[name].notna() | first[name].notna())).any():
                 raise Mistake(f"{source}: {name} of {table['path'][differ].iloc[0]!r} is {table[name][differ].iloc[0]!r}, "
