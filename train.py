@@ -8,7 +8,7 @@ Running the same command again resumes the run, to the bit. Exit codes: utils/st
 import utils  # noqa: F401  first, before torch: it says how threads wait
 
 import contextlib
-import shutil
+import os
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -35,6 +35,10 @@ from utils.schedule import ScheduleConfig, learning_rate
 from utils.seeding import seed_from, seed_step
 from utils.stop import REASONS, Stop, exit_code
 
+# What a run writes, and --restart deletes; nothing else in the directory is touched.
+WRITTEN = ("last.pt*", "previous.pt", "best.pt*", "config.yaml", "env.json", "results.json", "training_log.csv", "train.log",
+           "split.csv", "split.parquet", "duplicates.csv", "events.out.tfevents*")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -59,7 +63,7 @@ class TrainConfig:
     log_every: int = free(200)       # steps between two logged lines
     save_every: int = free(0)        # steps between two checkpoints; 0 = one an epoch
     max_time: str = free("")         # stop with a checkpoint after [days-]hours:minutes:seconds, or minutes
-    restart: bool = free(False)      # begin anew in save_dir, deleting the run that is there
+    restart: bool = free(False)      # begin anew in save_dir, deleting the files of the run that is there
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "accumulate", "log_every"):
@@ -69,7 +73,7 @@ class TrainConfig:
             if getattr(self, name) < 0:
                 raise Mistake(f"--{name}: got {getattr(self, name)}, expected at least 0")
         if not 0 <= self.ema_decay < 1:
-            raise Mistake(f"--ema_decay: got {self.ema_decay}, expected 0 <= ema_decay < 1")
+            raise Mistake(f"--ema_decay: got {self.ema_decay}, expected at least 0 and below 1")
 
 
 def train(task: Task, build_mode, options: TrainConfig, schedule: ScheduleConfig, run_dir: Path,
@@ -102,9 +106,8 @@ def train(task: Task, build_mode, options: TrainConfig, schedule: ScheduleConfig
     log.info(f"{len(task.data['train'])} training examples, {epoch_steps} steps an epoch, "
              f"{sum(p.numel() for p in model.parameters()):,} parameters, {options.precision} on {device}, "
              + (f"resumed at step {progress.step}" if saved else f"begun in {run_dir}"))
-    if saved and len(saved["state"]["progress"]["sums"]) != distributed.world_size():
-        log.warning(f"resumed on {distributed.world_size()} ranks instead of "
-                    f"{len(saved['state']['progress']['sums'])}: the result may differ in its last bits")
+    if saved and (ranks := len(saved["state"]["progress"]["sums"])) != distributed.world_size():
+        log.warning(f"resumed on {distributed.world_size()} ranks instead of {ranks}: the last bits may differ")
 
     stream = batches(task.data["train"], getattr(gradient, "order", order), range(progress.step, total),
                      options.num_workers, device)
@@ -124,9 +127,9 @@ def train(task: Task, build_mode, options: TrainConfig, schedule: ScheduleConfig
         means = gradient(batch, size, step)              # the only line that differs between modes
         scaler.unscale_(optimizer)
         norm = clip_grad_norm_(model.parameters(), options.clip_norm or float("inf"))
-        if not scaler.is_enabled() and not norm.isfinite():
-            refuse_non_finite(step, norm, means, batch, task)
         scale = scaler.get_scale()
+        if not norm.isfinite() and (not scaler.is_enabled() or scale < 1):       # below 1 it is not the scale's fault
+            refuse_non_finite(step, norm, means, batch, task)
         scaler.step(optimizer)
         scaler.update()
         progress.step += 1
@@ -163,7 +166,6 @@ def train(task: Task, build_mode, options: TrainConfig, schedule: ScheduleConfig
             tree = dict(record=record, state=checkpoint.collect(state))        # on all ranks: sums are gathered
             if distributed.rank() == 0:
                 checkpoint.save(run_dir / "last.pt", tree, previous=run_dir / "previous.pt")
-            distributed.barrier()
         if reason and progress.step < total:
             log.warning(f"stopped by {REASONS[reason]} at step {progress.step}; run the same command again to go on")
             log.close()
@@ -173,9 +175,7 @@ def train(task: Task, build_mode, options: TrainConfig, schedule: ScheduleConfig
     results |= dict(monitor=monitor, epochs=len(progress.history), device=str(device), precision=options.precision)
     if log.writer:
         write_json(run_dir / "results.json", results)
-        plain = {k: v for k, v in record["options"].items() if isinstance(v, (int, float, str, bool))}
-        final = {f"test/{k}": v for k, v in results.get("test", {}).items() if isinstance(v, (int, float))}
-        log.writer.add_hparams(plain, final, run_name=".")
+        log.hparams(record["options"], results.get("test", results["val"]))
     log.info(f"finished: best epoch {results['best_epoch']} of {results['epochs']}, results in {run_dir}/results.json")
     log.close()
     return results, 0
@@ -269,11 +269,14 @@ def main(argv: list[str]) -> None:
     if options.precision == "auto":
         on_gpu = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp16"
         options = replace(options, precision=on_gpu if device.type == "cuda" else "fp32")
-    torch.use_deterministic_algorithms(options.deterministic and device.type == "cuda", warn_only=True)
+    if options.deterministic and device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")              # as cuBLAS asks for, before its first use
+        torch.use_deterministic_algorithms(True, warn_only=True)
     run_dir = Path(options.save_dir)
     with distributed.session(device):
         if options.restart and distributed.rank() == 0:
-            shutil.rmtree(run_dir, ignore_errors=True)
+            for path in [path for pattern in WRITTEN for path in run_dir.glob(pattern)]:
+                path.unlink()
         distributed.barrier()
         run_dir.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(seed_from(options.seed, "weights"))

@@ -93,7 +93,10 @@ def test_a_changed_option_is_refused_with_both_values(changed, message, tmp_path
 def test_an_option_that_changes_nothing_is_not_refused_and_restart_begins_anew(tmp_path):
     run(tmp_path, "--epochs", "1")
     run(tmp_path, "--epochs", "1", "--log_every", "1", "--max_time", "10")
+    (tmp_path / "pred_val").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
     run(tmp_path, "--epochs", "1", "--lr", "0.5", "--restart")
+    assert (tmp_path / "notes.txt").exists() and (tmp_path / "pred_val").exists()
     assert state(tmp_path)["record"]["options"]["lr"] == 0.5
 
 
@@ -139,6 +142,12 @@ def test_patience_ends_a_run_that_gets_no_better(tmp_path):
 def test_a_poisoned_example_is_named_before_the_optimiser_moves(tmp_path):
     with pytest.raises(FloatingPointError, match=r"step \d+: the gradient norm is nan.*cloud_17"):
         run(tmp_path, "--poison", "17")
+
+
+def test_fp16_does_not_skip_for_ever(tmp_path):
+    """A scale that has fallen below 1 is not to blame: the run ends and says so."""
+    with pytest.raises(FloatingPointError, match="cloud_17"):
+        run(tmp_path, "--poison", "17", "--precision", "fp16", "--epochs", "30", "--batch_size", "200", "--patience", "0")
 
 
 def test_a_step_that_the_scaler_skips_moves_neither_schedule_nor_ema(tmp_path, monkeypatch):

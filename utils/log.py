@@ -72,6 +72,12 @@ class Log:
                 self.writer.add_scalar(f"epoch/{name}", value, epoch)
             self.info("  ".join(f"{n} {v:.4g}" for n, v in history[-1].items()))
 
+    def hparams(self, options: dict[str, Any], figures: dict[str, Any]) -> None:
+        """The options beside the final figures, for TensorBoard's comparison of runs."""
+        plain = {name: value for name, value in options.items() if isinstance(value, (int, float, str, bool))}
+        final = {f"final/{name}": value for name, value in figures.items() if isinstance(value, (int, float))}
+        self.writer.add_hparams(plain, final, run_name=".")
+
     def close(self) -> None:
         if self.bar:
             self.bar.close()
