@@ -166,13 +166,13 @@ def train(task: Task, build_mode, options: TrainConfig, schedule: ScheduleConfig
             tree = dict(record=record, state=checkpoint.collect(state))        # on all ranks: sums are gathered
             if distributed.rank() == 0:
                 checkpoint.save(run_dir / "last.pt", tree, previous=run_dir / "previous.pt")
+            distributed.barrier()
         if reason and progress.step < total:
             log.warning(f"stopped by {REASONS[reason]} at step {progress.step}; run the same command again to go on")
             log.close()
             return None, reason
 
-    results = judge_best(task, ema.model, run_dir, options, device, progress.history)
-    results |= dict(monitor=monitor, epochs=len(progress.history), device=str(device), precision=options.precision)
+    results = judge_best(task, ema.model, run_dir, options, device, progress.history) | dict(monitor=monitor, device=str(device))
     if log.writer:
         write_json(run_dir / "results.json", results)
         log.hparams(record["options"], results.get("test", results["val"]))
@@ -228,7 +228,7 @@ def judge_best(task: Task, model: nn.Module, run_dir: Path, options: TrainConfig
     best = checkpoint.load(run_dir / "best.pt")
     model.load_state_dict(best["model"])
     report = task.report or task.summarise
-    return dict(best_epoch=best["epoch"], last=history[-1]) \
+    return dict(best_epoch=best["epoch"], epochs=len(history), last=history[-1]) \
         | {split: report(measure(task, model, split, options, device)) for split in ("val", "test") if len(task.data[split])}
 
 

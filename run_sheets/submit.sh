@@ -19,25 +19,17 @@ slurm)
     predict=$(sbatch "${common[@]}" --job-name=predict --array="0-$last" --time=04:00:00 --dependency="afterok:${train%%;*}" run_sheets/stage.sh predict)
     ensemble=$(sbatch "${common[@]}" --job-name=ensemble --time=01:00:00 --dependency="afterok:${predict%%;*}" run_sheets/stage.sh ensemble)
     ;;
-pbspro)
-    common=(-V -r y -l "select=1:ncpus=$CPUS:ngpus=$GPUS:mem=$MEMORY" -j oe -o "$RUNS/logs/")
+pbspro | torque)
+    array=-J any=afterany ok=afterok resources="select=1:ncpus=$CPUS:ngpus=$GPUS:mem=$MEMORY"
+    [ "$1" = torque ] && array=-t any=afteranyarray ok=afterokarray resources="nodes=1:ppn=$CPUS:gpus=$GPUS,mem=$MEMORY"
+    common=(-V -r y -l "$resources" -j oe -o "$RUNS/logs/")
     [ -n "$QUEUE" ] && common+=(-q "$QUEUE")
     train=""
     for _ in $(seq "$LINKS"); do
-        train=$(STAGE=train qsub "${common[@]}" -N train -J "0-$last" -l "walltime=$WALLTIME" ${train:+-W "depend=afterany:$train"} run_sheets/stage.sh)
+        train=$(STAGE=train qsub "${common[@]}" -N train $array "0-$last" -l "walltime=$WALLTIME" ${train:+-W "depend=$any:$train"} run_sheets/stage.sh)
     done
-    predict=$(STAGE=predict qsub "${common[@]}" -N predict -J "0-$last" -l walltime=04:00:00 -W "depend=afterok:$train" run_sheets/stage.sh)
-    ensemble=$(STAGE=ensemble qsub "${common[@]}" -N ensemble -l walltime=01:00:00 -W "depend=afterok:$predict" run_sheets/stage.sh)
-    ;;
-torque)
-    common=(-V -r y -l "nodes=1:ppn=$CPUS:gpus=$GPUS,mem=$MEMORY" -j oe -o "$RUNS/logs/")
-    [ -n "$QUEUE" ] && common+=(-q "$QUEUE")
-    train=""
-    for _ in $(seq "$LINKS"); do
-        train=$(STAGE=train qsub "${common[@]}" -N train -t "0-$last" -l "walltime=$WALLTIME" ${train:+-W "depend=afteranyarray:$train"} run_sheets/stage.sh)
-    done
-    predict=$(STAGE=predict qsub "${common[@]}" -N predict -t "0-$last" -l walltime=04:00:00 -W "depend=afterokarray:$train" run_sheets/stage.sh)
-    ensemble=$(STAGE=ensemble qsub "${common[@]}" -N ensemble -l walltime=01:00:00 -W "depend=afterokarray:$predict" run_sheets/stage.sh)
+    predict=$(STAGE=predict qsub "${common[@]}" -N predict $array "0-$last" -l walltime=04:00:00 -W "depend=$ok:$train" run_sheets/stage.sh)
+    ensemble=$(STAGE=ensemble qsub "${common[@]}" -N ensemble -l walltime=01:00:00 -W "depend=$ok:$predict" run_sheets/stage.sh)
     ;;
 *)
     echo "submit.sh: got '${1:-}', expected slurm, pbspro or torque" >&2

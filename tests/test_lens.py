@@ -2,14 +2,13 @@
 import os
 import shutil
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
-from astropy.io import fits
 
 from contract import InPrecision, Objective
 from tasks import lens
+from tests.spoiled import spoil
 from utils import checkpoint
 from utils.mistake import Mistake
 
@@ -77,25 +76,19 @@ def test_training_and_validation_never_see_an_unlabelled_file(challenge, tmp_pat
 
 
 def test_training_goes_around_bad_files_and_names_them(challenge, tmp_path, monkeypatch, capsys):
-    """Truncated, empty, NaN, wrong size, no FITS, and an id that is there twice."""
+    """Empty, truncated, NaN, wrong size, no FITS, and an id that is there twice."""
     import train
     monkeypatch.setattr("utils.stop.signal.signal", lambda *_: None)
     shutil.copytree(challenge, tmp_path / "D", ignore=shutil.ignore_patterns("test_dataset"))
-    victims = sorted((tmp_path / "D" / "slsim_lenses").glob("*_?.fits"))[:5]
-    victims[0].write_bytes(b"")
-    victims[1].write_bytes(victims[1].read_bytes()[:9000])
-    victims[2].write_text("this is no FITS file")
-    fits.PrimaryHDU(np.full((41, 41), np.nan, np.float32)).writeto(victims[3], overwrite=True)
-    fits.PrimaryHDU(np.zeros((64, 64), np.float32)).writeto(victims[4], overwrite=True)
+    spoiled = spoil(tmp_path / "D" / "slsim_lenses")
     shutil.copy(tmp_path / "D/hsc_lenses/D2_L_00000003_g.fits", tmp_path / "D/hsc_nonlenses/D2_L_00000003_g.fits")
     train.main(["--data", str(tmp_path / "D"), "--store_dir", str(tmp_path / "stores"), "--save_dir", str(tmp_path / "run"),
                 "--model_size", "atto", "--epochs", "1", "--batch_size", "32", "--device", "cpu"])
     index = pd.read_parquet(tmp_path / "run" / "split.parquet").set_index("path")
-    for victim, word in zip(victims, ("empty", "truncated", "not a FITS", "not finite", "64x64"), strict=True):
-        assert word in index.loc[str(victim), "reason"]
-    assert (index["reason"] != "").sum() == 5
+    assert all(word in index.loc[path, "reason"] for path, word in spoiled.items())
+    assert (index["reason"] != "").sum() == len(spoiled)
     assert pd.read_csv(tmp_path / "run" / "duplicates.csv")["object"].tolist() == ["D2_L_00000003"] * 2
-    assert "5 of them quarantined" in capsys.readouterr().out
+    assert "6 of them quarantined" in capsys.readouterr().out
 
 
 def test_the_part_taken_is_of_objects_and_nested(challenge, tmp_path):

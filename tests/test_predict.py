@@ -12,6 +12,7 @@ import torch
 from astropy.io import fits
 
 import predict
+from tests.spoiled import spoil
 from tests.test_ranks import ENVIRONMENT, free_port
 from utils.mistake import Mistake
 
@@ -96,21 +97,14 @@ def test_four_buckets_of_symlinks_predict_each_blind_file_once(run, trained, cha
 
 def test_bad_files_keep_their_row_and_get_a_reason(run, trained, challenge, tmp_path):
     shutil.copytree(challenge, tmp_path / "D", ignore=shutil.ignore_patterns("test_dataset"))
-    victims = sorted((tmp_path / "D" / "hsc_lenses").glob("*_?.fits"))[:6]
-    victims[0].write_bytes(b"")
-    victims[1].write_bytes(victims[1].read_bytes()[:9000])
-    victims[2].write_text("this is no FITS file")
-    fits.PrimaryHDU(np.full((41, 41), np.nan, np.float32)).writeto(victims[3], overwrite=True)
-    fits.PrimaryHDU(np.zeros((40, 41), np.float32)).writeto(victims[4], overwrite=True)
-    fits.PrimaryHDU(np.zeros((1, 1681), np.float32)).writeto(victims[5], overwrite=True)
+    spoiled = spoil(tmp_path / "D" / "hsc_lenses")
     table = run(trained["single"], "--data", tmp_path / "D", "--which", "all")
     bad = table[table["prob"].isna()]
-    assert len(table) == 128 and set(bad["path"]) == set(map(str, victims)) and bad["pred"].isna().all()
+    assert len(table) == 128 and set(bad["path"]) == set(spoiled) and bad["pred"].isna().all()
     reasons = pd.read_csv(table.attrs["out"] / "quarantine_all.csv").set_index("path")["reason"]
-    for victim, word in zip(victims, ("empty", "truncated", "not a FITS", "not finite", "40x41", "1x1681"), strict=True):
-        assert word in reasons[str(victim)]
+    assert all(word in reasons[path] for path, word in spoiled.items())
     zeroed = run(trained["single"], "--data", tmp_path / "D", "--which", "all", "--quarantined", "nonlens")
-    assert (zeroed.loc[zeroed["path"].isin(map(str, victims)), ["prob", "pred"]] == 0).all(axis=None)
+    assert (zeroed.loc[zeroed["path"].isin(spoiled), ["prob", "pred"]] == 0).all(axis=None)
 
 
 def test_the_symmetries_average_to_a_prediction_that_turning_does_not_change(run, trained, challenge, tmp_path):

@@ -52,9 +52,8 @@ def counts(label, prob, threshold: float) -> dict[str, int]:
 
 
 def ratio(part, whole):
-    """part / whole; NaN for 0/0."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.true_divide(part, whole)
+    """part / whole; NaN where whole is 0."""
+    return np.true_divide(part, np.where(np.equal(whole, 0), np.nan, whole))
 
 
 def rates(tn, fp, fn, tp) -> dict[str, np.ndarray]:

@@ -106,7 +106,7 @@ def reliability(tables: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
         part.grid(alpha=0.25, linewidth=0.6)
         part.spines[["top", "right"]].set_visible(False)
     ax.set(ylabel="Share of lenses in the bin", xlim=(0, 1), ylim=(-0.02, 1.02))
-    below.set(xlabel="Probability of a lens", ylabel="Examples", yscale="log")
+    below.set(xlabel="Probability of a lens", ylabel="Examples", yscale="log", ylim=(0.7, None))
     ax.legend(loc="upper left", frameon=False)
     return figure
 
@@ -195,14 +195,16 @@ def curves(training_log: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     panels = (("Loss", ["train_loss", "val_loss"]), ("Accuracy, AUC", ["train_acc", "val_acc", "val_auc"]), ("Learning rate", ["lr"]))
     for ax, (ylabel, names) in zip(figure.subplots(1, 3), panels):
-        for i, name in enumerate([name for name in names if name in training_log], start=1):
+        there = [name for name in names if name in training_log]
+        for i, name in enumerate(there, start=1):
             ax.plot(training_log["epoch"], training_log[name], marker="." if len(training_log) < 40 else "", label=name,
                     **style(i) | dict(linestyle=DASHES[i - 1]))
         ax.set(xlabel="Epoch", ylabel=ylabel)
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.grid(alpha=0.25, linewidth=0.6)
         ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(frameon=False, fontsize="small")
+        if there:
+            ax.legend(frameon=False, fontsize="small")
     return figure
 
 
