@@ -164,7 +164,7 @@ def main(argv: list[str]) -> None:
         if options.val and len(options.val) != len(options.test):
             warn(f"t* is chosen with {len(options.val)} members and used for {len(options.test)}: a mean of fewer spreads wider")
         if options.val and level != val_level:
-            warn(f"t* is chosen on one row a {val_level} and used on one row a {level}: give both sets with the same bands, or --id")
+            warn(f"t* is chosen on one row per {val_level} and used on one row per {level}: give both sets with the same bands, or --id")
         if options.val and (shared := len(set(val["id"]) & set(test["id"]))):
             warn(f"{shared} ids are in --val and in --test: figures of test are optimistic for them")
         labelled = len(scores.known(test_rows)) > 0

@@ -30,7 +30,8 @@ def test_every_figure_can_be_written(curves, tmp_path):
         assert isinstance(figure, Figure)
         plots.save(figure, tmp_path, name)
         assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
-        assert min(Image.open(tmp_path / f"{name}.png").size) > 200
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert min(image.size) > 200
     assert not list(tmp_path.glob(".*"))
     assert matplotlib._pylab_helpers.Gcf.get_num_fig_managers() == 0
 

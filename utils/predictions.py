@@ -114,8 +114,8 @@ def aligned(sources: list[str], match: str) -> tuple[pd.DataFrame, np.ndarray, s
         table = table.iloc[here].reset_index(drop=True)
         for name in ("label", "domain"):
             if (differ := (table[name] != first[name]) & (table[name].notna() | first[name].notna())).any():
-                raise Mistake(f"{source}: {name} of {table['path'][differ].iloc[0]!r} is {table[name][differ].iloc[0]!r}, "
-                              f"in {sources[0]} {first[name][differ].iloc[0]!r} ({differ.sum()} files); expected the same inputs")
+                raise Mistake(f"{source}: {name} of {table['path'][differ].iloc[0]!r} is {table[name][differ].iloc[0]}, "
+                              f"in {sources[0]} {first[name][differ].iloc[0]} ({differ.sum()} files); expected the same inputs")
         probs.append(table["prob"].to_numpy())
     return first, np.stack(probs), match
 
