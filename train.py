@@ -173,10 +173,7 @@ def train(task: Task, build_mode, options: TrainConfig, schedule: ScheduleConfig
             return None, reason
 
     results = judge_best(task, ema.model, run_dir, options, device, progress.history) | dict(monitor=monitor, device=str(device))
-    if log.writer:
-        write_json(run_dir / "results.json", results)
-        log.hparams(record["options"], results.get("test", results["val"]))
-    log.info(f"finished: best epoch {results['best_epoch']} of {results['epochs']}, results in {run_dir}/results.json")
+    log.end(record["options"], results, progress.history)
     log.close()
     return results, 0
 

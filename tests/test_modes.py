@@ -120,7 +120,8 @@ def test_a_compiled_network_learns_the_same_and_keeps_its_keys(tmp_path):
 def test_the_run_directory_holds_what_the_design_says(tmp_path):
     run(tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
-    assert {"config.yaml", "env.json", "last.pt", "previous.pt", "best.pt", "training_log.csv", "train.log", "results.json"} <= names
+    assert {"config.yaml", "env.json", "last.pt", "previous.pt", "best.pt", "training_log.csv", "train.log", "results.json", "figures"} <= names
+    assert (tmp_path / "figures" / "curves.png").stat().st_size > 5000
     header = (tmp_path / "training_log.csv").read_text().splitlines()[0]
     assert header.startswith("epoch,train_loss,train_acc,val_loss,val_acc,") and header.endswith(",lr")
     results = json.loads((tmp_path / "results.json").read_text())

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import logging
+import math
 import os
 import platform
 import subprocess
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from utils import distributed, files
+from utils import distributed, files, plots
 
 
 class Log:
@@ -72,11 +73,18 @@ class Log:
                 self.writer.add_scalar(f"epoch/{name}", value, epoch)
             self.info("  ".join(f"{n} {v:.4g}" for n, v in history[-1].items()))
 
-    def hparams(self, options: dict[str, Any], figures: dict[str, Any]) -> None:
-        """The options beside the final figures, for TensorBoard's comparison of runs."""
-        plain = {name: value for name, value in options.items() if isinstance(value, (int, float, str, bool))}
-        final = {f"final/{name}": value for name, value in figures.items() if isinstance(value, (int, float))}
-        self.writer.add_hparams(plain, final, run_name=".")
+    def end(self, options: dict[str, Any], results: dict[str, Any], history: list[dict[str, float]]) -> None:
+        """Write results.json and the curves of the run, and the options beside the final figures to TensorBoard."""
+        if self.speaks:
+            import pandas
+            write_json(self.run_dir / "results.json", results)
+            figures = {f"final/{name}": value for name, value in results.get("test", results["val"]).items()
+                       if isinstance(value, (int, float))}
+            self.writer.add_hparams({name: v for name, v in options.items() if isinstance(v, (int, float, str, bool))},
+                                    figures, run_name=".")
+            (self.run_dir / "figures").mkdir(exist_ok=True)
+            plots.save(plots.curves(pandas.DataFrame(history)), self.run_dir / "figures", "curves")
+        self.info(f"finished: best epoch {results['best_epoch']} of {results['epochs']}, results in {self.run_dir}/results.json")
 
     def close(self) -> None:
         if self.bar:
@@ -113,5 +121,11 @@ def resident_gib() -> float:
 
 
 def write_json(path: Path, content: dict) -> None:
+    """Strict JSON: a figure that is undefined (NaN) is null."""
+    def strict(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {name: strict(value) for name, value in node.items()}
+        return None if isinstance(node, float) and math.isnan(node) else node
+
     with files.whole(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, default=float) + "\n")
+        temporary.write_text(json.dumps(strict(content), indent=2, default=float, allow_nan=False) + "\n")
