@@ -32,7 +32,8 @@ class Config:
     out: str = "runs/lens_auc"           # runs, predictions and results.json go here
     fractions: list[float] = several(1.0)    # of the training and validation objects
     epochs: int = 20                     # of everybody
-    single: bool = False                 # also single bands, fused
+    single: bool = False                 # also single bands, fused; a fifth of the epochs, which are as many steps
+    timm: bool = True                    # also the timm loop
     cores: int = 2                       # jobs at once
 
     def __post_init__(self):
@@ -54,7 +55,8 @@ def shared(options: Config, fraction: float, mode: str) -> list:
 
 def ours(options: Config, fraction: float, mode: str, seed: int) -> Path:
     out = Path(options.out).resolve() / f"{mode}_{fraction:g}_s{seed}"
-    run("train.py", "--config", "run_sheets/quickstart.yaml", *shared(options, fraction, mode), "--epochs", options.epochs, "--patience", 0,
+    run("train.py", "--config", "run_sheets/quickstart.yaml", *shared(options, fraction, mode), "--patience", 0,
+        "--epochs", options.epochs if mode == "stack" else max(1, options.epochs // 5),
         "--seed", seed, "--save_dir", out, "--device", "cpu")
     for which in ("val", "test"):
         run("predict.py", "--model_path", out / "best.pt", "--data", Path(options.data).resolve(), "--store_dir",
@@ -91,7 +93,7 @@ def main(argv: list[str]) -> None:
             modes = ["stack", "single"] if options.single else ["stack"]
             mine = {mode: [pool.submit(ours, options, fraction, mode, seed) for seed in (42, 101)] for mode in modes}
             peers = {f"timm, lr {lr:g}{' ' + ' '.join(flags) if flags else ''}": pool.submit(timm, options, fraction, lr, *flags)
-                     for lr in (1e-3, 3e-4) for flags in ((), ("--normalise", "--flips"))}
+                     for lr in (1e-3, 3e-4) for flags in ((), ("--normalise", "--flips")) if options.timm}
         rows = {}
         for mode, jobs in mine.items():
             runs = [job.result() for job in jobs]

@@ -7,11 +7,11 @@ source run_sheets/setup.sh requirements.txt
 out=${OUT:-quickstart}
 export OMP_NUM_THREADS=1                      # one core a seed
 
-"$PYTHON" simulate.py challenge --out "$out/data" --objects "${OBJECTS:-400}" --blind "${BLIND_OBJECTS:-200}" --seed 7
+"$PYTHON" simulate.py challenge --out "$out/data" --objects "${OBJECTS:-500}" --blind "${BLIND_OBJECTS:-200}" --seed 7
 
 one_seed() {
     run=$out/atto_s$1
-    "$PYTHON" train.py --config run_sheets/quickstart.yaml --epochs "${EPOCHS:-15}" --data "$out/data" --store_dir "$out/stores" \
+    "$PYTHON" train.py --config run_sheets/quickstart.yaml ${EPOCHS:+--epochs "$EPOCHS"} --data "$out/data" --store_dir "$out/stores" \
         --seed "$1" --save_dir "$run"
     for which in val test; do
         "$PYTHON" predict.py --model_path "$run/best.pt" --data "$out/data" --store_dir "$out/stores" \

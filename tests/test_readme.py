@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.strip().splitlines()]
-SMALLER = [("--objects 400", "--objects 12"), ("--blind 200", "--blind 6"), ("run_sheets/quickstart.yaml", "run_sheets/quickstart.yaml --epochs 1"),
+SMALLER = [("--objects 500", "--objects 12"), ("--blind 200", "--blind 6"), ("run_sheets/quickstart.yaml", "run_sheets/quickstart.yaml --epochs 1"),
            ("--epochs 1 --epochs 2", "--epochs 1"), ("--batch_size 128", "--batch_size 16")]
 
 
