@@ -33,7 +33,7 @@ from utils.mistake import Mistake
 from utils.progress import Progress, best_epoch, without_improvement
 from utils.schedule import ScheduleConfig, learning_rate
 from utils.seeding import seed_from, seed_step
-from utils.stop import REASONS, Stop, exit_code
+from utils.stop import REASONS, Stop, exit_code, seconds_of
 
 # What a run writes, and --restart deletes; nothing else in the directory is touched.
 WRITTEN = ("last.pt*", "previous.pt", "best.pt*", "config.yaml", "env.json", "results.json", "training_log.csv", "train.log",
@@ -74,6 +74,7 @@ class TrainConfig:
                 raise Mistake(f"--{name}: got {getattr(self, name)}, expected at least 0")
         if not 0 <= self.ema_decay < 1:
             raise Mistake(f"--ema_decay: got {self.ema_decay}, expected at least 0 and below 1")
+        seconds_of(self.max_time or "0")
 
 
 def train(task: Task, build_mode, options: TrainConfig, schedule: ScheduleConfig, run_dir: Path,

@@ -78,7 +78,7 @@ def load(path: Path) -> dict:
     except FileNotFoundError:
         raise
     except Exception as error:     # a damaged zip raises almost anything; whatever it is, the file is of no use
-        raise Damaged(f"{path}: cannot be read ({first_line(error)})") from error
+        raise Damaged(f"{path}: cannot be read as a checkpoint ({first_line(error)})") from error
     if not isinstance(tree, dict) or "checksum" not in tree:
         raise Mistake(f"{path}: is no Starloop checkpoint; give best.pt or last.pt of a run directory")
     if tree.pop("version") != VERSION:

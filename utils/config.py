@@ -206,12 +206,18 @@ def differences(before: dict[str, Any], now: dict[str, Any], fields: dict[str, d
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Call a script's `main` with the command line; a Mistake ends it with one line on stderr and exit code 2,
-    a divergence (FloatingPointError) with one line and 3."""
+    """Call a script's `main` with the command line.
+
+    A Mistake, or trouble with a file (OSError), ends it with one line on stderr and exit code 2, a divergence
+    (FloatingPointError) with 3, Ctrl-C with 130.
+    """
     try:
         main(sys.argv[1:])
     except Mistake as mistake:
         print(f"{Path(sys.argv[0]).name}: {mistake}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as trouble:            # no such folder, no permission, no space: its text names the file
+        print(f"{Path(sys.argv[0]).name}: {trouble}", file=sys.stderr)
         sys.exit(2)
     except FloatingPointError as divergence:
         print(f"{Path(sys.argv[0]).name}: {divergence}", file=sys.stderr)
