@@ -68,19 +68,15 @@ def read_options(argv: list[str]) -> tuple[Config, lens.Config, dict[str, Any]]:
         raise Mistake(f"--model_path: there is no file {options.model_path!r}") from error
     except checkpoint.Damaged as error:
         raise Mistake(str(error)) from error
-    record = saved["record"]
+    trained = lens.trained_config(saved["record"]["options"])
+    inputs = {field.name: getattr(given, field.name) for field in fields(lens.Inputs)}
     known = config.fields_of(lens.Config)
-    if record["options"]["task"] != "lens" or known.keys() - record["options"].keys():
-        raise Mistake(f"--model_path {options.model_path!r}: holds a {record['options']['task']!r} network of another "
-                      f"kind; expected one of the lens task with the options of this code")
-    named = config.given(argv, lens.Config)
-    trained = {name: record["options"][name] for name in known}
-    inputs = {field.name for field in fields(lens.Inputs)}
-    for name in sorted(named - inputs):
-        if getattr(given, name) != trained[name] and not known[name].metadata.get("free"):
-            raise Mistake(f"--{name}: got {getattr(given, name)!r}, but the network was trained with {trained[name]!r}; "
-                          "leave the flag out, the checkpoint knows it")
-    return options, lens.Config(**trained | {name: getattr(given, name) for name in inputs}), saved
+    for name in sorted(config.given(argv, lens.Config) - inputs.keys()):
+        ours, theirs = getattr(given, name), getattr(trained, name)
+        if ours != theirs and not known[name].metadata.get("free"):
+            raise Mistake(f"--{name}: got {ours!r}, but the network was trained with {theirs!r}; leave the flag out, "
+                          "the checkpoint knows it")
+    return options, replace(trained, **inputs), saved
 
 
 def load_network(task: lens.Config, saved: dict[str, Any], device: torch.device) -> nn.Module:

@@ -1,6 +1,6 @@
 """Is there a strong gravitational lens in the middle of this cutout? (Strong Lens Data Challenge)"""
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,6 +88,15 @@ class Config(Inputs):
                           f"--image_size {self.image_size}")
         if not 0 <= self.drop_path < 1:
             raise Mistake(f"--drop_path: got {self.drop_path:g}, expected 0 <= drop_path < 1")
+
+
+def trained_config(options: dict[str, Any]) -> Config:
+    """The configuration that a checkpoint's record holds. Raises Mistake for one of another task or version."""
+    names = {option.name for option in fields(Config)}
+    if options["task"] != "lens" or names - options.keys():
+        raise Mistake(f"a checkpoint of task {options['task']!r} lacks {sorted(names - options.keys())[:3]}: expected one of the "
+                      "lens task, made by this version")
+    return Config(**{name: options[name] for name in names})
 
 
 def network(config: Config, channels: int) -> nn.Module:

@@ -112,8 +112,7 @@ def test_mistakes_are_one_line(challenge, tmp_path, options, message):
 
 def test_the_checkpoint_rebuilds_the_network_with_its_preprocessing(trained):
     saved = checkpoint.load(trained["single"] / "best.pt")
-    options = saved["record"]["options"]
-    config = lens.Config(**{name: options[name] for name in lens.Config.__dataclass_fields__})
+    config = lens.trained_config(saved["record"]["options"])
     model = lens.network(config, 1)
     model.load_state_dict(saved["model"])
     assert model.preprocess.smoothing == "gaussian" and model.preprocess.normalise

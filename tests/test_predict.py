@@ -64,7 +64,7 @@ def test_the_probability_is_the_networks(run, trained, challenge):
     from tasks import lens
     from utils import checkpoint
     saved = checkpoint.load(trained["single"] / "best.pt")
-    config = lens.Config(**{name: saved["record"]["options"][name] for name in lens.Config.__dataclass_fields__})
+    config = lens.trained_config(saved["record"]["options"])
     model = predict.load_network(config, saved, torch.device("cpu"))
     for path, prob in table[["path", "prob"]].head(3).itertuples(index=False):
         with fits.open(path) as hdus:

@@ -1,0 +1,45 @@
+"""What only a GPU can show; skipped, with the reason, where there is none."""
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import train
+from tests import toys
+from tests.test_ranks import ENVIRONMENT, TOYS, free_port
+from utils import checkpoint
+
+pytestmark = pytest.mark.gpu
+ARGV = ["--task", "toy", "--epochs", "2", "--batch_size", "32", "--device", "cuda"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_killed_run_resumes_to_the_same_bits_on_a_gpu(precision, tmp_path, monkeypatch):
+    monkeypatch.setitem(train.TASKS, "toy", toys)
+    monkeypatch.setattr("utils.stop.signal.signal", lambda *_: None)
+    train.main([*ARGV, "--save_dir", str(tmp_path / "whole"), "--precision", precision])
+    with pytest.raises(SystemExit):
+        train.main([*ARGV, "--save_dir", str(tmp_path / "broken"), "--precision", precision, "--max_time", "0.0001"])
+    train.main([*ARGV, "--save_dir", str(tmp_path / "broken"), "--precision", precision])
+    ours, theirs = (checkpoint.load(tmp_path / name / "last.pt")["state"] for name in ("broken", "whole"))
+    assert {part: checkpoint.digest(ours[part]) for part in theirs} == {part: checkpoint.digest(theirs[part]) for part in theirs}
+
+
+def test_one_rank_over_nccl(tmp_path):
+    argv = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "1", "--master_port", free_port(), TOYS, *ARGV,
+            "--save_dir", str(tmp_path / "run")]
+    subprocess.run(argv, check=True, env=ENVIRONMENT, timeout=300, capture_output=True)
+    assert checkpoint.load(tmp_path / "run" / "last.pt")["state"]["progress"]["step"] == 14
+
+
+def test_the_lens_network_agrees_with_the_cpu(trained):
+    from predict import load_network
+    from tasks import lens
+    saved = checkpoint.load(trained["stack"] / "best.pt")
+    config = lens.trained_config(saved["record"]["options"])
+    inputs = torch.randn(16, 2, 41, 41), torch.ones(16, 2, dtype=torch.bool), torch.zeros(16, dtype=torch.int64)
+    with torch.no_grad():
+        on_cpu = load_network(config, saved, torch.device("cpu"))(*inputs)
+        on_gpu = load_network(config, saved, torch.device("cuda"))(*(tensor.cuda() for tensor in inputs)).cpu()
+    torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-3, atol=1e-3)
