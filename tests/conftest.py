@@ -31,6 +31,16 @@ def shared_data():
     return find
 
 
+@pytest.fixture(scope="session")
+def timm():
+    """timm, the oracle of our networks, or a skip where it cannot be imported."""
+    from models.timm_door import import_timm
+    try:
+        return import_timm()
+    except ValueError as error:
+        pytest.skip(str(error))
+
+
 def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
         for item in items:

@@ -7,15 +7,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.convnextv2 import SIZES, ConvNeXtV2, Depthwise, GlobalResponseNorm
-from models.timm_door import import_timm
-
-
-@pytest.fixture(scope="module")
-def timm():
-    try:
-        return import_timm()
-    except ValueError as error:
-        pytest.skip(str(error))
 
 
 def randomised(network: nn.Module) -> nn.Module:

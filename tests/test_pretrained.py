@@ -5,15 +5,6 @@ from torch import nn
 
 from models.convnextv2 import ConvNeXtV2
 from models.pretrained import load_pretrained
-from models.timm_door import import_timm
-
-
-@pytest.fixture(scope="module")
-def timm():
-    try:
-        return import_timm()
-    except ValueError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
