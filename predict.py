@@ -9,7 +9,6 @@ checkpoint. Interrupted, the same command goes on where it was; under torchrun t
 """
 import utils  # noqa: F401  first, before torch: it says how threads wait
 
-import hashlib
 import os
 import shutil
 import sys
@@ -30,7 +29,7 @@ from tasks import lens
 from utils import checkpoint, config, distributed
 from utils.mistake import Mistake
 
-PART = 65_536            # examples whose probabilities are kept in memory at once, and what an interruption can cost
+PART = 8192              # examples that are written at once: what an interruption can cost, and what ranks share
 
 
 @dataclass(frozen=True)
@@ -126,10 +125,10 @@ def predict_parts(examples: cutouts.Cutouts, network: nn.Module, options: Config
                 probs = []
                 for batch in loader(examples, shares, options.num_workers, device):
                     probs.append(probability(network, to_device(batch, device), options.tta).cpu())
-                    bar.update(len(probs[-1]) * distributed.world_size())
                 with open(path.with_suffix(".tmp"), "wb") as file:
                     np.save(file, torch.cat(probs).numpy())
                 os.replace(path.with_suffix(".tmp"), path)
+            bar.update(min(total - bar.n, (stop - start) * distributed.world_size()))
 
 
 def main(argv: list[str]) -> None:
@@ -142,11 +141,11 @@ def main(argv: list[str]) -> None:
         examples = cutouts.examples(packed, rows, saved["record"]["data"]["bands"], task.band_mode)
         if not len(examples):
             raise Mistake(f"none of the {len(rows)} files can be predicted: {packed.directory}/quarantine.csv names the reasons")
-        network = InPrecision(load_network(task, saved, device), DTYPES[precision])
-        same = checkpoint.digest(saved["record"]), packed.manifest["index"], options.tta, precision, options.which
-        same = hashlib.sha256(repr((same, checkpoint.digest(saved.get("model", {})), options.max_samples)).encode()).hexdigest()
+        model = load_network(task, saved, device)
+        network = InPrecision(model, DTYPES[precision])
+        same = checkpoint.digest([model.state_dict(), packed.manifest["index"], options.tta, precision, options.which, options.max_samples])
         out = Path(options.output_dir)
-        folder = out / f"parts_{same[:16]}"
+        folder = out / f"parts_{same[:16]}"              # what an interrupted prediction of just this has done
         folder.mkdir(parents=True, exist_ok=True)
         if distributed.rank() == 0:
             for line in [*filter(None, [warning]), *examples.report]:
