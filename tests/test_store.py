@@ -255,7 +255,7 @@ def test_several_at_once_pack_once(tmp_path):
 
 @pytest.mark.parametrize("how", ["worker killed", "interrupt", "terminate"])
 def test_whoever_dies_leaves_no_process_and_a_state_to_go_on_from(tmp_path, how):
-    write_cutouts(tmp_path / "in", 480)
+    write_cutouts(tmp_path / "in", 960)
     process = start(tmp_path, workers=2)
     wait_for_blocks(tmp_path, process, 3)
     workers = children(process)
@@ -279,7 +279,7 @@ def test_whoever_dies_leaves_no_process_and_a_state_to_go_on_from(tmp_path, how)
     done = blocks_done(tmp_path)
     assert done >= 3
     again = start(tmp_path, workers=1)
-    assert f"packing {480 - 8 * done} of 480" in again.communicate()[1] and again.returncode == 0
+    assert f"packing {960 - 8 * done} of 960" in again.communicate()[1] and again.returncode == 0
     store.open_store(tmp_path / "out").verify()
 
 

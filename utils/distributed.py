@@ -1,5 +1,6 @@
 """torchrun in a few small functions that also work with one process."""
 import contextlib
+import gc
 import os
 from datetime import timedelta
 
@@ -26,6 +27,8 @@ def session(device: torch.device, minutes: float = 30):
         HOST_GROUP.append(dist.new_group(backend="gloo"))
     try:
         yield
+        gc.collect()         # what still holds the group (DDP's reducer) must go before it does
+        barrier()            # no rank leaves while another still works: gloo's threads abort a rank that is left alone
     finally:
         HOST_GROUP.clear()
         dist.destroy_process_group()
