@@ -7,6 +7,7 @@
     Objective  model + loss as one module, so that DDP and autocast wrap both and the model stays bare.
     Gradient   a mode: one way to turn a batch into `p.grad`.
     Run        what a mode is built from.
+    Answer     what a trained network is asked, and how that is written.
 
 Shape letters are the same everywhere: B example, C channel, T time, H W image, N node, E edge.
 """
@@ -59,7 +60,7 @@ class Task:
     monitors: Mapping[str, str]                               # name in the summary -> "min" or "max"; the first is the default
     summarise: Callable[[Columns], dict[str, float]] = column_means     # each epoch, on validation
     report: Callable[[Columns], dict[str, Any]] | None = None           # once, on validation and test; None: summarise
-    illustrate: Callable[[Any, Columns, int], None] | None = None       # (SummaryWriter, validation columns, epoch)
+    illustrate: Callable[[Any, nn.Module, Columns, int], None] | None = None   # (SummaryWriter, model, validation columns, epoch)
     record: Mapping[str, Any] | None = None                   # what predict must know of the data, stored in checkpoints
 
 
@@ -116,6 +117,17 @@ class Run:
     accumulate: int                  # pieces that each rank's share is cut into
     steps: int                       # planned for the whole run
     epochs: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What predict.py asks of a trained network."""
+    model: nn.Module                                          # built, its weights not loaded yet
+    data: Examples
+    predict: Callable[[nn.Module, Batch], Columns]            # [B, ...] each
+    write: Callable[[dict[str, Any], Any], str]               # (columns [N, ...] numpy, folder) -> the line to print
+    key: Any                                                  # with the weights, says whether an interrupted prediction is this one
+    notes: Sequence[str] = ()                                 # lines for the terminal
 
 
 def size_of(batch: Batch) -> int:

@@ -162,7 +162,7 @@ def train(task: Task, build_mode, options: TrainConfig, schedule: ScheduleConfig
                 checkpoint.save(run_dir / "best.pt", dict(record=record, epoch=row["epoch"], metrics=row,
                                                           model=ema.model.state_dict()))
             if task.illustrate and log.writer:
-                task.illustrate(log.writer, columns, row["epoch"])
+                task.illustrate(log.writer, ema.model, columns, row["epoch"])
         if epoch_over or reason or (options.save_every and progress.step % options.save_every == 0):
             tree = dict(record=record, state=checkpoint.collect(state))        # on all ranks: sums are gathered
             if distributed.rank() == 0:

@@ -1,6 +1,6 @@
 """Is there a strong gravitational lens in the middle of this cutout? (Strong Lens Data Challenge)"""
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,15 +90,6 @@ class Config(Inputs):
             raise Mistake(f"--drop_path: got {self.drop_path:g}, expected 0 <= drop_path < 1")
 
 
-def trained_config(options: dict[str, Any]) -> Config:
-    """The configuration that a checkpoint's record holds. Raises Mistake for one of another task or version."""
-    names = {option.name for option in fields(Config)}
-    if options["task"] != "lens" or names - options.keys():
-        raise Mistake(f"a checkpoint of task {options['task']!r} lacks {sorted(names - options.keys())[:3]}: expected one of the "
-                      "lens task, made by this version")
-    return Config(**{name: options[name] for name in names})
-
-
 def network(config: Config, channels: int) -> nn.Module:
     """(image [B, C, H, W] physical units, present [B, C] bool, domain [B] int64) -> logit [B] of being a lens."""
     side = (config.image_size, config.image_size)
@@ -143,7 +134,7 @@ def build(config: Config, run_dir: Path, workers: int) -> Task:
         summary(index, packed, data, run_dir)
     record = dict(bands=bands, files=len(index), digest=content_digest(index))
     return Task(model, data, loss, measure, {"auc": "max", "loss": "min", "acc": "max"}, summarise, report,
-                lambda writer, columns, epoch: illustrate(writer, columns, epoch, data["val"]), record)
+                lambda writer, model, columns, epoch: illustrate(writer, columns, epoch, data["val"]), record)
 
 
 def pack(table: pd.DataFrame, config: Config, workers: int) -> store.Store:

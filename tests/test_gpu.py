@@ -34,12 +34,13 @@ def test_one_rank_over_nccl(tmp_path):
 
 
 def test_the_lens_network_agrees_with_the_cpu(trained):
-    from predict import load_network
+    from predict import load_weights
     from tasks import lens
+    from utils.config import recorded
     saved = checkpoint.load(trained["stack"] / "best.pt")
-    config = lens.trained_config(saved["record"]["options"])
+    config = recorded(lens.Config, saved["record"]["options"])
     inputs = torch.randn(16, 2, 41, 41), torch.ones(16, 2, dtype=torch.bool), torch.zeros(16, dtype=torch.int64)
     with torch.no_grad():
-        on_cpu = load_network(config, saved, torch.device("cpu"))(*inputs)
-        on_gpu = load_network(config, saved, torch.device("cuda"))(*(tensor.cuda() for tensor in inputs)).cpu()
+        on_cpu = load_weights(lens.network(config, 2), saved, torch.device("cpu"))(*inputs)
+        on_gpu = load_weights(lens.network(config, 2), saved, torch.device("cuda"))(*(tensor.cuda() for tensor in inputs)).cpu()
     torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-3, atol=1e-3)

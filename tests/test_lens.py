@@ -10,6 +10,7 @@ from contract import InPrecision, Objective
 from tasks import lens
 from tests.spoiled import spoil
 from utils import checkpoint
+from utils.config import recorded
 from utils.mistake import Mistake
 
 
@@ -112,7 +113,7 @@ def test_mistakes_are_one_line(challenge, tmp_path, options, message):
 
 def test_the_checkpoint_rebuilds_the_network_with_its_preprocessing(trained):
     saved = checkpoint.load(trained["single"] / "best.pt")
-    config = lens.trained_config(saved["record"]["options"])
+    config = recorded(lens.Config, saved["record"]["options"])
     model = lens.network(config, 1)
     model.load_state_dict(saved["model"])
     assert model.preprocess.smoothing == "gaussian" and model.preprocess.normalise

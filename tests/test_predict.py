@@ -11,6 +11,7 @@ import pytest
 import torch
 from astropy.io import fits
 
+import answers.lens
 import predict
 from tests.spoiled import spoil
 from tests.test_ranks import ENVIRONMENT, free_port
@@ -62,10 +63,10 @@ def test_stacked_bands_share_the_probability_of_their_object(run, trained, chall
 def test_the_probability_is_the_networks(run, trained, challenge):
     table = run(trained["single"], "--data", challenge, "--which", "val", "--batch_size", "7")
     from tasks import lens
-    from utils import checkpoint
+    from utils import checkpoint, config
     saved = checkpoint.load(trained["single"] / "best.pt")
-    config = lens.trained_config(saved["record"]["options"])
-    model = predict.load_network(config, saved, torch.device("cpu"))
+    task = config.recorded(lens.Config, saved["record"]["options"])
+    model = predict.load_weights(lens.network(task, 1), saved, torch.device("cpu"))
     for path, prob in table[["path", "prob"]].head(3).itertuples(index=False):
         with fits.open(path) as hdus:
             image = torch.tensor(hdus[1].data[0][1].astype(np.float32))[None, None]
@@ -122,7 +123,7 @@ def test_the_symmetries_average_to_a_prediction_that_turning_does_not_change(run
 def test_an_interrupted_prediction_goes_on(run, trained, challenge, tmp_path, monkeypatch):
     whole = run(trained["single"], "--data", challenge, "--which", "all", "--batch_size", "16")
     monkeypatch.setattr(predict, "PART", 32)
-    real, calls = predict.probability, []
+    real, calls = answers.lens.probability, []
 
     def dying(*arguments):
         calls.append(1)
@@ -132,7 +133,7 @@ def test_an_interrupted_prediction_goes_on(run, trained, challenge, tmp_path, mo
 
     argv = ["--model_path", str(trained["single"] / "best.pt"), "--store_dir", str(tmp_path / "stores"), "--device", "cpu",
             "--output_dir", str(tmp_path / "broken"), "--data", str(challenge), "--which", "all", "--batch_size", "16"]
-    monkeypatch.setattr(predict, "probability", dying)
+    monkeypatch.setattr(answers.lens, "probability", dying)
     with pytest.raises(KeyboardInterrupt):
         predict.main(argv)
     predict.main(argv)

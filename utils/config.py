@@ -199,6 +199,15 @@ def flat(*instances: Any) -> dict[str, Any]:
     return {name: value for instance in instances for name, value in dataclasses.asdict(instance).items()}
 
 
+def recorded(cls: type, options: dict[str, Any]) -> Any:
+    """The configuration that a checkpoint's record holds. Raises Mistake for a record of another version."""
+    names = fields_of(cls).keys()
+    if missing := sorted(names - options.keys()):
+        raise Mistake(f"the checkpoint's record lacks {', '.join(missing[:3])}: it was made by another version of the "
+                      f"{options['task']} task; train again, or use that version")
+    return cls(**{name: options[name] for name in names})
+
+
 def differences(before: dict[str, Any], now: dict[str, Any], fields: dict[str, dataclasses.Field]) -> list[str]:
     """What changed between two `flat` configurations, free options left out, in words."""
     return [f"--{name} {before.get(name)!r} -> {now.get(name)!r}" for name in {**before, **now}
