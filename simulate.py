@@ -3,20 +3,26 @@
     python simulate.py challenge --out D --objects 1000 --seed 7
     python simulate.py challenge --out D --objects 1000 --seed 7 --blind 2000 --workers 2
     python simulate.py challenge --help
+    python simulate.py light_curves --out D --curves 4096 --seed 7 --workers 2
+    python simulate.py light_curves --help
 
 `challenge` is the LSST strong-lens challenge: D/slsim_lenses, slsim_nonlenses, hsc_lenses, hsc_nonlenses, each with
 --objects objects of five FITS files (one a band) and parameters.fits; D/objects.csv says what each object is.
 With --blind: D/test_dataset, unlabelled, and D/test_truth.csv.
+`light_curves` is eROSITA: one FITS file a source, of the form of eRebin's or of srctool's, six kinds of variability equally frequent;
+D/labels.csv says what each source is and what was drawn.
 The same command again finishes what was interrupted, and with more objects it adds to what is there.
 """
 import json
 import multiprocessing
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from data import challenge as files
+from data import light_curve_products as products
 from data.challenge_lenses import BANDS
+from data.light_curve_simulation import Survey, read_exposures
 from utils import config
 from utils.config import several
 from utils.files import whole
@@ -53,7 +59,8 @@ class ChallengeConfig:
 def challenge(options: ChallengeConfig) -> None:
     """The strong-lens challenge: see the head of this file."""
     root, start = Path(options.out), time.perf_counter()
-    claim(root, options)
+    claim(root, {"simulation": "challenge", "version": 1, "seed": options.seed, "bands": options.bands, "domains": options.domains},
+          {"objects": options.objects, "blind": options.blind})
     folders = {}
     if options.objects:
         folders = {files.bucket_name(domain, label): options.objects for domain in options.domains for label in (1, 0)}
@@ -76,11 +83,38 @@ def challenge(options: ChallengeConfig) -> None:
     print(f"{total} objects in {len(options.bands)} bands in {root}: {seconds:.1f} s, {total / seconds:.0f} objects/s")
 
 
-def claim(root: Path, options: ChallengeConfig) -> None:
-    """Make `root`, or go on in it if the same simulation began there; raises Mistake where anything else is."""
-    record, path = {"simulation": "challenge", "version": 1, "seed": options.seed, "bands": options.bands,
-                    "domains": options.domains}, root / "simulation.json"
-    counts = {"objects": options.objects, "blind": options.blind}
+@dataclass(frozen=True)
+class LightCurvesConfig(Survey):
+    out: str = ""                           # directory to write to (required)
+    curves: int = 4096                      # sources, one light curve each
+    seed: int = 7                           # a curve follows from this, its number and the options above
+    workers: int = 2                        # processes; they do not change a byte
+
+    def __post_init__(self):
+        if not self.out:
+            raise Mistake("--out is missing: give the directory to write to, for example --out simulated")
+        for flag in ("curves", "workers"):
+            if getattr(self, flag) < 1:
+                raise Mistake(f"--{flag} is {getattr(self, flag)}; give 1 or more")
+        super().__post_init__()
+
+
+def light_curves(options: LightCurvesConfig) -> None:
+    """eROSITA light curves: see the head of this file."""
+    root, start = Path(options.out), time.perf_counter()
+    survey = Survey(**{each.name: getattr(options, each.name) for each in fields(Survey)})
+    if survey.exposures:
+        read_exposures(survey.exposures)
+    claim(root, {"simulation": "light_curves", "version": 1, "seed": options.seed} | asdict(survey), {"curves": options.curves})
+    rows = sum(spread(products.write_batch, products.batches(root, options.seed, options.curves, survey), options.workers), [])
+    files.write_table(root / "labels.csv", rows, products.LABELS)
+    seconds = time.perf_counter() - start
+    print(f"{options.curves} light curves in {root}: {seconds:.1f} s, {options.curves / seconds:.0f} curves/s")
+
+
+def claim(root: Path, record: dict, counts: dict[str, int]) -> None:
+    """Make `root`, or go on in it if the simulation of `record` began there with no more than `counts`; raises Mistake where anything else is."""
+    path = root / "simulation.json"
     if root.exists() and not root.is_dir():
         raise Mistake(f"--out {root} is a file; give a directory")
     if root.is_dir() and any(root.iterdir()):
@@ -113,7 +147,7 @@ def spread(function, jobs: list, workers: int):
 
 
 # One entry for each kind of data set: its options and what writes it.
-SIMULATIONS = {"challenge": (ChallengeConfig, challenge)}
+SIMULATIONS = {"challenge": (ChallengeConfig, challenge), "light_curves": (LightCurvesConfig, light_curves)}
 
 
 def main(argv: list[str]) -> None:
