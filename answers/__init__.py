@@ -4,6 +4,6 @@ A file here exports `Config` (a frozen dataclass, its fields are flags of predic
 `build(options, own, config, saved) -> Answer` (contract.py): the options of predict.py, this file's own, the task's
 configuration as it was trained with the inputs given now, and the checkpoint.
 """
-from answers import lens
+from answers import lens, light_curve
 
-ANSWERS = {"lens": lens}
+ANSWERS = {"lens": lens, "light_curve": light_curve}

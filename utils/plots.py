@@ -191,9 +191,10 @@ def stretched(image: np.ndarray) -> np.ndarray:
 
 
 def curves(training_log: pd.DataFrame) -> Figure:
-    """Loss, accuracy, AUC and learning rate against the epoch, from training_log.csv."""
+    """Loss, figures of merit and learning rate against the epoch, from training_log.csv."""
     figure = Figure(figsize=(10, 3.2), layout="constrained")
-    panels = (("Loss", ["train_loss", "val_loss"]), ("Accuracy, AUC", ["train_acc", "val_acc", "val_auc"]), ("Learning rate", ["lr"]))
+    panels = (("Loss", ["train_loss", "val_loss"]), ("Learning rate", ["lr"]),
+              ("Figures of merit", ["train_acc", "val_acc", "val_auc", "val_gain", "val_gain_hidden"]))
     for ax, (ylabel, names) in zip(figure.subplots(1, 3), panels):
         there = [name for name in names if name in training_log]
         for i, name in enumerate(there, start=1):

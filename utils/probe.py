@@ -1,0 +1,49 @@
+"""What an embedding knows: how well simple classifiers tell labels from it, each example judged by one that never saw it."""
+import warnings
+from typing import Any
+
+import numpy as np
+
+FOLDS = 5
+
+
+def probe(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> dict[str, Any]:
+    """Accuracy of a linear and a random-forest classifier of features [N, F] in stratified five-fold cross-validation.
+
+    labels [N] of any kind. Returns n, classes, `majority` (the share of the largest class, what a constant answer gets),
+    and for "linear" and "forest" the accuracy, its standard error over folds, and the confusion matrix (rows: the truth).
+    Raises ValueError for fewer than two classes, or one with fewer examples than folds.
+    """
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import confusion_matrix
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    classes, counts = np.unique(labels, return_counts=True)
+    if len(classes) < 2 or counts.min() < FOLDS:
+        few = ", ".join(f"{name}: {count}" for name, count in zip(classes[:8], counts[:8]))
+        raise ValueError(f"a probe needs two classes with at least {FOLDS} examples each, got {few}")
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    probes = dict(linear=make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
+                  forest=RandomForestClassifier(300, random_state=seed))
+    results: dict[str, Any] = dict(n=len(labels), classes=[str(name) for name in classes], majority=float(counts.max() / len(labels)))
+    for name, classifier in probes.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)          # a probe that has not quite converged is a lower bound
+            said = cross_val_predict(classifier, features, labels, cv=folds)
+        each = [float((said[test] == labels[test]).mean()) for _, test in folds.split(features, labels)]
+        results[name] = dict(accuracy=float((said == labels).mean()), error=float(np.std(each, ddof=1) / FOLDS**0.5),
+                             confusion=confusion_matrix(labels, said, labels=classes).tolist())
+    return results
+
+
+def table(probes: dict[str, dict[str, Any]]) -> str:
+    """The probes of several sets of features beside each other, one line each."""
+    wide = max(map(len, probes))
+    lines = [f"{'features':<{wide}}  majority  linear          forest"]
+    for name, result in probes.items():
+        scores = "  ".join(f"{result[kind]['accuracy']:.3f} +- {result[kind]['error']:.3f}" for kind in ("linear", "forest"))
+        lines.append(f"{name:<{wide}}  {result['majority']:.3f}     {scores}")
+    return "\n".join(lines)
