@@ -91,7 +91,7 @@ def _table(sources: list[tuple]) -> pd.DataFrame:
         real += [identity for _, identity in here]
         domains.append(np.full(len(here), domain, dtype=object))
         labels.append(np.full(len(here), label, dtype=np.int8))
-    _check_utf8(paths)
+    check_utf8(paths)
     table = pd.DataFrame({"path": paths, "domain": np.concatenate(domains), "label": np.concatenate(labels)})
     table[["domain", "path"]] = table[["domain", "path"]].astype("str")
     table = _each_file_once(table, real)
@@ -188,7 +188,7 @@ class _RealPaths:
         return path
 
 
-def _check_utf8(paths: list[str]) -> None:
+def check_utf8(paths: list[str]) -> None:
     try:
         "".join(paths).encode()
     except UnicodeEncodeError:

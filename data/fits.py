@@ -39,7 +39,7 @@ def read_cutout(path: str | os.PathLike, shape: tuple[int, ...] | None = (41, 41
     Raises: BadFile for whatever is wrong with the file; OSError for trouble of the machine (a stale file handle, say).
     Source: FITS Standard 4.0, sections 4.4.1 (image), 7.3 (binary table).
     """
-    raw = _bytes(path, LARGEST if shape is None else max(LARGEST_CUTOUT, 64 * math.prod(shape)))
+    raw = fits_bytes(path, LARGEST if shape is None else max(LARGEST_CUTOUT, 64 * math.prod(shape)))
     for card in GIANT_COUNT.finditer(raw):
         if card.start() % 80 == 0 and int(card[2]) > 999:
             raise BadFile(f"corrupt header: {card[1].decode().strip()} = {card[2].decode()}")
@@ -57,7 +57,7 @@ def read_cutout(path: str | os.PathLike, shape: tuple[int, ...] | None = (41, 41
         except (BadFile, MemoryError):
             raise
         except Exception as error:  # a hostile header can raise nearly anything out of astropy
-            raise BadFile(f"unreadable ({type(error).__name__} in astropy: {_first_line(error)})") from error
+            raise BadFile(f"unreadable ({type(error).__name__} in astropy: {first_line(error)})") from error
     with np.errstate(over="ignore", invalid="ignore"):
         pixels = np.ascontiguousarray(pixels, dtype=np.float32)
     if finite and (bad := pixels.size - int(np.count_nonzero(np.isfinite(pixels)))):
@@ -65,7 +65,8 @@ def read_cutout(path: str | os.PathLike, shape: tuple[int, ...] | None = (41, 41
     return pixels
 
 
-def _bytes(path: str | os.PathLike, limit: int) -> bytes:
+def fits_bytes(path: str | os.PathLike, limit: int) -> bytes:
+    """The bytes of a FITS file, of at most `limit`, unpacked if it is a gzip. Raises BadFile, or OSError for trouble of the machine."""
     try:
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:  # a pipe waits
             status = os.fstat(file.fileno())
@@ -78,7 +79,7 @@ def _bytes(path: str | os.PathLike, limit: int) -> bytes:
     if not stat.S_ISREG(status.st_mode):
         raise BadFile("not a regular file")
     if size > limit:
-        raise BadFile(f"{size} bytes: too large for a cutout")
+        raise BadFile(f"{size} bytes: too large for its kind")
     if not raw:
         raise BadFile("empty file")
     if raw[:2] == b"\x1f\x8b":
@@ -96,9 +97,9 @@ def _unpacked(raw: bytes, limit: int) -> bytes:
         try:
             unpacked += member.decompress(raw, limit + 1 - len(unpacked))
         except zlib.error as error:
-            raise BadFile(f"damaged gzip: {_first_line(error)}") from error
+            raise BadFile(f"damaged gzip: {first_line(error)}") from error
         if len(unpacked) > limit:
-            raise BadFile(f"more than {limit} bytes when unpacked: too large for a cutout")
+            raise BadFile(f"more than {limit} bytes when unpacked: too large for its kind")
         if not member.eof:
             raise BadFile("damaged gzip: it ends too early")
         raw = member.unused_data.lstrip(b"\0")
@@ -121,7 +122,7 @@ def _first_image(hdus: fits.HDUList, size: int, shape: tuple[int, ...] | None) -
             seen.append(f"{where} is a table without an image column")
         elif hdu.shape and math.prod(hdu.shape):
             _check_geometry(hdu.shape, shape, where)
-            _check_size(hdu, size)
+            check_size(hdu, size)
             return hdu.data
     raise BadFile("no image: " + ("; ".join(seen) if seen else "every HDU is empty"))
 
@@ -148,7 +149,7 @@ def _from_table(hdu: fits.BinTableHDU, column: fits.Column, where: str, size: in
     _check_geometry(declared, (math.prod(shape),) if flat and shape is not None else shape, where)
     if math.prod(declared) != _count(column):
         raise BadFile(f"{where} holds {_count(column)} values, but its TDIM says {_by(declared)}")
-    _check_size(hdu, size)
+    check_size(hdu, size)
     number = [other is column for other in hdu.columns].index(True)  # its name may be missing, or be another's too
     table = hdu.data
     if column.null is not None and np.any(blank := np.rec.recarray.field(table, number) == column.null):
@@ -172,7 +173,7 @@ def _check_geometry(found: tuple[int, ...], expected: tuple[int, ...] | None, wh
         raise BadFile(f"wrong geometry: {where} is {_by(found)}, expected {_by(expected)}")
 
 
-def _check_size(hdu, size: int) -> None:
+def check_size(hdu, size: int) -> None:
     """Before .data allocates what the header declares."""
     end = hdu.fileinfo()["datLoc"] + hdu.size
     if end > size:
@@ -183,5 +184,5 @@ def _by(shape: tuple[int, ...]) -> str:
     return "x".join(str(n) for n in shape)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

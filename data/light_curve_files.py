@@ -22,7 +22,7 @@ import torch
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
 
-from data.fits import MACHINE_TROUBLE, BadFile, _bytes, _check_size, _first_line
+from data.fits import MACHINE_TROUBLE, BadFile, check_size, first_line, fits_bytes
 from physics.count_rates import source_rate
 from utils.config import several
 from utils.mistake import Mistake
@@ -108,7 +108,7 @@ def find_light_curves(path: str | os.PathLike, reading: Reading) -> list[Found]:
     """
     if os.fspath(path).lower().endswith(TABLES):
         return [Found(curve) for curve in _from_table(_read_table(path), path, reading)]
-    raw = _bytes(path, LARGEST)
+    raw = fits_bytes(path, LARGEST)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", message=".*truncated.*", category=AstropyUserWarning)
@@ -120,7 +120,7 @@ def find_light_curves(path: str | os.PathLike, reading: Reading) -> list[Found]:
         except (BadFile, MemoryError):
             raise
         except Exception as error:  # a hostile header can raise nearly anything out of astropy
-            raise BadFile(f"unreadable ({type(error).__name__} in astropy: {_first_line(error)})") from error
+            raise BadFile(f"unreadable ({type(error).__name__} in astropy: {first_line(error)})") from error
 
 
 def with_rates(found: list[Found]) -> list[LightCurve]:
@@ -152,7 +152,7 @@ def _from_fits(hdus: fits.HDUList, size: int, path: str | os.PathLike, reading: 
         if "TIME" in names and events:
             return _from_events(hdus, number, size, path, reading)
         if "TIME" in names and names & {"COUNTS", "RATE", "RATE1"}:
-            _check_size(hdu, size)
+            check_size(hdu, size)
             return _from_rates(hdu, path, reading)
         seen.append(f"HDU {number} {hdu.name!r} has columns {' '.join(sorted(names)[:6])}")
     raise BadFile("no light curve: expected a table with TIME and COUNTS, RATE or RATE1, or an event list; "
@@ -252,7 +252,7 @@ def _band_names(header: fits.Header, path: str | os.PathLike, count: int) -> tup
 def _from_events(hdus: fits.HDUList, number: int, size: int, path: str | os.PathLike, reading: Reading) -> Found:
     """Counts in bins of `bin_time` from the first good second on, each with the good time that it holds; no background."""
     hdu = hdus[number]
-    _check_size(hdu, size)
+    check_size(hdu, size)
     time = np.asarray(hdu.data["TIME"]).astype(np.float64) * _seconds(hdu, "TIME")
     if not np.isfinite(time).all():
         raise BadFile("an event has no time (NaN)")
@@ -300,7 +300,7 @@ def _good_time(hdus: fits.HDUList, size: int) -> np.ndarray:
         raise BadFile("no good time intervals (an HDU named GTI): the exposure is not known")
     intervals = []
     for hdu in tables:
-        _check_size(hdu, size)
+        check_size(hdu, size)
         names = {name.upper(): name for name in hdu.columns.names}
         if not {"START", "STOP"} <= names.keys():
             raise BadFile(f"GTI without START and STOP: there are {' '.join(names)}")
@@ -337,9 +337,9 @@ def _read_table(path: str | os.PathLike) -> pd.DataFrame:
     except OSError as error:
         if error.errno in MACHINE_TROUBLE:
             raise
-        raise BadFile(f"cannot be read: {_first_line(error)}") from error
+        raise BadFile(f"cannot be read: {first_line(error)}") from error
     except Exception as error:  # truncated gzip, no text, no columns, ragged rows: each has its own error
-        raise BadFile(f"unreadable ({type(error).__name__} in pandas: {_first_line(error)})") from error
+        raise BadFile(f"unreadable ({type(error).__name__} in pandas: {first_line(error)})") from error
     names = {name.strip().lower(): name for name in table.columns}
     known = {ours: names[theirs] for ours, aliases in ALIASES.items() for theirs in aliases[::-1] if theirs in names}
     if "time" not in known or not ({"mag", "magerr"} <= known.keys() or {"flux", "fluxerr"} <= known.keys()):

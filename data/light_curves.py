@@ -36,10 +36,10 @@ from tqdm import tqdm
 
 from contract import Batch
 from data.blocks import write_durably
-from data.buckets import _check_utf8
+from data.buckets import check_utf8
 from data.fits import BadFile
 from data.light_curve_files import Reading, find_light_curves, with_rates
-from data.store import FULL, _lock, _statuses, _sync_folder
+from data.store import FULL, locked, statuses, sync_folder
 from utils.files import whole
 from utils.mistake import Mistake
 
@@ -66,7 +66,7 @@ def inventory(source: str) -> list[str]:
             walked.add(real)
             files += [os.path.join(folder, name) for name in names if name.lower().endswith(SUFFIXES) and name not in NOT_CURVES]
         files.sort()
-        _check_utf8(files)
+        check_utf8(files)
         if not files:
             raise Mistake(f"{source!r} holds no light curve: expected files that end in {' '.join(SUFFIXES)}")
         return files
@@ -202,7 +202,7 @@ def pack(paths: Sequence[str], reading: Reading, store_dir: str | os.PathLike, w
     if not _complete(directory, digest):
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            with _lock(directory, _say):
+            with locked(directory, _say):
                 if not _complete(directory, digest):
                     partial = directory / f"partial_{BLOCK_FILES}"
                     _read_blocks(paths, reading, partial, workers)
@@ -365,9 +365,9 @@ def _publish(curves: pd.DataFrame, directory: Path, partial: Path, manifest: dic
     for name in FIELDS:
         os.replace(partial / f"{name}.npy", directory / f"{name}.npy")
     manifest["curves"] = blake2b(content.getvalue(), digest_size=16).hexdigest()
-    _sync_folder(directory)  # the renames before the manifest that vouches for them
+    sync_folder(directory)  # the renames before the manifest that vouches for them
     write_durably(directory / "manifest.json", json.dumps(manifest, indent=1).encode())
-    _sync_folder(directory)
+    sync_folder(directory)
     for old in directory.glob("partial_*"):
         shutil.rmtree(old, ignore_errors=True)
 
@@ -379,7 +379,7 @@ def _shape(name: str, points: int, channels: int) -> tuple[int, ...]:
 def _digest(paths: Sequence[str], reading: Reading) -> str:
     """What a pack follows from: absolute paths, sizes, times of change, the reading; one stat a file."""
     digest = blake2b(repr((VERSION, asdict(reading))).encode(), digest_size=16)
-    for path, status in zip(paths, _statuses(list(paths))):
+    for path, status in zip(paths, statuses(list(paths))):
         digest.update(repr((os.path.abspath(path), status)).encode())
     return digest.hexdigest()
 

@@ -89,7 +89,7 @@ def inventory_digest(inventory: pd.DataFrame, shape: tuple[int, int] = (41, 41))
     for first in range(0, len(inventory), 65536):
         part = inventory.iloc[first:first + 65536]
         paths = part["path"].tolist()
-        rows = zip(map(os.path.abspath, paths), *(part[column].tolist() for column in COLUMNS[1:]), _statuses(paths))
+        rows = zip(map(os.path.abspath, paths), *(part[column].tolist() for column in COLUMNS[1:]), statuses(paths))
         digest.update("\n".join(map(repr, rows)).encode())
     return digest.hexdigest()
 
@@ -141,7 +141,7 @@ def pack(inventory: pd.DataFrame, directory: str | os.PathLike, shape: tuple[int
         needed = len(inventory) * math.prod(shape) * 4
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            with _lock(directory, say):
+            with locked(directory, say):
                 if not _complete(directory, digest):
                     _pack(inventory, directory, tuple(shape), workers, digest, say)
         except WorkerLost as error:
@@ -233,14 +233,14 @@ def _finish(inventory: pd.DataFrame, directory: Path, partial: Path, records: li
     (directory / "manifest.json").unlink(missing_ok=True)
     for name in ("index.parquet", "quarantine.csv", "pixels.npy"):
         os.replace(partial / name, directory / name)
-    _sync_folder(directory)  # the renames before the manifest that vouches for them
+    sync_folder(directory)  # the renames before the manifest that vouches for them
     write_durably(directory / "manifest.json", json.dumps(manifest, indent=1).encode())
-    _sync_folder(directory)
+    sync_folder(directory)
     for old in directory.glob("partial_*"):
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _sync_folder(directory: Path) -> None:
+def sync_folder(directory: Path) -> None:
     folder = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -249,7 +249,7 @@ def _sync_folder(directory: Path) -> None:
 
 
 @contextmanager
-def _lock(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
+def locked(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
     """One packing process at a time; the system takes the lock from a killed one."""
     with open(directory / "lock", "w") as file:
         said = False
@@ -287,7 +287,7 @@ def _manifest(directory: Path) -> dict | None:
     return manifest
 
 
-def _statuses(paths: list[str]) -> list[tuple[int, int]]:
+def statuses(paths: list[str]) -> list[tuple[int, int]]:
     """(size, time of change) of each file; by many threads where a stat waits for a server, else they only contend."""
     start = time.perf_counter()
     first = [_status(path) for path in paths[:256]]

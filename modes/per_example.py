@@ -11,14 +11,16 @@ from utils.mistake import Mistake
 def hooked(model: nn.Module):
     """Hooks on `model` that fill `p.grad_sample` [B, *p.shape] in a backward pass of the summed loss.
 
-    Raises Mistake for layers that mix examples (BatchNorm) or that Opacus cannot treat (nn.GRU, nn.LSTM).
+    Raises Mistake for layers that mix examples (BatchNorm) or that Opacus cannot treat (nn.GRU and its like).
     """
     from opacus import GradSampleModule
     from opacus.validators import ModuleValidator
+    if recurrent := next((name for name, module in model.named_modules() if isinstance(module, nn.RNNBase)), None):
+        raise Mistake(f"the recurrent layer {recurrent!r} takes and gives more than one tensor, which Opacus' hooks cannot follow; "
+                      "customer_data mode has no light curves yet")
     if errors := ModuleValidator.validate(model, strict=False):
         raise Mistake(f"this network mixes examples or cannot be treated one by one ({str(errors[0]).splitlines()[0]}); "
-                      "customer_data mode needs GroupNorm or LayerNorm in place of BatchNorm, and no nn.GRU or nn.LSTM "
-                      "(opacus.layers has DPGRU and DPLSTM)")
+                      "customer_data mode needs GroupNorm or LayerNorm in place of BatchNorm")
     # the first layer's input needs no gradient, which torch remarks on at every step
     warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
     # functorch for every layer: Opacus' own convolution sampler is wrong for channels-last activations (1.6.0)

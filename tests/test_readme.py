@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.strip().splitlines()]
 SMALLER = [("--objects 500", "--objects 12"), ("--blind 200", "--blind 6"), ("run_sheets/quickstart.yaml", "run_sheets/quickstart.yaml --epochs 1"),
+           ("--curves 4096", "--curves 60"), ("run_sheets/light_curve_recommended.yaml", "run_sheets/light_curve_recommended.yaml --epochs 1"),
            ("--epochs 1 --epochs 2", "--epochs 1"), ("--batch_size 128", "--batch_size 16")]
 
 
@@ -24,7 +25,7 @@ def test_every_step_of_the_pipeline_runs(tmp_path):
             os.symlink(ROOT / name, tmp_path / name)
     environment = os.environ | dict(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", OMP_NUM_THREADS="1")
     steps = [line for line in COMMANDS if line.startswith("python ")]
-    assert len(steps) >= 11
+    assert len(steps) >= 14
     for line in steps:
         for large, small in SMALLER:
             line = line.replace(large, small)
@@ -32,6 +33,7 @@ def test_every_step_of_the_pipeline_runs(tmp_path):
         assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
     assert (tmp_path / "runs/demo/submission/submission.csv").exists()
     assert list((tmp_path / "runs/demo/evaluation").glob("*.png"))
+    assert (tmp_path / "runs/curves/embedding/embedding_all.parquet").exists()
 
 
 def test_every_command_is_accounted_for():
@@ -45,5 +47,5 @@ def test_links_lead_somewhere(target):
 
 
 def test_files_that_are_named_exist():
-    for name in re.findall(r"`((?:run_sheets|tasks|models|modes|tests|benchmarks)/[\w./]+)`", README):
+    for name in re.findall(r"`((?:run_sheets|tasks|answers|models|modes|tests|benchmarks)/[\w./]+)`", README):
         assert (ROOT / name).exists(), name
