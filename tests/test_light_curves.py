@@ -288,7 +288,7 @@ def slow_batch(data, indices) -> dict[str, np.ndarray]:
             for t in range(length[b]):
                 value = values[packed.first[row] + t]
                 batch[name][b, t] = value - values[packed.first[row]] if name == "time" else value
-    return batch | dict(length=np.array(length), has_counts=packed.curves["counts"].to_numpy()[rows], index=np.asarray(indices))
+    return batch | dict(length=np.array(length), has_counts=packed.curves["counts"].to_numpy()[rows], index=np.asarray(indices), row=rows)
 
 
 @pytest.mark.parametrize("max_points", [0, 6])
