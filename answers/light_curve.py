@@ -86,7 +86,8 @@ def embedding_table(packed: Packed, splits: np.ndarray, rows: np.ndarray, refuse
                        pd.DataFrame(values)], axis=1)
     there = packed.curves.iloc[refused]
     why = np.where(there["reason"] == "", [f"{points} points, fewer than {config.min_points}" for points in there["points"]], there["reason"])
-    return pd.concat([known.assign(reason=""), there[["path", "source"]].assign(split="", reason=why)], ignore_index=True)
+    frame = pd.concat([known.assign(reason=""), there[["path", "source"]].assign(split="", reason=why)], ignore_index=True)
+    return frame.astype({"points": "Int64"})
 
 
 def read_labels(given: str, packed: Packed) -> np.ndarray:
@@ -139,5 +140,5 @@ def write_h5(path: Path, what: str, frame: pd.DataFrame, saved: dict[str, Any]) 
         for name in frame:
             if not name.startswith(("z_", "s_")):
                 text = frame[name].dtype == object or pd.api.types.is_string_dtype(frame[name])
-                file[name] = frame[name].astype(str).to_numpy(dtype=h5py.string_dtype()) if text else frame[name].to_numpy(np.float64)
+                file[name] = frame[name].astype(str).to_numpy(dtype=h5py.string_dtype()) if text else frame[name].to_numpy(np.float64, na_value=np.nan)
     return f"{path}: {len(frame)} rows"

@@ -11,6 +11,7 @@ from models.recurrent_vae import Reconstruction
 from physics import variability
 
 ACTIVE = 0.01            # variance over curves of a latent unit's mean above which it is in use (Burda et al. 2016, section 5.2)
+ENOUGH = 20              # curves to say so of a posterior that has collapsed
 HIDDEN_EVERY = 5         # of a judged curve's points one in so many is kept from the encoder, to see how it is foretold
 DRAWS = 1009             # vectors of noise that curves take in turn, so that a curve's draw depends on nothing but its number
 
@@ -104,7 +105,7 @@ def report(columns: Columns, examples: LightCurves, likelihood: str) -> dict[str
             short.append(torch.stack([best, -evidence.sum(1) - best]))
         best, log_normal = torch.cat(short, 1)
         figures["gain_log_normal"] = gain(columns["misfit"] + columns["kl"] - best, log_normal)
-    if not figures["active_units"]:
+    if not figures["active_units"] and len(examples) >= ENOUGH:
         print("no latent unit is in use, the posterior has collapsed: try a smaller --kl_weight, a longer --kl_warm_up, or --free_nats",
               file=sys.stderr)
     return figures
