@@ -27,7 +27,7 @@ def probe(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> dict[str, 
         raise ValueError(f"a probe needs two classes with at least {FOLDS} examples each, got {few}")
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     probes = dict(linear=make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
-                  forest=RandomForestClassifier(300, random_state=seed))
+                  forest=RandomForestClassifier(300, random_state=seed, n_jobs=-1))
     results: dict[str, Any] = dict(n=len(labels), classes=[str(name) for name in classes], majority=float(counts.max() / len(labels)))
     for name, classifier in probes.items():
         with warnings.catch_warnings():
