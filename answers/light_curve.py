@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import nn
 
 from contract import Answer, Batch, Columns
@@ -44,8 +45,9 @@ def build(options: Any, own: Config, config: light_curve.Config, saved: dict[str
         return embed(network, batch, likelihood, counted)
 
     def write(columns: dict[str, np.ndarray], out: Path) -> str:
-        rows = examples.rows[:len(columns["mean"])]
+        rows, beyond = np.split(examples.rows, [len(columns["mean"])])
         refused = np.flatnonzero(~usable) if options.which in ("all", "blind") else np.zeros(0, int)
+        refused = np.concatenate([beyond, refused])
         frame = embedding_table(packed, splits, rows, refused, columns, config)
         path = out / f"embedding_{options.which}.parquet"
         with files.whole(path) as temporary:
@@ -56,7 +58,7 @@ def build(options: Any, own: Config, config: light_curve.Config, saved: dict[str
             lines.append(probed(frame.iloc[:len(rows)], labels[rows], out / f"probe_{options.which}.json"))
         return "\n".join(lines)
 
-    return Answer(light_curve.network(config, len(packed.bands)), examples, predict, write, key=[packed.manifest["curves"], config.min_points])
+    return Answer(light_curve.network(config, len(packed.bands)), examples, predict, write, key=[packed.manifest["inventory"], config.min_points])
 
 
 def embed(network: nn.Module, batch: Batch, likelihood: str, counted: bool) -> Columns:
@@ -65,9 +67,10 @@ def embed(network: nn.Module, batch: Batch, likelihood: str, counted: bool) -> C
     said = scores.described(network, batch, observed)
     cost = vae.sum_observed(scores.misfit(said, batch, likelihood) - scores.least(batch, likelihood), observed)
     steady = scores.constant(batch, observed, counted)
-    points = observed.sum((1, 2))
-    return dict(mean=said.mean, std=(said.logvar / 2).exp(), points=points, rate=steady[:, 0],
-                anomaly=(cost + vae.kl_gaussian(said.mean, said.logvar)) / points.clamp(min=1),
+    values = observed.sum((1, 2)).clamp(min=1)
+    mean_rate = torch.where(observed, batch["rate"], 0).sum(1) / observed.sum(1).clamp(min=1)
+    return dict(mean=said.mean, std=(said.logvar / 2).exp(), points=batch["length"], rate=steady[:, 0] if counted else mean_rate,
+                anomaly=(cost + vae.kl_gaussian(said.mean, said.logvar)) / values,
                 deviance=vae.sum_observed(scores.deviance(said.rate, batch, counted), observed),
                 constant_deviance=vae.sum_observed(scores.deviance(steady, batch, counted), observed),
                 statistics=variability.statistics(batch["rate"], batch["error_low"], batch["error_up"], observed))
@@ -85,7 +88,8 @@ def embedding_table(packed: Packed, splits: np.ndarray, rows: np.ndarray, refuse
     known = pd.concat([packed.curves.iloc[rows][["path", "source"]].reset_index(drop=True), pd.Series(splits[rows], name="split"),
                        pd.DataFrame(values)], axis=1)
     there = packed.curves.iloc[refused]
-    why = np.where(there["reason"] == "", [f"{points} points, fewer than {config.min_points}" for points in there["points"]], there["reason"])
+    why = [reason or (f"{points} points, fewer than {config.min_points}" if points < config.min_points else "beyond --max_samples")
+           for reason, points in zip(there["reason"], there["points"])]
     frame = pd.concat([known.assign(reason=""), there[["path", "source"]].assign(split="", reason=why)], ignore_index=True)
     return frame.astype({"points": "Int64"})
 
@@ -102,10 +106,10 @@ def read_labels(given: str, packed: Packed) -> np.ndarray:
     if column not in table:
         raise Mistake(f"--probe {path!r} has no column {column!r}; it has {', '.join(table.columns)}")
     said = dict(zip(table[key], table[column].fillna("")))
-    labels = packed.curves["path" if key == "path" else "source"].map(said).fillna("").to_numpy(dtype=object)
+    labels = packed.curves["path" if key == "path" else "source"].map(lambda name: said.get(name, "")).to_numpy(dtype=object)
     if not (labels != "").any():
-        raise Mistake(f"--probe {path!r}: none of its {len(table)} values of {key!r} (such as {table[key].iloc[0]!r}) is among the curves "
-                      f"(such as {packed.curves['source'].iloc[0]!r})")
+        raise Mistake(f"--probe {path!r}: none of its {len(table)} values of {key!r} (such as {''.join(table[key].head(1).fillna(''))!r}) is among "
+                      f"the curves (such as {packed.curves['path' if key == 'path' else 'source'].iloc[0]!r})")
     return labels
 
 

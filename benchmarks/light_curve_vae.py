@@ -94,7 +94,7 @@ def main(argv: list[str]) -> None:
     _, frame = embedded(out / "without_odd", data, labels)
     frame = frame.merge(truth[["source", "process"]], on="source")
     frame = frame[(frame["process"] == ODD) | (frame["split"] == "test")]
-    statistics = frame.eval("deviance / points"), frame["constant_deviance"] / frame["points"], frame["stat_excess_variance"]
+    statistics = frame.eval("deviance / points"), frame.eval("constant_deviance / points"), frame["stat_excess_variance"]
     print(f"AUC of {ODD}, never seen in training, against held-out curves of the other processes: " + ", ".join(
         f"{name} {roc_auc_score(frame['process'] == ODD, values):.3f}" for name, values in
         zip(("anomaly", "deviance a point", "constant's deviance", "excess variance"), (frame["anomaly"], *statistics))))

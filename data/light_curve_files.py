@@ -354,7 +354,7 @@ def _read_table(path: str | os.PathLike) -> pd.DataFrame:
 
 def _from_table(table: pd.DataFrame, path: str | os.PathLike, reading: Reading) -> Iterator[LightCurve]:
     if {"mag", "magerr"} <= set(table.columns):
-        sound = (table["mag"].abs() < 90) & (table["magerr"] > 0)  # -999, 99 and the like stand for what is not known
+        sound = (table["mag"].abs() < 90) & (table["magerr"] > 0) & (table["magerr"] < 90)  # -999, 99 and the like stand for what is not known
         rate = 10 ** (-0.4 * (table["mag"].where(sound) - reading.zero_point))
         error = rate * table["magerr"] * 0.4 * np.log(10)
     else:

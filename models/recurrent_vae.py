@@ -47,6 +47,7 @@ class RecurrentVAE(nn.Module):
         self.bands, self.hidden, self.harmonics = bands, hidden, harmonics
         self.time_inputs, self.curve_scale, self.scatter = time_inputs, curve_scale, scatter
         inputs = 3 * bands + (2 + bands if time_inputs else 0) + (bands if curve_scale else 0)
+        dropout = dropout if layers > 1 else 0.0                     # it is between the layers; torch warns where there is nothing between
         self.encoder = PaddedGRU(inputs, hidden, layers, dropout, bidirectional)
         summary = states = hidden * (2 if bidirectional else 1)
         if harmonics > 1:
@@ -86,6 +87,7 @@ class RecurrentVAE(nn.Module):
 
     def sampling(self, time: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """[B, T, 2] ln(1 + gap since the last point / cadence) and place, 0 to 1; [B, T, harmonics] cosines of the place, the first 1."""
+        time = torch.where(torch.arange(time.shape[1], device=time.device) < length[:, None], time, 0)       # padding has no time
         gap = time.diff(dim=1, prepend=time[:, :1]).clamp(min=0)
         end = time.gather(1, (length - 1)[:, None]).clamp(min=1e-3 * self.cadence)
         place = time / end

@@ -48,7 +48,8 @@ def thinned(counts: Tensor, background: Tensor, exposure: Tensor, kept: Tensor) 
     """Rate, error_low, error_up [...] of counts drawn anew, as of the share `kept` of the exposure: each photon stays with that chance.
 
     counts, background (expected, counts), exposure (s): broadcastable; kept in (0, 1]. Exact for the counts; the interval is its
-    expansion n -+ sqrt(n) + 1/3 (1/2 above none), within 5 % of `source_rate`'s and free of its quadrature, for use in training.
+    expansion n -+ sqrt(n) + 1/3 (1/2 above none), within 5 % of `source_rate`'s where there are more counts than background (else
+    up to twice too long) and free of its quadrature, for use in training.
     """
     drawn = torch.binomial(*torch.broadcast_tensors(counts, kept))
     exposure = (exposure * kept).clamp(min=1e-9)

@@ -9,8 +9,8 @@ import math
 import torch
 from torch import Tensor
 
-NODES = 8                # of the Gauss-Hermite rule about each point's posterior mode
-ROUNDS = 25              # of expectation and maximisation
+NODES = 16               # of the Gauss-Hermite rule about each point's posterior mode
+ROUNDS = 50              # of expectation and maximisation
 RELAXATION = 1.8         # of the scatter's steps, which alone would creep
 
 
@@ -125,9 +125,10 @@ def statistics(rate: Tensor, error_low: Tensor, error_up: Tensor, observed: Tens
     error = torch.where(there, ((error_low + error_up).double() / 2).square().sum(-1).sqrt(), 1).clamp(min=1e-30)
     mean = total.sum(1) / count
     off = torch.where(there, total - mean[:, None], 0)
-    tiny = 1e-12 * mean.square() + 1e-300
+    tiny = 1e-12 * mean.square() + 1e-60
     variance = off.square().sum(1) / count
-    excess = (off.square().sum(1) / (count - 1).clamp(min=1) - torch.where(there, error.square(), 0).sum(1) / count) / (mean.square() + 1e-300)
+    excess = off.square().sum(1) / (count - 1).clamp(min=1) - torch.where(there, error.square(), 0).sum(1) / count
+    excess = torch.where(mean == 0, 0, excess / mean.square().clamp(min=1e-300))
     moments = [(off**power).sum(1) / count / (variance + tiny) ** (power / 2) for power in (3, 4)]
     both = there[:, 1:] & there[:, :-1]
     lag = torch.where(both, off[:, 1:] * off[:, :-1], 0).sum(1) / (off.square().sum(1) + tiny)

@@ -29,8 +29,9 @@ def misfit(said: Reconstruction, batch: Batch, likelihood: str) -> Tensor:
     if likelihood == "squared_error":
         return vae.squared_error(said.rate, batch["rate"])
     stray = said.scatter * said.rate
-    return vae.split_normal_nll(said.rate, batch["rate"], torch.hypot(batch["error_low"], stray), torch.hypot(batch["error_up"], stray),
-                                upper_limit=batch["error_low"] >= batch["rate"])
+    low, up = (torch.where(stray > 0, torch.hypot(error, stray.clamp(min=1e-30)), error)     # the slope of hypot(0, 0) is NaN
+               for error in (batch["error_low"], batch["error_up"]))
+    return vae.split_normal_nll(said.rate, batch["rate"], low, up, upper_limit=batch["error_low"] >= batch["rate"])
 
 
 def least(batch: Batch, likelihood: str) -> Tensor:
@@ -79,12 +80,16 @@ def gain(of: Tensor, over: Tensor) -> float:
 
 
 def summarise(columns: Columns) -> dict[str, float]:
-    """Means over curves, deviance over points; gains over a constant rate, at all points and at hidden ones; latents in use."""
-    mean = columns["mean"]
+    """Means over curves, deviance over points; gains over a constant rate, at all points and at hidden ones; latents in use.
+
+    Of those, units are counted as Burda et al. do, and axes, which a turn of the latent space does not change.
+    """
+    mean = columns["mean"].double()
+    axes = torch.linalg.eigvalsh(torch.cov(mean.T).reshape(mean.shape[1], -1)) if len(mean) > 1 else torch.zeros(1)
     return dict(loss=columns["loss"].double().mean().item(), kl=columns["kl"].double().mean().item(),
                 deviance=columns["deviance"].double().sum().item() / columns["points"].sum().item(),
                 gain=gain(columns["deviance"], columns["constant"]), gain_hidden=gain(columns["hidden"], columns["hidden_constant"]),
-                active_units=float((mean.var(0) > ACTIVE).sum()) if len(mean) > 1 else 0.0)
+                active_units=float((mean.var(0) > ACTIVE).sum()) if len(mean) > 1 else 0.0, active_axes=float((axes > ACTIVE).sum()))
 
 
 def report(columns: Columns, examples: LightCurves, likelihood: str) -> dict[str, float]:

@@ -9,7 +9,7 @@ from scipy import integrate, optimize, stats
 from scipy.special import gammaln
 
 from physics import count_rates
-from physics.count_rates import source_rate, srctool_error, srctool_rate, total_rate
+from physics.count_rates import noisier, source_rate, srctool_error, srctool_rate, thinned, total_rate
 
 
 def tensor(*values) -> torch.Tensor:
@@ -161,3 +161,69 @@ def test_srctool_relations_on_real_files(shared_data, name):
     known &= torch.isfinite(columns["RATE_ERR"])
     assert (known & (columns["FRACEXP"] <= 0.1)).sum() > 5 and (known & (columns["FRACEXP"] > 0.1)).sum() > 40
     np.testing.assert_allclose(srctool_error(*counts, exposure, columns["FRACEXP"])[known], columns["RATE_ERR"][known], rtol=1e-4)
+
+
+# data drawn anew, for training -------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
+def test_thinned_counts_are_poisson_and_independent_of_the_rest(share):
+    """Of 12 expected counts the kept ones are Poisson of 12 * share, and say nothing of those that were not kept."""
+    counts = torch.poisson(torch.full((200_000,), 12.0))
+    rate, _, _ = thinned(counts, torch.zeros(()), torch.tensor(10.0), torch.tensor(share))
+    drawn = rate * 10 * share
+    assert torch.allclose(drawn, drawn.round(), atol=1e-4) and (drawn <= counts + 1e-4).all()
+    sigma = (12 * share / 200_000) ** 0.5
+    assert drawn.mean().item() == pytest.approx(12 * share, abs=5 * sigma)
+    assert drawn.var().item() == pytest.approx(12 * share, rel=0.03)
+    if share < 1:
+        assert abs(torch.corrcoef(torch.stack([drawn, counts - drawn]))[0, 1]) < 0.012
+        expected = torch.from_numpy(stats.poisson.pmf(np.arange(25), 12 * share))
+        assert (torch.bincount(drawn.round().long(), minlength=25)[:25] / 200_000 - expected).abs().max() < 0.005
+    else:
+        torch.testing.assert_close(drawn, counts)
+
+
+@pytest.mark.parametrize("background", [0.0, 0.4, 2.0, 5.0])
+def test_thinned_intervals_are_near_those_of_the_likelihood(background):
+    """Within 5 % where there are at least as many counts as background or none at all; an upper limit in one is one in the other."""
+    counts = torch.tensor([0.0, 1, 2, 3, 4, 7, 12, 40, 300])
+    counts = counts[(counts >= background) | (counts == 0)]
+    rate, low, up = thinned(counts, torch.tensor(background), torch.tensor(20.0), torch.ones(()))
+    expected = torch.stack(source_rate(counts, background * 1e4, 1e-4, 20.0))            # of a background that is as good as known
+    np.testing.assert_allclose(rate, expected[0], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(low, expected[1], rtol=0.05, atol=1e-4)
+    np.testing.assert_allclose(up, expected[2], rtol=0.05)
+    np.testing.assert_array_equal(low == rate, (expected[0] - expected[1]).abs() < 1e-6)
+
+
+def test_thinned_upper_limits_are_too_long_rather_than_too_short():
+    """With fewer counts than background the expansion's upper error is not the likelihood's: up to twice as long."""
+    counts = torch.tensor([1.0, 2, 3])
+    ratio = thinned(counts, torch.tensor(5.0), torch.tensor(20.0), torch.ones(()))[2] / source_rate(counts, 5e4, 1e-4, 20.0)[2]
+    assert (ratio > 0.95).all() and (ratio < 2.3).all()
+
+
+def test_thinning_takes_background_and_exposure_along():
+    """The mean rate stays that of the source, whatever is kept, for each curve its own share [B, 1, 1]."""
+    kept = torch.tensor([0.2, 0.6, 1.0])[:, None, None]
+    counts = torch.poisson(torch.full((3, 20_000, 2), 50.0))
+    rate, low, up = thinned(counts, torch.full_like(counts, 10.0), torch.full_like(counts, 4.0), kept)
+    assert rate.shape == low.shape == up.shape == counts.shape
+    np.testing.assert_allclose(rate.mean((1, 2)), 10, rtol=0.01)
+    np.testing.assert_allclose(((low + up) / 2).square().mean((1, 2)) / rate.var((1, 2)), 1, rtol=0.1)       # the errors are those of the scatter
+
+
+def test_noisier_rates_scatter_as_their_errors_say():
+    """Data with noise of their errors become data with noise of the larger errors that are given; all kept, nothing changes."""
+    true, low, up = torch.full((200_000,), 5.0), torch.tensor(0.3), torch.tensor(0.3)
+    rate = true + 0.3 * torch.randn_like(true)
+    for share in (0.25, 0.8):
+        again, wider_low, wider_up = noisier(rate, low, up, torch.tensor(share))
+        assert wider_low.item() == wider_up.item() == pytest.approx(0.3 / share**0.5)
+        assert again.mean().item() == pytest.approx(5, abs=0.01) and again.std().item() == pytest.approx(0.3 / share**0.5, rel=0.01)
+    same, low, up = noisier(rate, low, up, torch.ones(()))
+    assert torch.equal(same, rate) and low.item() == up.item() == pytest.approx(0.3)
+    skewed, _, _ = noisier(true, torch.tensor(0.1), torch.tensor(1.0), torch.tensor(0.5))
+    stray = skewed - true
+    for side, error in ((stray > 0, 1.0), (stray < 0, 0.1)):
+        assert stray[side].square().mean().sqrt().item() == pytest.approx(error, rel=0.02)

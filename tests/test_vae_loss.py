@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from losses.vae import kl_gaussian, kl_weight, poisson_deviance, poisson_nll, split_normal_nll, squared_error, sum_observed
+from losses.vae import (kl_gaussian, kl_weight, poisson_deviance, poisson_nll, scattered_poisson_nll, split_normal_nll, squared_error,
+                        sum_observed)
 
 
 def f64(x):
@@ -105,6 +106,46 @@ def test_defect_05_poisson_takes_counts_and_exposure_once():
         assert (away >= poisson_nll(counts, exposure * rate + background)).all() and (away[1:] > 0).all()
 
 
+@pytest.mark.parametrize("expected, stray", [(0.3, 0.5), (4.0, 0.2), (4.0, 4.0), (30.0, 12.0), (200.0, 1e-3)])
+def test_scattered_poisson_sums_to_one_and_has_its_mean_and_variance(expected, stray):
+    counts = torch.arange(20_000, dtype=torch.float64)
+    chance = scattered_poisson_nll(counts, f64(expected), f64(stray)).neg().exp()
+    mean = (chance * counts).sum()
+    assert chance.sum().item() == pytest.approx(1, abs=3e-6) and mean.item() == pytest.approx(expected, rel=3e-6)
+    assert (chance * (counts - mean) ** 2).sum().item() == pytest.approx(expected + stray**2, rel=1e-5)
+
+
+def test_scattered_poisson_against_scipy():
+    counts, expected, relative = np.meshgrid([0, 1, 2, 10, 1e3, 1e5], [1e-3, 0.3, 1, 9.5, 1e3, 1.003e5], [0.01, 0.3, 1, 3])
+    ours = scattered_poisson_nll(f64(counts), f64(expected), f64(relative * expected))
+    shape = relative**-2
+    assert np.allclose(ours, -stats.nbinom.logpmf(counts, shape, shape / (shape + expected)), rtol=1e-6, atol=1e-6)
+    drawn = integrate.quad(lambda r: stats.gamma.pdf(r, 4, scale=1.5 / 4) * stats.poisson.pmf(3, r), 0, 30)[0]      # a rate of 1.5 that strays by half of it
+    assert math.exp(-scattered_poisson_nll(f64(3), f64(1.5), f64(0.75))) == pytest.approx(drawn, rel=1e-8)
+
+
+def test_scattered_poisson_without_scatter_is_poisson():
+    counts, expected = (f64(x) for x in np.meshgrid([0, 1, 2, 10, 1e3, 1e5], [0, 1e-9, 0.3, 1, 9.5, 1e3, 1.003e5]))
+    for stray in (0.0, 1e-12):
+        near = (counts - expected).abs() < 20 * expected.sqrt() + 3                      # elsewhere a model is so wrong that nats do not matter
+        ours, theirs = scattered_poisson_nll(counts, expected, f64(stray)), poisson_nll(counts, expected)
+        assert torch.allclose(ours[near], theirs[near], rtol=1e-6, atol=2e-3) and torch.equal(ours.isinf(), theirs.isinf())
+
+
+def test_scattered_poisson_slopes():
+    """Against finite differences; finite, and none towards the scatter, where there is no scatter; what cannot be costs inf."""
+    counts = f64([0, 1, 4, 30])
+    expected, stray = f64([0.2, 1.5, 3.0, 31.0]).requires_grad_(), f64([0.1, 2.0, 0.5, 8.0]).requires_grad_()
+    assert torch.autograd.gradcheck(lambda mu, s: scattered_poisson_nll(counts, mu, s), (expected, stray))
+    to_expected, to_stray = torch.autograd.grad(scattered_poisson_nll(counts, expected, 0 * stray).sum(), (expected, stray))
+    assert (to_stray == 0).all() and torch.allclose(to_expected, 1 - counts / expected.detach(), rtol=1e-5)
+    one = f64(1.0)
+    for wrong in ((-one, one, one), (one, -one, one), (one, one, -one), (one, one, one * math.nan), (one, 0 * one, one)):
+        assert scattered_poisson_nll(*wrong).isinf()
+    assert scattered_poisson_nll(0 * one, 0 * one, 0 * one) == 0
+    assert scattered_poisson_nll(one.float(), one.float(), one.float()).dtype == torch.float32
+
+
 def split(rate, datum=2.0, low=0.5, up=1.5, limit=False):
     return split_normal_nll(f64(rate), f64(datum), f64(low), f64(up), torch.tensor(limit))
 
@@ -150,6 +191,7 @@ def test_slopes_against_finite_differences():
 def losses_of(rate, datum, low, up, exposure):
     yield poisson_nll(datum, rate * exposure)
     yield poisson_deviance(datum, rate * exposure)
+    yield scattered_poisson_nll(datum, rate * exposure, 0.3 * rate * exposure)
     yield split_normal_nll(rate, datum, low, up, low == 0)
     yield squared_error(rate, datum)
 
@@ -163,7 +205,7 @@ def test_defect_03_padding_is_masked(filler):
     data = [torch.rand(B, T, C) + 0.5 for _ in range(3)]
     spoiled = [torch.where(observed, x, filler) for x in data]
     true, rate = torch.rand(B, T, C) + 0.5, torch.rand(B, T, C) + 0.5
-    for k in range(4):
+    for k in range(5):
         results = []
         for datum, low, up in (data, spoiled):
             at = rate.clone().requires_grad_()

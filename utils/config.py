@@ -138,7 +138,7 @@ def explained(text: str, argv: list[str], fields: dict[str, dataclasses.Field]) 
         return f"--config: no such option {unknown[1]!r}{suggestion(unknown[1], fields)}"
     if missing := re.search(r"File does not exist: '?([^']+)'?", text):
         return f"--config: there is no file {missing[1]!r}"
-    wrong = re.search(r'Parser key "(\w+)[^"]*":.*(?:Got value|Given value): (.*)', text, re.DOTALL)
+    wrong = re.search(r'Parser key "(\w+)[^"]*"[^:]*:.*(?:Got value|Given value): (.*)', text, re.DOTALL)
     if wrong and wrong[1] in fields:
         return f"--{wrong[1]}: got {wrong[2].strip()!r}, expected {described(fields[wrong[1]].type)}"
     if alone := re.search(r"argument --(\w+): expected", text):

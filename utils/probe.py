@@ -14,6 +14,7 @@ def probe(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> dict[str, 
     and for "linear" and "forest" the accuracy, its standard error over folds, and the confusion matrix (rows: the truth).
     Raises ValueError for fewer than two classes, or one with fewer examples than folds.
     """
+    labels = np.asarray(labels)
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
