@@ -1,8 +1,8 @@
 """The one door through which pixels enter: a FITS cutout becomes an array of physical values or is refused, with why.
 
-astropy does the reading; what is added here is strictness. The geometry is declared by the caller and never made by
-reshaping another one, sizes are compared with the file before anything of the declared size is allocated, and what
-astropy only warns of (truncation) is refused.
+Files of the plain forms are read by data/fits_layout.py, all others by astropy; what is added here is strictness. The
+geometry is declared by the caller and never made by reshaping another one, sizes are compared with the file before
+anything of the declared size is allocated, and what astropy only warns of (truncation) is refused.
 """
 import errno
 import io
@@ -17,13 +17,20 @@ import numpy as np
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
 
+from data.fits_layout import plain_pixels
+
 LARGEST = 2**30  # bytes of a file, unpacked, that is still taken for an image when no geometry is declared
 LARGEST_CUTOUT = 2**26  # ... and when one is: a cutout of 41x41 with all its extensions is 20 kB
+START = b"SIMPLE  ="
+OPENING = os.O_RDONLY | os.O_NONBLOCK  # a pipe would wait
+SMALL = 2**15  # bytes of a file that may be asked for before its size is known
+usual_size = 0  # of the small file that was read last: a guess, which changes nothing but the speed
 NUMBERS = frozenset("BIJKED")  # TFORM letters of the columns that can be pixels
 # Not the file's fault: these stop the job, where a quarantine would last.
 MACHINE_TROUBLE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR}
-# The standard allows 999 axes or columns; astropy makes a list of as many as are declared.
-GIANT_COUNT = re.compile(rb"(NAXIS   |TFIELDS )= *\+?(\d{4,})")
+# Cards of which astropy makes sizes, in any spelling that it understands.
+COUNT = re.compile(rb" *(BITPIX|NAXIS\d*|[PG]COUNT|TFIELDS) *=([^/]*)", re.IGNORECASE)
+MOST = {b"NAXIS": 999, b"TFIELDS": 999}  # the standard's; astropy makes a list of as many as are declared
 
 
 class BadFile(Exception):
@@ -40,9 +47,25 @@ def read_cutout(path: str | os.PathLike, shape: tuple[int, ...] | None = (41, 41
     Source: FITS Standard 4.0, sections 4.4.1 (image), 7.3 (binary table).
     """
     raw = fits_bytes(path, LARGEST if shape is None else max(LARGEST_CUTOUT, 64 * math.prod(shape)))
-    for card in GIANT_COUNT.finditer(raw):
-        if card.start() % 80 == 0 and int(card[2]) > 999:
-            raise BadFile(f"corrupt header: {card[1].decode().strip()} = {card[2].decode()}")
+    pixels = None if shape is None else plain_pixels(raw, tuple(shape))
+    if pixels is None:
+        pixels = by_astropy(raw, shape)
+    del raw  # before the pixels are copied
+    if pixels.dtype.kind == "f":
+        pixels = pixels.astype(pixels.dtype.type)  # of native byte order
+        # The sum of squares is the quickest look at every pixel: so small, none is NaN, infinite or beyond float32.
+        if float(np.vdot(pixels, pixels)) < 1e76:
+            return pixels.astype(np.float32, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        pixels = np.ascontiguousarray(pixels, dtype=np.float32)
+    if finite and (bad := pixels.size - int(np.count_nonzero(np.isfinite(pixels)))):
+        raise BadFile(f"{bad} of {pixels.size} pixels are not finite (NaN, infinite, blank or beyond float32)")
+    return pixels
+
+
+def by_astropy(raw: bytes, shape: tuple[int, ...] | None) -> np.ndarray:
+    """The pixels of any file, [*shape] in whatever type they come. Raises BadFile."""
+    check_counts(raw)
     with warnings.catch_warnings():
         # Non-standard cards and the like: astropy mends them, and a million files would bury the log.
         warnings.simplefilter("ignore")
@@ -51,41 +74,65 @@ def read_cutout(path: str | os.PathLike, shape: tuple[int, ...] | None = (41, 41
             # uint=False: astropy otherwise forgets BLANK in unsigned integers.
             with fits.open(io.BytesIO(raw), memmap=False, lazy_load_hdus=True, uint=False,
                            disable_image_compression=True) as hdus:
-                pixels = _first_image(hdus, len(raw), shape)
+                return _first_image(hdus, len(raw), shape)
         except AstropyUserWarning:
             raise BadFile(f"truncated: {len(raw)} bytes are fewer than its headers declare") from None
         except (BadFile, MemoryError):
             raise
         except Exception as error:  # a hostile header can raise nearly anything out of astropy
             raise BadFile(f"unreadable ({type(error).__name__} in astropy: {first_line(error)})") from error
-    with np.errstate(over="ignore", invalid="ignore"):
-        pixels = np.ascontiguousarray(pixels, dtype=np.float32)
-    if finite and (bad := pixels.size - int(np.count_nonzero(np.isfinite(pixels)))):
-        raise BadFile(f"{bad} of {pixels.size} pixels are not finite (NaN, infinite, blank or beyond float32)")
-    return pixels
+
+
+def check_counts(raw: bytes) -> None:
+    """Before astropy multiplies them: a GCOUNT that is a text, say, would be repeated as often as there are pixels."""
+    for at in range(0, len(raw), 80):
+        if card := COUNT.match(raw, at, at + 80):
+            name, value = card[1].upper(), card[2].strip()
+            if not re.fullmatch(rb"[+-]?\d{1,19}", value) or int(value) > MOST.get(name, 2**63):
+                raise BadFile(f"corrupt header: {name.decode()} = {re.sub(rb'[^ -~]', b'?', value).decode()}")
 
 
 def fits_bytes(path: str | os.PathLike, limit: int) -> bytes:
     """The bytes of a FITS file, of at most `limit`, unpacked if it is a gzip. Raises BadFile, or OSError for trouble of the machine."""
     try:
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:  # a pipe waits
-            status = os.fstat(file.fileno())
-            size = status.st_size
-            raw = file.read(size) if stat.S_ISREG(status.st_mode) and size <= limit else b""
+        file = os.open(path, OPENING)
+        try:
+            raw = _content(file, limit)
+        finally:
+            os.close(file)
     except OSError as error:
         if error.errno in MACHINE_TROUBLE:
             raise
         raise BadFile(f"cannot be opened: {error.strerror}") from error
+    if not raw.startswith(START):
+        if not raw:
+            raise BadFile("empty file")
+        if raw.startswith(b"\x1f\x8b"):
+            raw = _unpacked(raw, limit)
+        if not raw.startswith(START):
+            raise BadFile("not a FITS file (does not begin with SIMPLE)")
+    return raw
+
+
+def _content(file: int, limit: int) -> bytes:
+    """Of an open file, with as few system calls as can be: they are most of the time of reading a cutout."""
+    global usual_size
+    guess, raw = usual_size, b""  # a copy: other threads read as well
+    try:  # most files have the size of the one before: one byte more is asked for, and its absence is the end
+        raw = os.read(file, guess + 1)
+    except BlockingIOError:
+        pass  # a pipe
+    if 0 < len(raw) == guess <= limit:
+        return raw
+    status = os.fstat(file)
     if not stat.S_ISREG(status.st_mode):
         raise BadFile("not a regular file")
-    if size > limit:
-        raise BadFile(f"{size} bytes: too large for its kind")
-    if not raw:
-        raise BadFile("empty file")
-    if raw[:2] == b"\x1f\x8b":
-        raw = _unpacked(raw, limit)
-    if raw[:9] != b"SIMPLE  =":
-        raise BadFile("not a FITS file (does not begin with SIMPLE)")
+    if status.st_size > limit:
+        raise BadFile(f"{status.st_size} bytes: too large for its kind")
+    usual_size = status.st_size if status.st_size < SMALL else 0
+    raw = os.pread(file, status.st_size, 0)
+    while len(raw) < status.st_size and (more := os.pread(file, status.st_size - len(raw), len(raw))):
+        raw += more
     return raw
 
 

@@ -22,7 +22,7 @@ import torch
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
 
-from data.fits import MACHINE_TROUBLE, BadFile, check_size, first_line, fits_bytes
+from data.fits import MACHINE_TROUBLE, BadFile, check_counts, check_size, first_line, fits_bytes
 from physics.count_rates import source_rate
 from utils.config import several
 from utils.mistake import Mistake
@@ -109,6 +109,7 @@ def find_light_curves(path: str | os.PathLike, reading: Reading) -> list[Found]:
     if os.fspath(path).lower().endswith(TABLES):
         return [Found(curve) for curve in _from_table(_read_table(path), path, reading)]
     raw = fits_bytes(path, LARGEST)
+    check_counts(raw)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", message=".*truncated.*", category=AstropyUserWarning)

@@ -287,7 +287,7 @@ def test_what_cannot_be_opened_is_refused_but_trouble_of_the_machine_is_raised(t
     def no_more_files(*_, **__):
         raise OSError(24, os.strerror(24))
 
-    monkeypatch.setattr("builtins.open", no_more_files)
+    monkeypatch.setattr("os.open", no_more_files)
     with pytest.raises(OSError, match="Too many open files"):
         read_cutout(tmp_path / "good.fits")
 
@@ -360,3 +360,32 @@ def test_real_files_have_the_values_that_astropy_gives(survey, shared_data):
             read_cutout(path)
         read += 1
     assert read
+
+
+@pytest.mark.parametrize("content_of_pipe", [b"", FORMS["primary_float32"]()[:4000]], ids=["empty", "begun"])
+def test_a_pipe_with_a_writer_is_refused_at_once(content_of_pipe, tmp_path):
+    os.mkfifo(tmp_path / "pipe.fits")
+    ends = [os.open(tmp_path / "pipe.fits", os.O_RDONLY | os.O_NONBLOCK), os.open(tmp_path / "pipe.fits", os.O_WRONLY)]
+    os.write(ends[1], content_of_pipe)
+    with pytest.raises(BadFile, match="not a regular file"):
+        read_cutout(tmp_path / "pipe.fits")
+    for end in ends:
+        os.close(end)
+    with pytest.raises(BadFile, match="not a regular file"):
+        read_cutout("/dev/zero")
+
+
+@pytest.mark.parametrize("card", [b"GCOUNT  = q", b"gcount  = 'q       '", b" GCOUNT = q", b"GCOUNT= 'q'", b"PCOUNT  = 'q'", b"BITPIX  = q\n",
+                                  b"NAXIS1  = 'q'"])
+def test_a_count_that_is_a_text_is_not_repeated_for_each_pixel(card, tmp_path):
+    """astropy's size of the data is a product, and 'q' times 41 times 10,000,000 would fill the memory."""
+    cards = [("XTENSION", "'IMAGE   '"), ("BITPIX", 8), ("NAXIS", 2), ("NAXIS1", 41), ("NAXIS2", 10_000_000), ("PCOUNT", 0), ("GCOUNT", 1)]
+    image = from_cards(cards, bytes(2880))
+    at = image.index(card.strip().upper()[:6])
+    path = place(tmp_path, content(EMPTY()) + image[:at] + card.ljust(80) + image[at + 80:])
+    tracemalloc.start()
+    with pytest.raises(BadFile, match="corrupt header: ......? = '?q") as refused:
+        read_cutout(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4e6 and "\n" not in str(refused.value)
