@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models import convnextv2
 from models.convnextv2 import SIZES, ConvNeXtV2, Depthwise, GlobalResponseNorm
 
 
@@ -62,6 +63,43 @@ def test_logits_and_gradients_are_timms(timm, size, pixels, channels, drop_path_
     assert max(relative(grads[name], their_grads[name]) for name in their_grads) < 2e-5
     whole = [torch.cat([g[name].flatten() for name in their_grads]) for g in (grads, their_grads)]
     assert relative(*whole) < 1e-5
+
+
+@pytest.mark.parametrize("size, pixels, trained", [("atto", 41, True), ("tiny", 64, True), ("atto", 100, True), ("atto", 41, False)])
+def test_the_fast_road_is_the_plain_one(monkeypatch, size, pixels, trained):
+    network = randomised(ConvNeXtV2(size))
+    network.stages.requires_grad_(trained)                    # also where most weights are frozen
+    x, results = torch.randn(5, 1, pixels, pixels, requires_grad=True), []
+    weights = [p for p in network.parameters() if p.requires_grad]
+    for _ in range(2):
+        logit = network(x)
+        slopes = torch.autograd.grad(logit.square().sum(), [x, *weights])
+        with torch.no_grad():
+            assert torch.allclose(network(x), logit, rtol=1e-5, atol=1e-6)
+        results.append([logit, *slopes])
+        monkeypatch.setattr("models.convnextv2.by_hand", lambda *_: False)
+    assert max(relative(a, b) for a, b in zip(*results)) < 2e-5
+
+
+@pytest.mark.parametrize("name, shapes", [("Product", [(6, 3, 3, 4), (5, 4), (5,)]), ("Product", [(6, 3, 3, 4), (2, 4), (2,)]),
+                                          ("Convolve", [(3, 4, 2, 5), (5, 1, 7, 7), (5,)]), ("Activate", [(3, 2, 4, 5), (5,), (5,)])])
+def test_fast_derivatives_first_and_second(monkeypatch, name, shapes):
+    """In float32, as oneDNN has no other, against autograd through the formula in float64."""
+    monkeypatch.setattr("models.convnextv2.CACHE", 80)        # more than one piece
+    fast = getattr(convnextv2, name).apply
+    plain = dict(Product=F.linear, Convolve=convnextv2.convolve, Activate=convnextv2.activate)[name]
+    inputs, more, results = [torch.randn(shape) for shape in shapes], (1e-6,) * (name == "Activate"), []
+    cotangents = []
+    for formula, dtype in ((fast, torch.float32), (plain, torch.float64)):
+        leaves = [t.to(dtype).requires_grad_() for t in inputs]
+        y = formula(*leaves, *more)
+        cotangents = cotangents or [torch.randn(y.shape), *map(torch.randn_like, inputs)]
+        first = torch.autograd.grad(y, leaves, cotangents[0].to(dtype), retain_graph=True)
+        again = torch.autograd.grad(y, leaves, cotangents[0].to(dtype), create_graph=True)
+        second = torch.autograd.grad(sum((a * c.to(dtype)).sum() for a, c in zip(again, cotangents[1:])), leaves, allow_unused=True)
+        results.append([y, *first, *again, *(t for t in second if t is not None)])
+    assert len(results[0]) == len(results[1])
+    assert all(torch.allclose(a.double(), b, rtol=1e-4, atol=1e-4) for a, b in zip(*results))
 
 
 def test_features_are_timms(timm):
