@@ -34,6 +34,8 @@ from utils.progress import Progress, best_epoch, without_improvement
 from utils.schedule import ScheduleConfig, learning_rate
 from utils.seeding import seed_from, seed_step
 from utils.stop import REASONS, Stop, exit_code, seconds_of
+from utils.transfer import beside
+from utils.verdict import Verdicts
 
 # What a run writes, and --restart deletes; nothing else in the directory is touched.
 WRITTEN = ("last.pt*", "previous.pt", "best.pt*", "config.yaml", "env.json", "results.json", "training_log.csv", "train.log",
@@ -95,7 +97,8 @@ def train(task: Task, build_mode, options: TrainConfig, schedule: ScheduleConfig
     epoch_steps, total = order.steps_per_epoch, order.steps_per_epoch * options.epochs
     run = Run(model, objective, task.data["train"], scaler, options.batch_size, options.accumulate, total, options.epochs)
     gradient = build_mode(run) if build_mode else backprop(run)
-    optimizer = torch.optim.AdamW(parameter_groups(model, options.weight_decay), lr=schedule.lr, fused=True)
+    groups = parameter_groups(model, options.weight_decay)
+    optimizer, weights = torch.optim.AdamW(groups, lr=schedule.lr, fused=True), [p for group in groups for p in group["params"]]
     progress = Progress()
 
     # Everything with memory is in this dict; all else below is a pure function of (options, step, history).
@@ -110,68 +113,74 @@ def train(task: Task, build_mode, options: TrainConfig, schedule: ScheduleConfig
     if saved and (ranks := len(saved["state"]["progress"]["sums"])) != distributed.world_size():
         log.warning(f"resumed on {distributed.world_size()} ranks instead of {ranks}: the last bits may differ")
 
-    stream = batches(task.data["train"], getattr(gradient, "order", order), range(progress.step, total),
-                     options.num_workers, device)
+    stream = beside(batches(task.data["train"], getattr(gradient, "order", order), range(progress.step, total),
+                            options.num_workers, device), device)
+    verdict, one = Verdicts(task.data["train"].names, scaler.is_enabled()), torch.ones((), device=device)
     since, waited, seen = time.perf_counter(), 0.0, 0
     patience = options.patience or float("inf")
-    while progress.step < total and without_improvement(progress.history, monitor, sign, options.min_delta) < patience:
-        step, began = progress.step, time.perf_counter()
-        batch, size = next(stream)
-        waited, seen = waited + time.perf_counter() - began, seen + size
-        seed_step(options.seed, distributed.rank(), step)
-        lr = learning_rate(schedule, progress.updates, epoch_steps, total,
-                           [watched_sign * row[f"val_{watched}"] for row in progress.history])
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+    with checkpoint.Writer() as writer:                  # whatever ends the loop, what was begun is written
+        writer.expect([*model.state_dict().values()] * 3 + weights * 2 if distributed.rank() == 0 else [])    # model, EMA, best; moments
+        while progress.step < total and without_improvement(progress.history, monitor, sign, options.min_delta) < patience:
+            step, began = progress.step, time.perf_counter()
+            batch, size = next(stream)
+            waited, seen = waited + time.perf_counter() - began, seen + size
+            seed_step(options.seed, distributed.rank(), step)
 
-        optimizer.zero_grad(set_to_none=True)
-        means = gradient(batch, size, step)              # the only line that differs between modes
-        scaler.unscale_(optimizer)
-        norm = clip_grad_norm_(model.parameters(), options.clip_norm or float("inf"))
-        scale = scaler.get_scale()
-        if not norm.isfinite() and (not scaler.is_enabled() or scale < 1):       # below 1 it is not the scale's fault
-            refuse_non_finite(step, norm, means, batch, task)
-        scaler.step(optimizer)
-        scaler.update()
-        progress.step += 1
-        if scaler.get_scale() >= scale:                  # a skipped step moves neither the schedule nor the EMA
-            ema.update(model, progress.updates)
-            progress.updates += 1
-        progress.add(means, size)
+            optimizer.zero_grad(set_to_none=True)
+            means = gradient(batch, size, step)          # the only line that differs between modes
+            scaler.unscale_(optimizer)
+            norm, scale = clip_grad_norm_(weights, options.clip_norm or float("inf")), scaler.scale(one)
 
-        log.progress(progress.step, total, f"epoch {step // epoch_steps + 1}")
-        if progress.step % options.log_every == 0 or progress.step == total:
-            spent = time.perf_counter() - since
-            shown = distributed.sums({name: mean.item() for name, mean in means.items()})
-            memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else resident_gib()
-            log.steps(progress.step, total, shown | dict(
-                lr=lr, grad_norm=norm.item(), scale=scale, ema_decay=ema.decay_at(progress.updates),
-                examples_per_s=seen / spent, data_wait_share=waited / spent, memory_gib=memory))
-            since, waited, seen = time.perf_counter(), 0.0, 0
+            # The host never waits for this step: what is not finite stops on the device, and is known here a step later.
+            progress.updates += verdict.read()           # of the step before; a skipped step moves neither the schedule nor the EMA
+            verdict.ask(step, norm, scale, means, batch["index"])
+            lr = learning_rate(schedule, progress.updates, epoch_steps, total,
+                               [watched_sign * row[f"val_{watched}"] for row in progress.history])
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            moves = norm.isfinite().float()
+            optimizer.found_inf = 1 - moves              # the fused kernel then moves nothing; a GradScaler at work puts its own here
+            scaler.step(optimizer)
+            scaler.update()
+            ema.update(progress.updates, moves if scaler.is_enabled() else None)
+            progress.step += 1
+            progress.add(means, size)
 
-        epoch_over, reason = progress.step % epoch_steps == 0, distributed.largest(stop.asked)
-        if epoch_over:
-            columns = measure(task, ema.model, "val", options, device)
-            row = dict(epoch=progress.step // epoch_steps) \
-                | {f"train_{name}": mean for name, mean in progress.close_epoch().items()} \
-                | {f"val_{name}": value for name, value in task.summarise(columns).items()} | dict(lr=lr) \
-                | (gradient.report() if hasattr(gradient, "report") else {})
-            progress.history.append(row)
-            log.epochs(progress.history)
-            if best_epoch(progress.history, monitor, sign, options.min_delta) == row["epoch"] and distributed.rank() == 0:
-                checkpoint.save(run_dir / "best.pt", dict(record=record, epoch=row["epoch"], metrics=row,
-                                                          model=ema.model.state_dict()))
-            if task.illustrate and log.writer:
-                task.illustrate(log.writer, ema.model, columns, row["epoch"])
-        if epoch_over or reason or (options.save_every and progress.step % options.save_every == 0):
-            tree = dict(record=record, state=checkpoint.collect(state))        # on all ranks: sums are gathered
-            if distributed.rank() == 0:
-                checkpoint.save(run_dir / "last.pt", tree, previous=run_dir / "previous.pt")
-            distributed.barrier()
-        if reason and progress.step < total:
-            log.warning(f"stopped by {REASONS[reason]} at step {progress.step}; run the same command again to go on")
-            log.close()
-            return None, reason
+            log.progress(progress.step, total, f"epoch {step // epoch_steps + 1}")
+            writer.check()                               # a save that failed ends the run here
+            epoch_over, reason = progress.step % epoch_steps == 0, distributed.largest(stop.asked)
+            saves = epoch_over or reason or (options.save_every and progress.step % options.save_every == 0)
+            logs = progress.step % options.log_every == 0 or progress.step == total
+            progress.updates += verdict.read() if logs or saves else 0
+            if logs:
+                spent = time.perf_counter() - since
+                shown = distributed.sums({name: mean.item() for name, mean in means.items()})
+                memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else resident_gib()
+                log.steps(progress.step, total, shown | dict(
+                    lr=lr, grad_norm=norm.item(), scale=scale.item(), ema_decay=ema.decay_at(progress.updates),
+                    examples_per_s=seen / spent, data_wait_share=waited / spent, memory_gib=memory))
+                since, waited, seen = time.perf_counter(), 0.0, 0
+            if epoch_over:
+                columns = measure(task, ema.model, "val", options, device)
+                row = dict(epoch=progress.step // epoch_steps) \
+                    | {f"train_{name}": mean for name, mean in progress.close_epoch().items()} \
+                    | {f"val_{name}": value for name, value in task.summarise(columns).items()} | dict(lr=lr) \
+                    | (gradient.report() if hasattr(gradient, "report") else {})
+                progress.history.append(row)
+                log.epochs(progress.history)
+                if best_epoch(progress.history, monitor, sign, options.min_delta) == row["epoch"] and distributed.rank() == 0:
+                    writer.save(run_dir / "best.pt", dict(record=record, epoch=row["epoch"], metrics=row, model=ema.model.state_dict()))
+                if task.illustrate and log.writer:
+                    task.illustrate(log.writer, ema.model, columns, row["epoch"])
+            if saves:
+                tree = dict(record=record, state=checkpoint.collect(state))        # on all ranks: sums are gathered
+                if distributed.rank() == 0:
+                    writer.save(run_dir / "last.pt", tree, previous=run_dir / "previous.pt")
+            if reason and progress.step < total:
+                writer.wait()
+                log.warning(f"stopped by {REASONS[reason]} at step {progress.step}; run the same command again to go on")
+                log.close()
+                return None, reason
 
     results = judge_best(task, ema.model, run_dir, options, device, progress.history) | dict(monitor=monitor, device=str(device))
     log.end(record["options"], results, progress.history)
@@ -211,8 +220,8 @@ def measure(task: Task, model: nn.Module, split: str, options: TrainConfig, devi
     """The scores of every example of a split, in its order, gathered from all ranks."""
     network, rows = InPrecision(model, DTYPES[options.precision]), []
     for batch in in_turn(task.data[split], options.batch_size, options.num_workers, device):
-        rows.append({name: column.cpu() for name, column in task.measure(network, batch).items()})
-    mine = {name: torch.cat([row[name] for row in rows]) for name in rows[0]} if rows else {}
+        rows.append(task.measure(network, batch))                    # left on the device, which nothing here waits for
+    mine = {name: torch.cat([row[name] for row in rows]).cpu() for name in rows[0]} if rows else {}
     parts = [part for part in distributed.gather(mine) if part]
     columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     turn = torch.cat([torch.arange(r, len(task.data[split]), len(parts)) for r in range(len(parts))]).argsort()
@@ -244,13 +253,6 @@ def refuse_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
     if changes:
         raise Mistake(f"{now['options']['save_dir']} holds a run with other options ({'; '.join(changes)}): "
                       "give the same ones to resume it, another --save_dir, or --restart to delete it")
-
-
-def refuse_non_finite(step: int, norm: Tensor, means: dict[str, Tensor], batch: Batch, task: Task) -> None:
-    names = task.data["train"].names(batch["index"].tolist())
-    terms = ", ".join(f"{name} {value.item():g}" for name, value in means.items())
-    raise FloatingPointError(f"step {step}: the gradient norm is {norm.item()}; {terms}; examples of this rank: "
-                             f"{', '.join(names)}. The optimiser has not moved; try a smaller --lr or --clip_norm")
 
 
 def classes_for(task: str, mode: str) -> list[type]:

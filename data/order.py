@@ -12,6 +12,7 @@ from utils.mistake import Mistake
 from utils.seeding import seed_from
 
 ROUNDS = 8
+BLOCK = 4096             # examples whose places are worked out at once
 
 
 class ShuffledEpochs:
@@ -24,16 +25,20 @@ class ShuffledEpochs:
     def __init__(self, size: int, batch_size: int, seed: int):
         if size == 0:
             raise Mistake("the training split is empty: give more data or a larger --train_frac")
-        self.size, self.seed = size, seed
+        self.size, self.seed, self.block = size, seed, {}
         self.steps_per_epoch = -(-size // batch_size)
         if size // self.steps_per_epoch < distributed.world_size():
             raise Mistake(f"--batch_size: {batch_size} examples a step cannot be shared by "
                           f"{distributed.world_size()} ranks; give at least one example a rank")
 
     def __call__(self, step: int) -> np.ndarray:
-        epoch, part = divmod(step, self.steps_per_epoch)
-        start, stop = (self.size * p // self.steps_per_epoch for p in (part, part + 1))
-        return permuted(np.arange(start, stop), self.size, seed_from(self.seed, "epoch", epoch))
+        if step not in self.block:                        # many steps at once cost little more than one
+            epoch, part = divmod(step, self.steps_per_epoch)
+            parts = range(part, min(part + max(1, BLOCK * self.steps_per_epoch // self.size), self.steps_per_epoch) + 1)
+            cuts = [self.size * p // self.steps_per_epoch for p in parts]
+            indices = permuted(np.arange(cuts[0], cuts[-1]), self.size, seed_from(self.seed, "epoch", epoch))
+            self.block = {step + i: indices[a - cuts[0]:b - cuts[0]] for i, (a, b) in enumerate(zip(cuts, cuts[1:]))}
+        return self.block[step]
 
 
 def permuted(positions: np.ndarray, size: int, key: int) -> np.ndarray:

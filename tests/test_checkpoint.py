@@ -3,6 +3,7 @@ import os
 import random
 import resource
 import signal
+import threading
 import time
 
 import pytest
@@ -112,6 +113,129 @@ def test_a_full_disk_keeps_the_checkpoint_before_it(tmp_path):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert checkpoint.digest(checkpoint.load(tmp_path / "last.pt")) == checkpoint.digest(tree(0))
     assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
+
+
+def slow(monkeypatch) -> threading.Event:
+    """Saves begin only once the event is set."""
+    go, real = threading.Event(), checkpoint.save
+
+    def waiting(*arguments):
+        assert go.wait(20)
+        real(*arguments)
+
+    monkeypatch.setattr(checkpoint, "save", waiting)
+    return go
+
+
+def test_a_writer_saves_what_was_there_when_it_was_asked(tmp_path, monkeypatch):
+    go, changing = slow(monkeypatch), tree(0)
+    changing["state"]["channels_last"] = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    with checkpoint.Writer() as writer:
+        for turn in range(3):                        # the second and third use the memory of the first
+            before = checkpoint.digest(changing)
+            writer.save(tmp_path / "last.pt", changing, tmp_path / "previous.pt")
+            for leaf in (changing["state"]["model"]["weight"], changing["state"]["counts"], changing["state"]["channels_last"]):
+                leaf.add_(1)
+            assert turn or not (tmp_path / "last.pt").exists()
+            go.set()                                 # the first is written from here on
+            writer.wait()
+            assert checkpoint.digest(checkpoint.load(tmp_path / "last.pt")) == before != checkpoint.digest(changing)
+            assert len(writer.spare[checkpoint.kind_of(changing["state"]["model"]["weight"])]) == 1
+
+
+def test_a_save_of_the_same_file_waits_for_the_one_before_and_none_is_left_out(tmp_path, monkeypatch):
+    go = slow(monkeypatch)
+    with checkpoint.Writer() as writer:
+        writer.save(tmp_path / "last.pt", dict(step=1), tmp_path / "previous.pt")
+        writer.save(tmp_path / "best.pt", dict(step=1))              # another file: no need to wait
+        began = time.monotonic()
+        threading.Timer(0.3, go.set).start()
+        writer.save(tmp_path / "last.pt", dict(step=2), tmp_path / "previous.pt")
+        assert time.monotonic() - began > 0.25
+        writer.wait()
+        assert checkpoint.load(tmp_path / "previous.pt")["step"] == 1 and checkpoint.load(tmp_path / "last.pt")["step"] == 2
+        assert checkpoint.load(tmp_path / "best.pt")["step"] == 1
+
+
+@pytest.mark.parametrize("end", [None, KeyboardInterrupt, FloatingPointError, SystemExit])
+def test_whatever_ends_the_block_waits_for_the_file(end, tmp_path, monkeypatch):
+    go = slow(monkeypatch)
+    try:
+        with checkpoint.Writer() as writer:
+            writer.save(tmp_path / "last.pt", tree())
+            threading.Timer(0.2, go.set).start()
+            if end:
+                raise end
+    except BaseException as error:
+        assert type(error) is end and not hasattr(error, "__notes__")
+    assert checkpoint.digest(checkpoint.load(tmp_path / "last.pt")) == checkpoint.digest(tree())
+
+
+def broken(monkeypatch) -> None:
+    """Saves of best.pt fail as on a full disk."""
+    real = checkpoint.save
+
+    def failing(path, *rest):
+        if path.name == "best.pt":
+            raise Mistake("best.pt: could not be written")
+        real(path, *rest)
+
+    monkeypatch.setattr(checkpoint, "save", failing)
+
+
+def test_an_error_of_the_thread_is_raised_by_the_next_look_and_nothing_more_is_written(tmp_path, monkeypatch):
+    broken(monkeypatch)
+    with pytest.raises(Mistake, match="could not be written") as seen, checkpoint.Writer() as writer:
+        writer.save(tmp_path / "best.pt", tree())
+        writer.save(tmp_path / "last.pt", tree())                # would say that best.pt is there
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            writer.check()
+            time.sleep(0.01)
+    assert not list(tmp_path.iterdir()) and not hasattr(seen.value, "__notes__")
+
+
+def test_an_error_of_the_thread_is_raised_at_the_end_and_does_not_hide_another(tmp_path, monkeypatch):
+    broken(monkeypatch)
+    with pytest.raises(Mistake, match="could not be written"), checkpoint.Writer() as writer:
+        writer.save(tmp_path / "best.pt", tree())
+    with pytest.raises(FloatingPointError) as seen, checkpoint.Writer() as writer:
+        writer.save(tmp_path / "best.pt", tree())
+        raise FloatingPointError("step 3")
+    assert "could not be written" in seen.value.__notes__[0]
+
+
+def test_memory_is_touched_ahead(tmp_path):
+    model = nn.Linear(50, 60)
+    with checkpoint.Writer() as writer:
+        writer.expect([*model.parameters()] * 2)
+        writer.thread.submit(int).result()
+        spare = writer.spare[checkpoint.kind_of(model.weight)]
+        assert len(spare) == 2
+        writer.save(tmp_path / "last.pt", dict(model=model.state_dict()))
+        writer.wait()
+        assert len(spare) == 2
+
+
+def test_kill_9_of_a_writer_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
+    random.seed(1)
+    newest = -1
+    for _ in range(30):
+        child = os.fork()
+        if child == 0:
+            step, big = newest, torch.zeros(300_000)
+            with checkpoint.Writer() as writer:
+                while True:
+                    step += 1
+                    writer.save(tmp_path / "last.pt", dict(step=step, big=big.fill_(step)), tmp_path / "previous.pt")
+        time.sleep(random.uniform(0.0, 0.08))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        found = checkpoint.load_newest(tmp_path, lambda text: None)
+        if found is not None:
+            assert found["step"] >= newest and (found["big"] == found["step"]).all()
+            newest = found["step"]
+    assert newest > 0
 
 
 def test_parts_that_do_not_fit_are_named(tmp_path):

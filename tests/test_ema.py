@@ -19,7 +19,7 @@ def test_it_is_torchs_average_once_the_warm_up_is_over():
         with torch.no_grad():
             for p in model.parameters():
                 p.add_(torch.randn_like(p))
-        ours.update(model, 1000 + step)
+        ours.update(1000 + step)
         theirs.update_parameters(model)
     for name, tensor in ours.model.state_dict().items():
         if tensor.is_floating_point():
@@ -39,7 +39,7 @@ def test_without_decay_it_follows_the_weights_to_the_bit():
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(torch.randn_like(p) * 1e3)
-    ema.update(model, 5)
+    ema.update(5)
     for ours, theirs in zip(ema.model.parameters(), model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     assert not ema.model.training and not any(p.requires_grad for p in ema.model.parameters())

@@ -5,16 +5,21 @@ A file holds {"version", "checksum", "record", and the parts of a run}; the chec
 import errno
 import hashlib
 import os
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from utils.mistake import Mistake
 
 VERSION = 1
+HAND_BACK = 0.0005       # seconds that a writing thread may keep the interpreter's lock from the run; Python's 0.005 cost 15 ms a save
 
 
 class Damaged(Exception):
@@ -69,6 +74,91 @@ def save(path: Path, tree: dict, previous: Path | None = None) -> None:
     folder = os.open(path.parent, os.O_RDONLY)
     os.fsync(folder)
     os.close(folder)
+
+
+class Writer:
+    """Saves from a copy in a thread of its own, while the run goes on; whatever ends its `with` block waits for what is being written.
+
+    Files are written one after another, in the order of the calls. One save of a path is in flight at most: the next of the same path
+    waits for it rather than replace it, so that every save that was asked for is made and memory holds one copy of each file. After an
+    error nothing more is written, and the next `save`, `check` or `wait`, or the end of the block, raises it.
+    """
+
+    def __init__(self):
+        self.thread = ThreadPoolExecutor(1, "checkpoint")        # the interpreter, too, waits for it before it exits
+        self.spare: dict[tuple, list[Tensor]] = defaultdict(list)     # memory of earlier copies, by kind of tensor
+        self.begun: dict[Path, Future] = {}
+        self.failed = False
+
+    def expect(self, tensors: Iterable[Tensor]) -> None:
+        """Have the thread touch memory for copies of these: the first touch takes longer than all later copies (80 times, measured)."""
+        kinds = [kind_of(tensor) for tensor in tensors]
+        self.thread.submit(lambda: [self.spare[kind].append(room_for(kind).zero_()) for kind in kinds])
+
+    def save(self, path: Path, tree: dict, previous: Path | None = None) -> None:
+        """`save` of this module, of `tree` as it is now."""
+        self.check()
+        if path in self.begun:
+            self.begun[path].result()
+        leaves, shape = tree_flatten(dict(tree))
+        places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        theirs = [leaves[place].detach() for place in places]
+        mine = [self.spare[kind].pop() if self.spare[kind] else room_for(kind) for kind in map(kind_of, theirs)]
+        torch._foreach_copy_(mine, theirs) if mine else None      # on the device, in its turn: the host does not wait for it
+        for place, tensor in zip(places, mine):
+            leaves[place] = tensor
+        copied = [(device, torch.cuda.current_stream(device).record_event()) for device in {t.device for t in mine if t.is_cuda}]
+        self.begun[path] = self.thread.submit(self.write, path, tree_unflatten(leaves, shape), previous, mine, copied)
+
+    def write(self, path: Path, tree: dict, previous: Path | None, copies: list[Tensor], copied: list[tuple]) -> None:
+        if self.failed:
+            return
+        patience = sys.getswitchinterval()
+        sys.setswitchinterval(min(patience, HAND_BACK))
+        try:
+            for device, event in copied:             # to the host beside the run's stream, not in it
+                with torch.cuda.stream(torch.cuda.Stream(device)):
+                    event.wait()
+                    tree = tree_map(lambda leaf, device=device: leaf.cpu() if isinstance(leaf, Tensor) and leaf.device == device else leaf, tree)
+            save(path, tree, previous)
+        except BaseException:
+            self.failed = True
+            raise
+        finally:
+            sys.setswitchinterval(patience)
+        for tensor in copies:
+            self.spare[kind_of(tensor)].append(tensor)
+
+    def check(self) -> None:
+        """Raise the error of a save that has failed; waits for nothing."""
+        for future in self.begun.values():
+            if future.done():
+                future.result()
+
+    def wait(self) -> None:
+        """Until all that was begun is on the disk."""
+        for future in self.begun.values():
+            future.result()
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, _kind, error: BaseException | None, _traceback) -> None:
+        self.thread.shutdown(wait=True)
+        if error is None:
+            self.wait()
+        for future in self.begun.values() if error else ():
+            if future.exception() not in (None, error):
+                error.add_note(f"besides, {future.exception()}")
+
+
+def kind_of(tensor: Tensor) -> tuple:
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+
+
+def room_for(kind: tuple) -> Tensor:
+    shape, stride, dtype, device = kind
+    return torch.empty_strided(shape, stride, dtype=dtype, device=device)
 
 
 def load(path: Path) -> dict:

@@ -25,6 +25,7 @@ class Log:
 
     def __init__(self, run_dir: Path, purge_step: int):
         self.run_dir, self.speaks = run_dir, distributed.rank() == 0
+        self.on_terminal = self.speaks and sys.stderr.isatty()
         self.lines = logging.getLogger(f"starloop.{run_dir}")
         self.lines.handlers.clear()
         self.lines.propagate = False
@@ -46,7 +47,7 @@ class Log:
 
     def progress(self, step: int, total: int, text: str) -> None:
         """A bar on a terminal; otherwise nothing, as `steps` prints a line now and then."""
-        if self.speaks and sys.stderr.isatty():
+        if self.on_terminal:
             self.bar = self.bar or tqdm(total=total, initial=step - 1, unit="step", dynamic_ncols=True, leave=False)
             self.bar.set_postfix_str(text, refresh=False)
             self.bar.update(step - self.bar.n)
@@ -56,7 +57,7 @@ class Log:
         if self.speaks:
             for name, value in values.items():
                 self.writer.add_scalar(f"step/{name}", value, step)
-            if not sys.stderr.isatty():
+            if not self.on_terminal:
                 self.info(f"step {step}/{total}  " + "  ".join(f"{n} {v:.4g}" for n, v in values.items()))
 
     def epochs(self, history: list[dict[str, float]]) -> None:

@@ -1,0 +1,117 @@
+"""From the start of train() to the first step of a run that resumes inside an epoch of a thousand million examples.
+
+    python benchmarks/resume_latency.py
+
+The data set is a toy with a fake length, so that what is measured is the loop: loading the checkpoint, finding the place in
+the order, the first batch. A run of 10^9 and one of 10^4 examples are killed at the same part of their second epoch and resumed;
+wall time, the growth of the process and the indices of the first batch are printed, beside torch.randperm of 5 10^7.
+"""
+import contextlib
+import os
+import resource
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import train  # noqa: E402
+import torch  # noqa: E402
+from data.order import ShuffledEpochs  # noqa: E402
+from tests import toys  # noqa: E402
+from utils import checkpoint, config  # noqa: E402
+from utils.ema import Ema  # noqa: E402
+from utils.log import resident_gib  # noqa: E402
+from utils.schedule import ScheduleConfig  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Config:
+    examples: int = 10**9        # of the training split
+    batch_size: int = 128        # examples a step
+    rounds: int = 5              # of each size in turns
+
+
+class Reached(Exception):
+    """The first step has been taken."""
+
+
+class Endless:
+    """Example i is a function of i; the first read ends the clock, the third the run."""
+
+    def __init__(self, size: int):
+        self.size, self.read, self.first = size, [], 0.0
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitems__(self, indices):
+        self.read.append(list(indices))
+        if len(self.read) == 2:                          # asked for once the first step is over
+            self.first = time.perf_counter()
+            raise Reached
+        index = torch.as_tensor(indices)
+        return dict(x=torch.stack([(index % 7).float(), (index % 5).float()], 1), y=(index % 2).float(), index=index)
+
+    def names(self, indices):
+        return [str(i) for i in indices]
+
+
+def resume(size: int, options: Config, folder: Path) -> tuple[float, float, bool]:
+    """(seconds to the end of the first step, growth in MiB, whether the batch was the order's)."""
+    torch.manual_seed(0)
+    told = train.TrainConfig(task="toy", save_dir=str(folder), epochs=3, batch_size=options.batch_size, device="cpu", precision="fp32")
+    schedule, record = ScheduleConfig(), dict(options={}, data={})
+    order = ShuffledEpochs(size, options.batch_size, told.seed)
+    step = order.steps_per_epoch + order.steps_per_epoch // 3
+    folder.mkdir(parents=True)
+    model = toys.Classifier(toys.Config())
+    optimizer = torch.optim.AdamW(train.parameter_groups(model, told.weight_decay), lr=1e-3, fused=True)
+    model(torch.zeros(2, 2)).sum().backward()
+    optimizer.step()
+    history = [dict(epoch=1, train_loss=0.7, val_loss=0.7, lr=1e-3)]
+    checkpoint.save(folder / "last.pt", dict(record=record, state=dict(
+        model=model.state_dict(), ema=Ema(model, 0.999).state_dict(), optimizer=optimizer.state_dict(), scaler={},
+        progress=dict(step=step, updates=step, history=history, sums=[dict(loss=1.0, examples=1.0)]))))
+    data = dict(train=Endless(size), val=toys.Clouds(toys.Config(), "val"))
+    task = train.Task(toys.Classifier(toys.Config()), data, toys.loss, toys.measure, {"loss": "min"})
+    real, train.refuse_changes = train.refuse_changes, lambda before, now: None      # the record is a toy's
+    before, began = resident_gib(), time.perf_counter()
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+            train.train(task, None, told, schedule, folder, record, torch.device("cpu"))
+    except Reached:
+        pass
+    finally:
+        train.refuse_changes = real
+    return data["train"].first - began, 1024 * (resident_gib() - before), data["train"].read[0] == order(step).tolist()
+
+
+def main(argv: list[str]) -> None:
+    options, = config.read(argv, Config)
+    torch.set_num_threads(1)
+    began = time.perf_counter()
+    import_module("torch.utils.tensorboard")
+    print(f"import of TensorBoard, once a process, not counted below: {time.perf_counter() - began:.2f} s")
+    took: dict[int, list] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(options.rounds):
+            for size in (10**4, options.examples):
+                took.setdefault(size, []).append(resume(size, options, Path(folder) / f"{size}_{turn}"))
+    for size, rows in took.items():
+        seconds = [row[0] for row in rows]
+        print(f"{size:.0e} examples: resumed to the end of the first step in min {min(seconds):.3f}, max {max(seconds):.3f} s; process grew by "
+              f"{max(row[1] for row in rows[1:]):.1f} MiB at most; batch {'as the order says' if all(row[2] for row in rows) else 'DIFFERS'}")
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    torch.randperm(5 * 10**7)
+    grew = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    print(f"torch.randperm(5e7), a twentieth: {time.perf_counter() - began:.2f} s, {grew:.0f} MiB")
+
+
+if __name__ == "__main__":
+    config.run(main)
