@@ -6,6 +6,7 @@ Source: Cho et al. 2014, arXiv:1406.1078, in the form of torch.nn.GRU:
     n = tanh(W_in x + b_in + r (W_hn h + b_hn))           candidate
     h' = (1 - z) n + z h
 """
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,12 @@ from torch.autograd.function import once_differentiable
 
 sigmoid_slope, tanh_slope = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
 BLOCK = 1024                         # points whose factors are in the cache together on the way back
+
+
+@cache
+def keep_uncompiled() -> None:
+    """Each batch of other lengths would be compiled anew. Not a decorator: it imports the compiler, 1 s that lens finders need not pay."""
+    PaddedGRU.fast = torch.compiler.disable(PaddedGRU.fast)
 
 
 class PaddedGRU(nn.GRU):
@@ -33,6 +40,7 @@ class PaddedGRU(nn.GRU):
     def __init__(self, inputs: int, hidden: int, layers: int = 1, dropout: float = 0.0, bidirectional: bool = False, plain: bool = False):
         super().__init__(inputs, hidden, layers, batch_first=True, dropout=dropout, bidirectional=bidirectional)
         self.plain = plain
+        keep_uncompiled()
 
     def forward(self, x: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         if x.ndim != 3 or x.shape[2] != self.input_size or length.shape != x.shape[:1]:
@@ -45,7 +53,6 @@ class PaddedGRU(nn.GRU):
             outputs = self.through_layers(plain_pass if plain else kernel_pass, x, length)
         return outputs, last_state(outputs, length, self.bidirectional)
 
-    @torch.compiler.disable                                  # a batch of other lengths would be compiled anew
     def fast(self, x: Tensor, length: Tensor) -> Tensor:
         with torch.autocast("cpu", enabled=False):           # bfloat16 is slower here, and a recurrence adds up its rounding
             points = Points.of(length, x.shape[1])
