@@ -11,9 +11,13 @@ Interrupted, the same command goes on where it was; under torchrun the ranks sha
 """
 import utils  # noqa: F401  first, before torch: it says how threads wait
 
+import os
 import shutil
 import sys
+import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +27,7 @@ from torch import nn
 from tqdm import tqdm
 
 from answers import ANSWERS
-from contract import DTYPES, Answer, InPrecision
+from contract import DTYPES, Batch, Columns, Examples, InPrecision
 from data.order import loader, to_device
 from tasks import TASKS
 from utils import checkpoint, config, distributed, files
@@ -33,22 +37,31 @@ PART = 8192              # examples that are written at once: what an interrupti
 
 
 @dataclass(frozen=True)
-class Config:
-    model_path: str = ""             # best.pt (or last.pt) of a run directory
-    output_dir: str = "pred_outputs"     # where the predictions go
-    which: Literal["train", "val", "test", "all", "blind"] = "test"    # the split to predict; blind: files without a label
-    max_samples: int = 0             # predict only the first so many examples; 0 = all
+class Compute:
+    """How a network is run, whatever it is asked; survey.py has these options too."""
     batch_size: int = 128            # examples at once on a rank
     num_workers: int = 0             # processes that read data, besides this one
     device: str = "auto"             # auto, cpu, cuda or cuda:N
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"    # auto: what the network was trained in
 
     def __post_init__(self):
+        if self.batch_size < 1 or self.num_workers < 0:
+            raise Mistake(f"--batch_size {self.batch_size}, --num_workers {self.num_workers}: expected at least 1, 0")
+
+
+@dataclass(frozen=True)
+class Config(Compute):
+    model_path: str = ""             # best.pt (or last.pt) of a run directory
+    output_dir: str = "pred_outputs"     # where the predictions go
+    which: Literal["train", "val", "test", "all", "blind"] = "test"    # the split to predict; blind: files without a label
+    max_samples: int = 0             # predict only the first so many examples; 0 = all
+
+    def __post_init__(self):
+        super().__post_init__()
         if not self.model_path:
             raise Mistake("--model_path: expected a checkpoint, such as runs/nano_s42/best.pt")
-        if self.batch_size < 1 or self.max_samples < 0 or self.num_workers < 0:
-            raise Mistake(f"--batch_size {self.batch_size}, --max_samples {self.max_samples}, --num_workers "
-                          f"{self.num_workers}: expected at least 1, 0, 0")
+        if self.max_samples < 0:
+            raise Mistake(f"--max_samples: got {self.max_samples}, expected at least 0")
 
 
 def read_options(argv: list[str]) -> tuple[Config, Any, Any, dict[str, Any]]:
@@ -81,26 +94,47 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         raise Mistake(str(error)) from error
 
 
+def weights_of(saved: dict[str, Any]) -> dict[str, Any]:
+    """The averaged weights of best.pt, or those of last.pt."""
+    return saved["model"] if "model" in saved else saved["state"]["ema"]
+
+
 def load_weights(model: nn.Module, saved: dict[str, Any], device: torch.device) -> nn.Module:
-    """`model` in eval mode with the averaged weights of best.pt, or those of last.pt."""
-    model.load_state_dict(saved["model"] if "model" in saved else saved["state"]["ema"])
+    """`model` in eval mode with the weights of a checkpoint."""
+    model.load_state_dict(weights_of(saved))
     return model.to(device).eval()
 
 
 @torch.no_grad()
-def predict_parts(answer: Answer, network: nn.Module, options: Config, device: torch.device, folder: Path) -> None:
-    """Write the answers of every part that is not there yet; rank r does the r-th of every `world_size` parts."""
-    total = min(len(answer.data), options.max_samples or len(answer.data))
-    parts = range(distributed.rank() * PART, total, PART * distributed.world_size())
-    with tqdm(total=total, unit="example", disable=distributed.rank() > 0 or not sys.stderr.isatty()) as bar:
-        for start in parts:
+def predict_parts(data: Examples, ask: Callable[[Batch], Columns], options: Compute, device: torch.device, folder: Path, total: int,
+                  rank: int = 0, ranks: int = 1) -> None:
+    """Write `ask(batch)` of every part of the first `total` examples that is not there yet; rank r does the r-th of every `ranks` parts."""
+    with tqdm(total=total, unit="example", disable=rank > 0 or not sys.stderr.isatty()) as bar:
+        for start in range(rank * PART, total, PART * ranks):
             path, stop = folder / f"{start:012d}.npz", min(start + PART, total)
             if not path.exists():
                 shares = (list(range(at, min(at + options.batch_size, stop))) for at in range(start, stop, options.batch_size))
-                rows = [answer.predict(network, to_device(batch, device)) for batch in loader(answer.data, shares, options.num_workers, device)]
+                rows = [ask(to_device(batch, device)) for batch in loader(data, shares, options.num_workers, device)]
                 with files.whole(path) as temporary, open(temporary, "wb") as file:
                     np.savez(file, **{name: torch.cat([row[name] for row in rows]).cpu().numpy() for name in rows[0]})
-            bar.update(min(total - bar.n, (stop - start) * distributed.world_size()))
+                    file.flush()
+                    os.fsync(file.fileno())          # its name must not outlive a power failure that its bytes do not
+            bar.update(min(total - bar.n, (stop - start) * ranks))
+
+
+def gather_parts(folder: Path, total: int) -> dict[str, np.ndarray]:
+    """The columns that `predict_parts` wrote, [total, ...] each. Raises Mistake for a part that the disk does not give back."""
+    parts = []
+    for path in sorted(folder.glob("*.npz")):
+        try:
+            with np.load(path) as part:
+                parts.append(dict(part))
+        except (zipfile.BadZipFile, ValueError, EOFError, KeyError) as error:
+            raise Mistake(f"{path} is damaged ({error}): remove it and run the same command again") from error
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else ())}
+    if any(len(column) != total for column in columns.values()):
+        raise Mistake(f"parts are gone from {folder}: run the same command again")
+    return columns
 
 
 def main(argv: list[str]) -> None:
@@ -111,18 +145,19 @@ def main(argv: list[str]) -> None:
     with distributed.session(device):
         answer = ANSWERS[saved["record"]["options"]["task"]].build(options, own, task, saved)
         model = load_weights(answer.model, saved, device)
-        same = checkpoint.digest([model.state_dict(), answer.key, precision, options.which, options.max_samples])
+        total = min(len(answer.data), options.max_samples or len(answer.data))
+        same = checkpoint.digest([model.state_dict(), answer.key, precision, options.which, options.max_samples, PART])
         out = Path(options.output_dir)
         folder = out / f"parts_{same[:16]}"              # what an interrupted prediction of just this has done
         folder.mkdir(parents=True, exist_ok=True)
         if distributed.rank() == 0:
             for line in [*filter(None, [warning]), *answer.notes]:
                 print(f"predict.py: {line}", file=sys.stderr)
-        predict_parts(answer, InPrecision(model, DTYPES[precision]), options, device, folder)
+        predict_parts(answer.data, partial(answer.predict, InPrecision(model, DTYPES[precision])), options, device, folder, total,
+                      distributed.rank(), distributed.world_size())
         distributed.barrier()
         if distributed.rank() == 0:
-            parts = [np.load(path) for path in sorted(folder.glob("*.npz"))]
-            said = answer.write({name: np.concatenate([part[name] for part in parts]) for name in parts[0].files}, out)
+            said = answer.write(gather_parts(folder, total), out)
             shutil.rmtree(folder)
             print(said)
 

@@ -27,8 +27,8 @@ for other in re.findall(r"after(?:ok|okarray):(\d+)", line):
         open(f"{{home}}/failed_{{number}}", "w").write("dependency")
         print(name)
         sys.exit()
-script = argv.index("run_sheets/stage.sh")
-first, last = map(int, array[1].split("-")) if array else (0, 0)
+script = next(at for at, word in enumerate(argv) if word.startswith("run_sheets/"))
+first, last = map(int, array[1].partition("%")[0].split("-")) if array else (0, 0)
 for index in range(first, last + 1):
     while True:
         own = dict(slurm=dict(SLURM_JOB_ID=str(number), SLURM_SUBMIT_DIR=os.getcwd()), pbspro=dict(PBS_O_WORKDIR=os.getcwd(), PBS_JOBID=name),
@@ -118,6 +118,61 @@ def test_nano_ensemble_runs_all_seeds_and_a_second_time_does_not_train(challenge
         assert done.returncode == 0, done.stderr[-3000:]
     assert "nano_s7 is done" in done.stdout
     assert (tmp_path / "runs" / "nano_ensemble" / "test_ens_labeled.csv").exists()
+
+
+@pytest.fixture
+def recorder(tmp_path):
+    """An interpreter that only writes down the array index of its job and its arguments."""
+    script = tmp_path / "recorder"
+    script.write_text(f'#!/bin/sh\necho "${{SLURM_ARRAY_TASK_ID-}}${{PBS_ARRAY_INDEX-}}${{PBS_ARRAYID-}} $@" >> {tmp_path}/calls\n')
+    script.chmod(0o755)
+    return dict(PYTHON=str(script))
+
+
+@pytest.mark.parametrize("dialect", ["slurm", "pbspro", "torque"])
+@pytest.mark.parametrize("discard", ["", "1"])
+def test_a_survey_is_a_chain_of_arrays_in_each_dialect(dialect, discard, scheduler, recorder, tmp_path):
+    env = scheduler(dialect) | recorder | dict(IMAGES="/data/m.txt", SURVEY=str(tmp_path / "S"), MODELS="a.pt b.pt", PARTS="3", DISCARD=discard, AT_ONCE="2",
+                                               CPUS="4", SHARD_SIZE="50", GPUS="1")
+    done = sheet("survey.sh", dialect, env=env)
+    assert done.returncode == 0, done.stderr
+    out = f"--out {tmp_path}/S"
+    plan = [f" survey.py plan --images /data/m.txt {out} --shard_size 50"]
+    pack = [f"{part} survey.py pack {out} --parts 3 --num_workers 4" for part in range(3)]
+    flags = "--model_path a.pt b.pt --num_workers 4" + " --discard_pixels" * bool(discard)
+    predict = [f"{part} survey.py predict {out} --parts 3 {flags} --tta" for part in range(3)]
+    reduce = [f" survey.py reduce {out} --parts 3 --model_path a.pt b.pt --csv"]
+    assert (tmp_path / "calls").read_text().splitlines() == plan + (pack if not discard else []) + predict + reduce
+    jobs = [path.read_text() for path in sorted(Path(env["FAKE_HOME"]).glob("job_*"))]
+    any_of = dict(slurm="afterany:{}", pbspro="afterany:{}[].server", torque="afteranyarray:{}[].server")[dialect]
+    start, ok = "=" if dialect != "slurm" else "--dependency=", "afterok:100" + (".server" if dialect != "slurm" else "")
+    waits = [None, f"{start}{ok} ", f"{start}{ok},{any_of.format(101)} ", f"{start}{ok},{any_of.format(102)} "]
+    if discard:
+        waits = [None, f"{start}{ok} ", f"{start}{ok},{any_of.format(101)} "]
+    for job, wait in zip(jobs, waits, strict=True):
+        assert "afterok" not in job if wait is None else wait in job, (job, wait)
+    gpu = dict(slurm="--gres=gpu:1", pbspro=":ngpus=1", torque=":gpus=1")[dialect]
+    assert [gpu in job for job in jobs] == [False, *([False] if not discard else []), True, False]
+    assert all(("0-2%2" in job) == (job in jobs[1:-1]) for job in jobs)
+
+
+def test_a_survey_under_a_scheduler_ends_with_an_account(scheduler, trained, challenge, tmp_path):
+    env = scheduler("slurm") | dict(IMAGES=str(challenge / "test_dataset"), SURVEY=str(tmp_path / "S"), MODELS=str(trained["stack"] / "best.pt"), PARTS="2",
+                                    SHARD_SIZE="5", CPUS="1", GPUS="0", DISCARD="1", PREDICT="--device cpu")
+    done = sheet("survey.sh", "slurm", env=env)
+    logs = "".join(path.read_text() for path in sorted(Path(env["FAKE_HOME"]).glob("log_*")))
+    assert done.returncode == 0 and "16 files, each in one row, 16 with a probability" in logs, done.stderr + logs[-3000:]
+    assert len(pd.read_csv(next((tmp_path / "S/predictions").glob("*/pred.csv.gz")))) == 16
+
+
+def test_a_survey_without_a_plan_holds_back_the_rest(scheduler, tmp_path):
+    env = scheduler("slurm") | dict(IMAGES=str(tmp_path / "nowhere"), SURVEY=str(tmp_path / "S"), PARTS="2")
+    sheet("survey.sh", "slurm", env=env)
+    home = Path(env["FAKE_HOME"])
+    assert "does not exist" in (home / "log_100").read_text() and all((home / f"failed_{job}").read_text() == "dependency" for job in (101, 102, 103))
+    for argument, message in (("sge", "got 'sge', expected slurm, pbspro or torque"), ("torque", "got PARTS=1, expected at least 2")):
+        done = sheet("survey.sh", argument, env=env | dict(PARTS="1"))
+        assert done.returncode == 2 and message in done.stderr
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "run_sheets").glob("*.yaml")), ids=lambda path: path.name)
