@@ -179,9 +179,10 @@ def test_a_survey_without_a_plan_holds_back_the_rest(scheduler, tmp_path):
 def test_every_recipe_is_read(path):
     import train
     from utils import config
-    options = config.read(["--config", str(path)], *train.classes_for("lens", "single"))
+    recipe = yaml.safe_load(path.read_text())
+    options = config.read(["--config", str(path)], *train.classes_for(recipe.get("task", "lens"), "single"))
     flat = config.flat(*options)
-    for name, value in yaml.safe_load(path.read_text()).items():
+    for name, value in recipe.items():
         assert flat[name] == value
 
 
