@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 sigmoid_slope, tanh_slope = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
+ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 BLOCK = 1024                         # points whose factors are in the cache together on the way back
 
 
@@ -106,6 +107,13 @@ class Points(NamedTuple):
         return points.new_zeros(self.shape[0] * self.shape[1], points.shape[1]).index_copy_(0, self.rows, points).unflatten(0, self.shape)
 
 
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x weight^T + bias, of float32 by oneDNN, which on AMD is twice as fast as MKL."""
+    if ONEDNN and x.dtype == torch.float32:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "none")
+    return F.linear(x, weight, bias)
+
+
 class FastPass(torch.autograd.Function):
     """One direction of one layer over points [P, F] -> [P, H]: few, large, in-place operations a step.
 
@@ -116,8 +124,8 @@ class FastPass(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, w_ih, w_hh, b_ih, b_hh, sizes):
         H = w_hh.shape[1]
-        in_rz, in_n, to_rz, to_n = w_ih[:2 * H].t(), 2 * w_ih[2 * H:].t(), w_hh[:2 * H].t(), 2 * w_hh[2 * H:].t()
-        rz, n = torch.addmm(b_ih[:2 * H] + b_hh[:2 * H], x, in_rz), torch.addmm(2 * b_ih[2 * H:], x, in_n)
+        to_rz, to_n = w_hh[:2 * H].t(), 2 * w_hh[2 * H:].t()
+        rz, n = product(x, w_ih[:2 * H], b_ih[:2 * H] + b_hh[:2 * H]), product(x, 2 * w_ih[2 * H:], 2 * b_ih[2 * H:])
         n_hidden, h = torch.empty_like(n), torch.empty_like(n)
         state, b_n, minus_one = x.new_zeros(sizes[0], H), 2 * b_hh[2 * H:], -x.new_ones(())
         steps = (part.split(sizes) for part in (rz, rz[:, :H], rz[:, H:], n, n_hidden, h))
@@ -153,13 +161,13 @@ class FastPass(torch.autograd.Function):
                 grad_t[:len(carry)].add_(carry)
                 gates_t.mul_(grad_t[:, None])
                 carry = (grad_t * z_t).addmm_(flat_t, w_hh)
-            grad_w_hh.addmm_(before.t(), flat)
+            grad_w_hh += product(before.t(), flat.t())
             grad_b_hh += flat.sum(0)
             torch.mul(grad_h, to_n, out=gates[:, 2])                 # the candidate's input is not scaled by r
-            grad_w_ih.addmm_(x[rows].t(), flat)
+            grad_w_ih += product(x[rows].t(), flat.t())
             grad_b_n += gates[:, 2].sum(0)
             if grad_x is not None:
-                torch.mm(flat, w_ih, out=grad_x[rows])
+                grad_x[rows] = product(flat, w_ih.t())
         return grad_x, grad_w_ih.t(), grad_w_hh.t(), torch.cat([grad_b_hh[:2 * H], grad_b_n]), grad_b_hh, None
 
 
