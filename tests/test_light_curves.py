@@ -157,7 +157,7 @@ from data import light_curves
 from data.light_curve_files import Reading
 read_block = light_curves._read_block
 def slow(*job):
-    print(os.getpid(), flush=True)
+    os.write(1, b'%d\\n' % os.getpid())          # at once: two workers' lines must not mix
     time.sleep(60 if "0000003" in str(job[0]) or "0000004" in str(job[0]) else 0)
     return read_block(*job)
 light_curves._read_block, light_curves.BLOCK_FILES = slow, 2
