@@ -39,7 +39,7 @@ from data.blocks import write_durably
 from data.buckets import check_utf8
 from data.fits import BadFile
 from data.light_curve_files import Reading, find_light_curves, with_rates
-from data.store import FULL, locked, statuses, sync_folder
+from data.store import FULL, locked, read_manifest, statuses, sync_folder
 from utils.files import whole
 from utils.mistake import Mistake
 
@@ -390,15 +390,7 @@ def _complete(directory: Path, digest: str) -> bool:
 
 
 def _manifest(directory: Path) -> dict | None:
-    try:
-        manifest = json.loads((directory / "manifest.json").read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError as error:
-        raise _damaged(directory, f"manifest.json: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
-        raise _damaged(directory, f"manifest.json is not of version {VERSION}")
-    return manifest
+    return read_manifest(directory, VERSION, _damaged)
 
 
 def _damaged(directory: Path, what: str) -> Mistake:

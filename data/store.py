@@ -276,14 +276,19 @@ def _complete(directory: Path, digest: str) -> bool:
 
 
 def _manifest(directory: Path) -> dict | None:
+    return read_manifest(directory, VERSION, _damaged)
+
+
+def read_manifest(directory: Path, version: int, damaged: Callable[[Path, str], Mistake]) -> dict | None:
+    """The manifest.json of a folder, None where there is none. Raises: `damaged` of it, if it is not of this version."""
     try:
         manifest = json.loads((directory / "manifest.json").read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
-        raise _damaged(directory, f"manifest.json: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
-        raise _damaged(directory, f"manifest.json is not of version {VERSION}")
+        raise damaged(directory, f"manifest.json: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("version") != version:
+        raise damaged(directory, f"manifest.json is not of version {version}")
     return manifest
 
 

@@ -22,7 +22,7 @@ from utils import curve_plots, distributed, plots
 from utils.config import free
 from utils.mistake import Mistake
 
-SHOWN, DRAWS = 6, 64     # curves in the figure of reconstructions, and draws of their latent vectors
+SHOWN, SAMPLES = 6, 64     # curves in the figure of reconstructions, and draws of their latent vectors
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def illustrate(writer, model: RecurrentVAE, columns: Columns, epoch: int, data: 
     inputs = {name: tensor.to(device) for name, tensor in some.items()}
     with torch.no_grad():
         draws = torch.stack([scores.described(model, inputs, inputs["observed"], torch.randn_like(columns["mean"][:1]).to(device)).rate
-                             for _ in range(DRAWS)]).cpu()
+                             for _ in range(SAMPLES)]).cpu()
     figures = dict(reconstructions=curve_plots.reconstructions(some, draws, data.names(some["index"].tolist()), data.bands),
                    latent=curve_plots.latent_plane(columns["mean"], columns["deviance"].sum(1), columns["constant"].sum(1)),
                    curves=plots.curves(pd.read_csv(run_dir / "training_log.csv")))

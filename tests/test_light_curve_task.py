@@ -402,7 +402,7 @@ class Writer:
 
 def test_figures_are_written_first_and_every_so_many_epochs(build, tmp_path, monkeypatch):
     monkeypatch.setattr(light_curve, "SHOWN", 2)
-    monkeypatch.setattr(light_curve, "DRAWS", 5)
+    monkeypatch.setattr(light_curve, "SAMPLES", 5)
     task = build(plot_every=3)
     pd.DataFrame(dict(epoch=[1, 2], train_loss=[2.0, 1.5], val_loss=[2.1, 1.7], lr=[1e-3, 1e-3])).to_csv(tmp_path / "training_log.csv", index=False)
     task.model.eval()
