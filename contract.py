@@ -35,7 +35,10 @@ class LossFn(Protocol):
 
 
 class Examples(Protocol):
-    """A data set: deterministic, in physical units, read a batch at a time."""
+    """A data set: deterministic, in physical units, read a batch at a time.
+
+    May say `uniform = True`: all examples have tensors of one shape, so that the set can lie on the device whole.
+    """
 
     def __len__(self) -> int: ...
 
@@ -102,7 +105,8 @@ class Gradient(Protocol):
 
         Returns scalars to log, each this rank's share of the mean over the `size` examples: their sum over ranks is
         that mean. May also have `state_dict` and `load_state_dict` (memory), `report() -> {name: float}` (logged each
-        epoch) and `order(step) -> indices` (another way to draw batches than shuffled epochs).
+        epoch), `order(step) -> indices` (another way to draw batches than shuffled epochs) and `lanes` (a number of parts
+        that a batch is dealt to instead of one a rank: data/order.py).
         """
 
 
@@ -117,6 +121,7 @@ class Run:
     accumulate: int                  # pieces that each rank's share is cut into
     steps: int                       # planned for the whole run
     epochs: int
+    seed: int                        # of weights, order and augmentation
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from answers import ANSWERS
 from contract import DTYPES, Batch, Columns, Examples, InPrecision
-from data.order import loader, to_device
+from data.order import read
 from tasks import TASKS
 from utils import checkpoint, config, distributed, files
 from utils.mistake import Mistake
@@ -113,8 +113,8 @@ def predict_parts(data: Examples, ask: Callable[[Batch], Columns], options: Comp
         for start in range(rank * PART, total, PART * ranks):
             path, stop = folder / f"{start:012d}.npz", min(start + PART, total)
             if not path.exists():
-                shares = (list(range(at, min(at + options.batch_size, stop))) for at in range(start, stop, options.batch_size))
-                rows = [ask(to_device(batch, device)) for batch in loader(data, shares, options.num_workers, device)]
+                shares = (np.arange(at, min(at + options.batch_size, stop)) for at in range(start, stop, options.batch_size))
+                rows = [ask(batch) for batch, _ in read(data, shares, options.num_workers, device)]
                 with files.whole(path) as temporary, open(temporary, "wb") as file:
                     np.savez(file, **{name: torch.cat([row[name] for row in rows]).cpu().numpy() for name in rows[0]})
                     file.flush()

@@ -8,10 +8,12 @@ Running the same command again resumes the run, to the bit. Exit codes: utils/st
 import utils  # noqa: F401  first, before torch: it says how threads wait
 
 import contextlib
+import math
 import os
 import sys
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,8 +24,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
 from contract import DTYPES, Batch, Columns, Gradient, InPrecision, Objective, Run, Task, pieces
-from data.order import ShuffledEpochs, batches, in_turn
-from modes import MODES
+from data.order import ShuffledEpochs, batches, in_turn, place_in_turn
+from data.resident import resident
+from modes import MODES, elastic
 from tasks import TASKS
 from utils import checkpoint, config, distributed
 from utils.config import free
@@ -59,7 +62,9 @@ class TrainConfig:
     monitor: str = ""                # validation figure that chooses best.pt; empty: the task's own
     patience: int = 10               # epochs without improvement before the run ends; 0 = never
     min_delta: float = 0.0           # an improvement smaller than this is none
-    deterministic: bool = True       # on a GPU, the same bits every time, at some cost in speed
+    deterministic: Literal["none", "run", "elastic"] = "run"    # same bits: run: every time, at some cost on a GPU; elastic: on any number of ranks
+    lanes: int = 8                   # elastic: parts that a batch is cut into; the number of ranks must divide it
+    resident: Literal["auto", "yes", "no"] = free("auto")      # training and validation examples on the device: auto: on a GPU that has room
     device: str = free("auto")       # auto, cpu, cuda or cuda:N
     num_workers: int = free(0)       # processes that read data, besides this one
     log_every: int = free(200)       # steps between two logged lines
@@ -68,12 +73,11 @@ class TrainConfig:
     restart: bool = free(False)      # begin anew in save_dir, deleting the files of the run that is there
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "accumulate", "log_every"):
-            if getattr(self, name) < 1:
-                raise Mistake(f"--{name}: got {getattr(self, name)}, expected at least 1")
-        for name in ("weight_decay", "clip_norm", "patience", "min_delta", "save_every", "num_workers"):
-            if getattr(self, name) < 0:
-                raise Mistake(f"--{name}: got {getattr(self, name)}, expected at least 0")
+        least = dict.fromkeys(("epochs", "batch_size", "accumulate", "log_every", "lanes"), 1) \
+            | dict.fromkeys(("weight_decay", "clip_norm", "patience", "min_delta", "save_every", "num_workers"), 0)
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise Mistake(f"--{name}: got {getattr(self, name)}, expected at least {bound}")
         if not 0 <= self.ema_decay < 1:
             raise Mistake(f"--ema_decay: got {self.ema_decay}, expected at least 0 and below 1")
         seconds_of(self.max_time or "0")
@@ -93,10 +97,11 @@ def train(task: Task, build_mode, options: TrainConfig, schedule: ScheduleConfig
         model.compile()
     objective = Objective(model, task.loss, DTYPES[options.precision])
     scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16")    # a no-op unless fp16
-    order = ShuffledEpochs(len(task.data["train"]), options.batch_size, options.seed)
-    epoch_steps, total = order.steps_per_epoch, order.steps_per_epoch * options.epochs
-    run = Run(model, objective, task.data["train"], scaler, options.batch_size, options.accumulate, total, options.epochs)
+    shuffled = ShuffledEpochs(len(task.data["train"]), options.batch_size, options.seed)
+    epoch_steps, total = shuffled.steps_per_epoch, shuffled.steps_per_epoch * options.epochs
+    run = Run(model, objective, task.data["train"], scaler, options.batch_size, options.accumulate, total, options.epochs, options.seed)
     gradient = build_mode(run) if build_mode else backprop(run)
+    order, lanes = getattr(gradient, "order", shuffled), getattr(gradient, "lanes", distributed.world_size())
     groups = parameter_groups(model, options.weight_decay)
     optimizer, weights = torch.optim.AdamW(groups, lr=schedule.lr, fused=True), [p for group in groups for p in group["params"]]
     progress = Progress()
@@ -104,36 +109,34 @@ def train(task: Task, build_mode, options: TrainConfig, schedule: ScheduleConfig
     # Everything with memory is in this dict; all else below is a pure function of (options, step, history).
     state = dict(model=model, ema=ema, optimizer=optimizer, scaler=scaler, gradient=gradient, progress=progress)
     if saved := checkpoint.load_newest(run_dir, lambda text: print(f"train.py: {text}", file=sys.stderr)):
-        refuse_changes(saved["record"], record)
+        config.refuse_changes(saved["record"], record, *classes_for(options.task, options.mode))
         checkpoint.restore(state, saved["state"], f"{run_dir}/last.pt")
     log = Log(run_dir, purge_step=progress.step)
-    log.info(f"{len(task.data['train'])} training examples, {epoch_steps} steps an epoch, "
-             f"{sum(p.numel() for p in model.parameters()):,} parameters, {options.precision} on {device}, "
-             + (f"resumed at step {progress.step}" if saved else f"begun in {run_dir}"))
-    if saved and (ranks := len(saved["state"]["progress"]["sums"])) != distributed.world_size():
+    log.info(f"{len(task.data['train'])} training examples, {epoch_steps} steps an epoch, {sum(p.numel() for p in model.parameters()):,} parameters, "
+             f"{options.precision} on {device}, " + (f"resumed at step {progress.step}" if saved else f"begun in {run_dir}"))
+    if saved and (ranks := len(saved["state"]["progress"]["ranks"])) != distributed.world_size() and options.deterministic != "elastic":
         log.warning(f"resumed on {distributed.world_size()} ranks instead of {ranks}: the last bits may differ")
 
-    stream = beside(batches(task.data["train"], getattr(gradient, "order", order), range(progress.step, total),
-                            options.num_workers, device), device)
+    task = replace(task, data={**task.data, **{name: resident(task.data[name], options.resident, device) for name in ("train", "val")}})
+    stream = beside(batches(task.data["train"], order, range(progress.step, total), options.num_workers, device, lanes), device)
     verdict, one = Verdicts(task.data["train"].names, scaler.is_enabled()), torch.ones((), device=device)
     since, waited, seen = time.perf_counter(), 0.0, 0
-    patience = options.patience or float("inf")
     with checkpoint.Writer() as writer:                  # whatever ends the loop, what was begun is written
         writer.expect([*model.state_dict().values()] * 3 + weights * 2 if distributed.rank() == 0 else [])    # model, EMA, best; moments
-        while progress.step < total and without_improvement(progress.history, monitor, sign, options.min_delta) < patience:
+        while progress.step < total and without_improvement(progress.history, monitor, sign, options.min_delta) < (options.patience or math.inf):
             step, began = progress.step, time.perf_counter()
-            batch, size = next(stream)
+            batch, size, ids = next(stream)
             waited, seen = waited + time.perf_counter() - began, seen + size
             seed_step(options.seed, distributed.rank(), step)
 
             optimizer.zero_grad(set_to_none=True)
             means = gradient(batch, size, step)          # the only line that differs between modes
             scaler.unscale_(optimizer)
-            norm, scale = clip_grad_norm_(weights, options.clip_norm or float("inf")), scaler.scale(one)
+            norm, scale = clip_grad_norm_(weights, options.clip_norm or math.inf), scaler.scale(one)
 
             # The host never waits for this step: what is not finite stops on the device, and is known here a step later.
             progress.updates += verdict.read()           # of the step before; a skipped step moves neither the schedule nor the EMA
-            verdict.ask(step, norm, scale, means, batch["index"])
+            verdict.ask(step, norm, scale, means, ids)
             lr = learning_rate(schedule, progress.updates, epoch_steps, total,
                                [watched_sign * row[f"val_{watched}"] for row in progress.history])
             for group in optimizer.param_groups:
@@ -144,7 +147,7 @@ def train(task: Task, build_mode, options: TrainConfig, schedule: ScheduleConfig
             scaler.update()
             ema.update(progress.updates, moves if scaler.is_enabled() else None)
             progress.step += 1
-            progress.add(means, size)
+            progress.add(means, size, ids)
 
             log.progress(progress.step, total, f"epoch {step // epoch_steps + 1}")
             writer.check()                               # a save that failed ends the run here
@@ -161,9 +164,11 @@ def train(task: Task, build_mode, options: TrainConfig, schedule: ScheduleConfig
                     examples_per_s=seen / spent, data_wait_share=waited / spent, memory_gib=memory))
                 since, waited, seen = time.perf_counter(), 0.0, 0
             if epoch_over:
-                columns = measure(task, ema.model, "val", options, device)
-                row = dict(epoch=progress.step // epoch_steps) \
-                    | {f"train_{name}": mean for name, mean in progress.close_epoch().items()} \
+                columns = measure(task, ema.model, "val", options, device, lanes)
+                (averages, saw), epoch = progress.close_epoch(), progress.step // epoch_steps
+                if order is shuffled:                    # what a mode draws by an order of its own is its own business
+                    log.info(saw.checked(len(task.data["train"]), epoch))
+                row = dict(epoch=epoch) | {f"train_{name}": mean for name, mean in averages.items()} \
                     | {f"val_{name}": value for name, value in task.summarise(columns).items()} | dict(lr=lr) \
                     | (gradient.report() if hasattr(gradient, "report") else {})
                 progress.history.append(row)
@@ -182,7 +187,7 @@ def train(task: Task, build_mode, options: TrainConfig, schedule: ScheduleConfig
                 log.close()
                 return None, reason
 
-    results = judge_best(task, ema.model, run_dir, options, device, progress.history) | dict(monitor=monitor, device=str(device))
+    results = judge_best(task, ema.model, run_dir, options, device, lanes, progress.history) | dict(monitor=monitor, device=str(device))
     log.end(record["options"], results, progress.history)
     log.close()
     return results, 0
@@ -216,19 +221,18 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 
 @torch.no_grad()
-def measure(task: Task, model: nn.Module, split: str, options: TrainConfig, device: torch.device) -> Columns:
+def measure(task: Task, model: nn.Module, split: str, options: TrainConfig, device: torch.device, lanes: int) -> Columns:
     """The scores of every example of a split, in its order, gathered from all ranks."""
     network, rows = InPrecision(model, DTYPES[options.precision]), []
-    for batch in in_turn(task.data[split], options.batch_size, options.num_workers, device):
+    for batch in in_turn(task.data[split], options.batch_size, options.num_workers, device, lanes):
         rows.append(task.measure(network, batch))                    # left on the device, which nothing here waits for
     mine = {name: torch.cat([row[name] for row in rows]).cpu() for name in rows[0]} if rows else {}
     parts = [part for part in distributed.gather(mine) if part]
-    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    turn = torch.cat([torch.arange(r, len(task.data[split]), len(parts)) for r in range(len(parts))]).argsort()
-    return {name: column[turn] for name, column in columns.items()}
+    turn = place_in_turn(len(task.data[split]), lanes)
+    return {name: torch.cat([part[name] for part in parts])[turn] for name in parts[0]}
 
 
-def judge_best(task: Task, model: nn.Module, run_dir: Path, options: TrainConfig, device: torch.device,
+def judge_best(task: Task, model: nn.Module, run_dir: Path, options: TrainConfig, device: torch.device, lanes: int,
                history: list[dict[str, float]]) -> dict[str, Any]:
     """Validation and test figures of best.pt."""
     distributed.barrier()
@@ -236,23 +240,13 @@ def judge_best(task: Task, model: nn.Module, run_dir: Path, options: TrainConfig
     model.load_state_dict(best["model"])
     report = task.report or task.summarise
     return dict(best_epoch=best["epoch"], epochs=len(history), last=history[-1]) \
-        | {split: report(measure(task, model, split, options, device)) for split in ("val", "test") if len(task.data[split])}
+        | {split: report(measure(task, model, split, options, device, lanes)) for split in ("val", "test") if len(task.data[split])}
 
 
 def monitored(name: str, task: Task) -> tuple[str, float]:
     """The watched figure and the sign that makes smaller better."""
     name = name or next(iter(task.monitors))
     return name, 1.0 if config.pick("monitor", name, dict(task.monitors)) == "min" else -1.0
-
-
-def refuse_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
-    classes = classes_for(now["options"]["task"], now["options"]["mode"])
-    changes = config.differences(before["options"], now["options"], config.fields_of(*classes))
-    changes += [f"{name} {before['data'].get(name)!r} -> {value!r}" for name, value in now["data"].items()
-                if before["data"].get(name) != value]
-    if changes:
-        raise Mistake(f"{now['options']['save_dir']} holds a run with other options ({'; '.join(changes)}): "
-                      "give the same ones to resume it, another --save_dir, or --restart to delete it")
 
 
 def classes_for(task: str, mode: str) -> list[type]:
@@ -269,7 +263,7 @@ def main(argv: list[str]) -> None:
     if options.precision == "auto":
         on_gpu = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp16"
         options = replace(options, precision=on_gpu if device.type == "cuda" else "fp32")
-    if options.deterministic and device.type == "cuda":
+    if options.deterministic != "none" and device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")              # as cuBLAS asks for, before its first use
         torch.use_deterministic_algorithms(True, warn_only=True)
     run_dir = Path(options.save_dir)
@@ -282,13 +276,19 @@ def main(argv: list[str]) -> None:
         torch.manual_seed(seed_from(options.seed, "weights"))
         task = TASKS[names[0]].build(task_config, run_dir, options.num_workers)
         record = dict(options=config.flat(options, schedule, task_config, *mode_config), data=dict(task.record or {}))
-        mode = MODES[names[1]]
+        build_mode = partial(MODES[names[1]].build, mode_config[0]) if mode_config else None
+        if options.deterministic == "elastic":
+            if build_mode:
+                raise Mistake(f"--deterministic: got 'elastic' with --mode {names[1]}, expected the single mode; give run or none")
+            if device.type == "cpu":                     # bits depend on the number of threads too
+                record["data"]["threads"] = int(os.environ.get("OMP_NUM_THREADS", "1"))
+                torch.set_num_threads(record["data"]["threads"])
+            build_mode = partial(elastic.build, lanes=options.lanes)
         if distributed.rank() == 0 and not (run_dir / "last.pt").exists():
             (run_dir / "config.yaml").write_text(yaml.safe_dump(record["options"], sort_keys=False))
         if distributed.rank() == 0:
             write_json(run_dir / "env.json", environment(dict(data=record["data"], device=str(device))))
-        results, reason = train(task, (lambda run: mode.build(mode_config[0], run)) if mode else None,
-                                options, schedule, run_dir, record, device)
+        results, reason = train(task, build_mode, options, schedule, run_dir, record, device)
         if results and distributed.rank() == 0:
             print(f"{run_dir}: " + "  ".join(f"{split}_{name} {results[split][name]:.4f}" for split in ("val", "test")
                                              if split in results for name in task.monitors))

@@ -35,6 +35,7 @@ class Cutouts(Dataset):
     example_of_row: np.ndarray  # [N] int64, whose prediction a file gets; -1: quarantined, left out, not asked
     left_out: pd.DataFrame      # row, reason: the good files that were asked for and are in no example
     report: tuple[str, ...]     # lines for the log: examples, missing bands, what is left out
+    uniform = True              # all of one shape (contract.py)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -43,8 +44,7 @@ class Cutouts(Dataset):
         index = np.asarray(examples, dtype=np.int64)
         rows = self.rows[index]
         present = rows >= 0
-        image = np.asarray(self.store.pixels)[np.where(present, rows, 0)]  # the one copy, [B, C, H, W]
-        image[~present] = 0
+        image = self.store.read(rows)  # the one copy, [B, C, H, W]
         arrays = dict(image=image, present=present, label=self.label[index], domain=self.domain[index], index=index)
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 

@@ -1,12 +1,16 @@
 """In which order examples are seen: a pure function of (seed, step), so a resume at any step costs nothing."""
+import atexit
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from contract import Batch, Examples
+from data.resident import Resident
 from utils import distributed
 from utils.mistake import Mistake
 from utils.seeding import seed_from
@@ -68,31 +72,70 @@ def permuted(positions: np.ndarray, size: int, key: int) -> np.ndarray:
     return values.astype(np.int64)
 
 
-def batches(data: Examples, order, steps: range, workers: int, device: torch.device) -> Iterator[tuple[Batch, int]]:
-    """(this rank's share of the batch, size of the whole batch) for each of `steps`."""
-    rank, ranks = distributed.rank(), distributed.world_size()
+def lanes_of(lanes: int) -> range:
+    """This rank's lanes. Lane v of so many has the v-th of every `lanes` examples; each rank has as many lanes, mostly one."""
+    each = lanes // distributed.world_size()
+    return range(distributed.rank() * each, (distributed.rank() + 1) * each)
 
-    def shares() -> Iterator[list[int]]:
+
+class Share(NamedTuple):
+    """What a rank has of one step."""
+    batch: Batch
+    size: int                # of the whole batch, over all ranks
+    ids: np.ndarray          # [B] the batch's `index`, on the host
+
+
+def batches(data: Examples, order, steps: range, workers: int, device: torch.device, lanes: int) -> Iterator[Share]:
+    """This rank's share of the batch of each of `steps`, lane by lane."""
+    def shares() -> Iterator[np.ndarray]:
         for step in steps:
             indices = order(step)
             sizes.append(len(indices))
-            yield indices[rank::ranks].tolist()
+            yield np.concatenate([indices[lane::lanes] for lane in lanes_of(lanes)])
 
     sizes: list[int] = []            # filled by the sampler, which runs ahead of the batches by the prefetch
-    for batch in loader(data, shares(), workers, device):
-        yield to_device(batch, device), sizes.pop(0)
+    for batch, ids in read(data, shares(), workers, device):
+        yield Share(batch, sizes.pop(0), ids)
 
 
-def in_turn(data: Examples, batch_size: int, workers: int, device: torch.device) -> Iterator[Batch]:
-    """Every example once over all ranks, in order: rank r has the r-th of every `world_size`."""
-    mine = list(range(distributed.rank(), len(data), distributed.world_size()))
-    shares = (mine[start:start + batch_size] for start in range(0, len(mine), batch_size))
-    return (to_device(batch, device) for batch in loader(data, shares, workers, device))
+def in_turn(data: Examples, batch_size: int, workers: int, device: torch.device, lanes: int) -> Iterator[Batch]:
+    """Every example once over all ranks, each lane in order; `place_in_turn` puts what the ranks gather in the order of the data."""
+    mine = (range(lane, len(data), lanes) for lane in lanes_of(lanes))
+    shares = (np.asarray(lane[start:start + batch_size]) for lane in mine for start in range(0, len(lane), batch_size))
+    return (batch for batch, _ in read(data, shares, workers, device))
 
 
-def loader(data: Examples, shares: Iterator[list[int]], workers: int, device: torch.device) -> DataLoader:
-    return DataLoader(data, batch_sampler=shares, collate_fn=as_it_is, num_workers=workers,
-                      pin_memory=device.type == "cuda", worker_init_fn=leave_signals_to_the_parent)
+def place_in_turn(size: int, lanes: int) -> Tensor:
+    """[size] int64: where, among the rows of `in_turn` of all ranks, each example is."""
+    return torch.cat([torch.arange(lane, size, lanes) for lane in range(lanes)]).argsort()
+
+
+def read(data: Examples, shares: Iterable[np.ndarray], workers: int, device: torch.device) -> Iterator[tuple[Batch, np.ndarray]]:
+    """(the batch of each share, on the device; its `index`, on the host), by so many processes besides this one, or in this one."""
+    if isinstance(data, Resident):
+        for share in shares:
+            yield data.__getitems__(share), share
+        return
+    if workers:
+        shares = loader(data, shares, workers, device)
+    for share in shares:
+        batch = share if workers else data.__getitems__(share)
+        yield to_device(batch, device), batch["index"].numpy()
+
+
+def loader(data: Examples, shares: Iterable[np.ndarray], workers: int, device: torch.device) -> Iterator[Batch]:
+    """The batches of `shares`, read by processes of a DataLoader. Raises Mistake as they do, in one line."""
+    batches = iter(DataLoader(data, batch_sampler=shares, collate_fn=as_it_is, num_workers=workers,
+                              pin_memory=device.type == "cuda", worker_init_fn=leave_signals_to_the_parent))
+    # Workers that mind no SIGTERM must be told to end, also where an error keeps this generator alive: Python would wait for them for ever.
+    atexit.register(stop := batches._shutdown_workers)
+    try:
+        yield from batches
+    except Mistake as mistake:       # as torch retells it: the worker's whole traceback, the text last
+        raise Mistake(str(mistake).strip().splitlines()[-1].split("Mistake: ", 1)[-1]) from mistake
+    finally:
+        stop()
+        atexit.unregister(stop)
 
 
 def as_it_is(batch: Batch) -> Batch:
@@ -107,4 +150,7 @@ def leave_signals_to_the_parent(_worker: int) -> None:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+    """The batch on the device; the host does not wait, as what goes to a GPU is page-locked first."""
+    if device.type != "cuda":
+        return batch
+    return {name: (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True) for name, tensor in batch.items()}

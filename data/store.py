@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
+from mmap import mmap
 from pathlib import Path
 
 import numpy as np
@@ -52,10 +53,32 @@ class Store:
     manifest: dict
     index: pd.DataFrame  # one row an input file: path, object, band, domain, label, reason
 
+    def __post_init__(self):
+        _ = self.sound  # made now, so that processes forked later share it
+
     @cached_property
     def pixels(self) -> np.ndarray:
         """float32 [N, H, W], mapped read-only, physical values."""
         return np.load(self.directory / "pixels.npy", mmap_mode="r", allow_pickle=False)
+
+    @cached_property
+    def sound(self) -> np.ndarray:
+        """[blocks] bool, those that agreed with their checksum; in memory that processes forked later share."""
+        return np.frombuffer(mmap(-1, max(1, len(self.manifest["crc32"]))), dtype=bool)
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """float32 [*rows.shape, H, W], a copy; zeros for row -1. A block is compared with its checksum when it is first touched.
+
+        Raises: Mistake that names the damaged rows.
+        """
+        blocks = rows // self.manifest["block"]
+        if not (seen := self.sound[blocks] | (rows < 0)).all():
+            for block in np.unique(blocks[~seen]).tolist():
+                self._check(block)
+        pixels = np.asarray(self.pixels)[rows]
+        if (missing := rows < 0).any():
+            pixels[missing] = 0
+        return pixels
 
     @property
     def good(self) -> np.ndarray:
@@ -72,15 +95,19 @@ class Store:
 
     def verify(self) -> None:
         """Reads every block and compares its checksum. Raises: Mistake that names the first damaged rows."""
-        rows = self.manifest["block"]
-        for block, expected in enumerate(self.manifest["crc32"]):
-            first, end = block * rows, min((block + 1) * rows, len(self.pixels))
-            if zlib.crc32(np.ascontiguousarray(self.pixels[first:end]).data) != expected:
-                raise _damaged(self.directory, f"rows {first} to {end - 1} of pixels.npy differ from their checksum")
+        for block in range(len(self.manifest["crc32"])):
+            self._check(block)
+
+    def _check(self, block: int) -> None:
+        first = block * self.manifest["block"]
+        content = np.asarray(self.pixels)[first:first + self.manifest["block"]]
+        if zlib.crc32(content) != self.manifest["crc32"][block]:
+            raise _damaged(self.directory, f"rows {first} to {first + len(content) - 1} of pixels.npy differ from their checksum")
+        self.sound[block] = True
 
     def __getstate__(self) -> dict:
         # a pickled memmap would be all of its bytes
-        return {name: value for name, value in self.__dict__.items() if name != "pixels"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("pixels", "sound")}
 
 
 def inventory_digest(inventory: pd.DataFrame, shape: tuple[int, int] = (41, 41)) -> str:

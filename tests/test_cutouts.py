@@ -1,4 +1,6 @@
 """data/cutouts.py: examples of one band and of many, against a loop over single files."""
+import zlib
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -40,7 +42,8 @@ def packed(monkeypatch):
     pixels[index["reason"] != ""] = 0
     pixels.flags.writeable = False
     monkeypatch.setattr(Packed, "pixels", pixels)
-    return Packed(None, {}, index)
+    manifest = dict(block=4, crc32=[zlib.crc32(np.ascontiguousarray(pixels[first:first + 4])) for first in range(0, len(pixels), 4)])
+    return Packed(None, manifest, index)
 
 
 ALL = np.ones(len(FILES), dtype=bool)

@@ -52,8 +52,8 @@ def test_epochs_and_seeds_differ():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stream_begun_at_a_step_is_the_tail_of_the_whole(workers):
     data, order = Clouds(Config(examples=50), "train"), ShuffledEpochs(50, 8, seed=0)
-    whole = [batch["index"] for batch, _ in batches(data, order, range(0, 14), 0, CPU)]
-    tail = [(batch["index"], size) for batch, size in batches(data, order, range(9, 14), workers, CPU)]
+    whole = [batch["index"] for batch, _, _ in batches(data, order, range(0, 14), 0, CPU, 1)]
+    tail = [(batch["index"], size) for batch, size, _ in batches(data, order, range(9, 14), workers, CPU, 1)]
     assert len(tail) == 5
     for (index, size), expected in zip(tail, whole[9:], strict=True):
         assert torch.equal(index, expected) and size == len(expected)
@@ -61,7 +61,7 @@ def test_a_stream_begun_at_a_step_is_the_tail_of_the_whole(workers):
 
 def test_in_turn_is_every_example_in_order():
     data = Clouds(Config(examples=50), "val")
-    assert torch.cat([batch["index"] for batch in in_turn(data, 7, 0, CPU)]).tolist() == list(range(50))
+    assert torch.cat([batch["index"] for batch in in_turn(data, 7, 0, CPU, 1)]).tolist() == list(range(50))
 
 
 def test_an_empty_split_is_refused():

@@ -32,7 +32,7 @@ def loss(model, batch, step):
 
 
 def run_of(model, data, batch_size=8, steps=10, scaler=OFF, loss=loss, **options):
-    return Run(model, Objective(model, loss, torch.float32), data, scaler, batch_size, steps=steps, epochs=1,
+    return Run(model, Objective(model, loss, torch.float32), data, scaler, batch_size, steps=steps, epochs=1, seed=0,
                **dict(accumulate=1) | options)
 
 

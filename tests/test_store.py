@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from astropy.io import fits
 
-from data import blocks, buckets, store
+from data import blocks, buckets, cutouts, order, store
 from utils.mistake import Mistake
 
 ROOT = Path(__file__).parent.parent
@@ -438,3 +439,35 @@ def test_real_files_are_packed_beside_their_bad_ones(tmp_path, shared_data):
     }
     for row in np.flatnonzero(packed.good):
         np.testing.assert_array_equal(packed.pixels[row], fits.getdata(packed.index["path"][row], 1))
+
+
+def test_a_flipped_bit_is_met_when_its_block_is_first_read(tmp_path, monkeypatch):
+    """Any bit of any pixel; CRC-32 catches every single one by construction, this checks that it is asked."""
+    write_cutouts(tmp_path / "in", 40)
+    monkeypatch.setattr(store, "BLOCK_ROWS", 8)
+    packed = store.pack(buckets.images_inventory(tmp_path / "in"), tmp_path / "out", say=quiet)
+    directory, expected = packed.directory, np.array(packed.pixels)
+    whole, generator, rows = (directory / "pixels.npy").read_bytes(), np.random.default_rng(1), np.arange(40)
+    for _ in range(60):
+        byte, bit = int(generator.integers(len(whole) - expected.nbytes, len(whole))), int(generator.integers(8))
+        (directory / "pixels.npy").write_bytes(whole[:byte] + bytes([whole[byte] ^ 1 << bit]) + whole[byte + 1:])
+        row = (byte - len(whole) + expected.nbytes) // (41 * 41 * 4)
+        damaged = store.open_store(directory)
+        with pytest.raises(Mistake, match=f"rows {row // 8 * 8} to {row // 8 * 8 + 7} of pixels.npy differ from their checksum"):
+            damaged.read(rows)
+        np.testing.assert_array_equal(damaged.read(rows[rows // 8 != row // 8]), expected[rows // 8 != row // 8])
+    (directory / "pixels.npy").write_bytes(whole)
+    np.testing.assert_array_equal(store.open_store(directory).read(np.array([[3, -1], [-1, 39]]))[[0, 1], [0, 1]], expected[[3, 39]])
+
+
+def test_damage_that_a_reading_process_meets_is_one_line(tmp_path):
+    """torch retells an exception of a worker with its whole traceback."""
+    write_cutouts(tmp_path / "in", 10)
+    directory = store.pack(buckets.images_inventory(tmp_path / "in"), tmp_path / "out", say=quiet).directory
+    with open(directory / "pixels.npy", "r+b") as file:
+        file.seek(-5, os.SEEK_END)
+        file.write(b"?")
+    data = cutouts.examples(store.open_store(directory), np.arange(10), ["g"])
+    with pytest.raises(Mistake, match=r"^the store .* differ from their checksum; remove the folder .*$") as caught:
+        list(order.read(data, [np.arange(len(data))], 1, torch.device("cpu")))
+    assert "\n" not in str(caught.value)

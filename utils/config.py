@@ -214,6 +214,16 @@ def differences(before: dict[str, Any], now: dict[str, Any], fields: dict[str, d
             if not (name in fields and fields[name].metadata.get("free")) and before.get(name) != now.get(name)]
 
 
+def refuse_changes(before: dict[str, Any], now: dict[str, Any], *classes: type) -> None:
+    """Raises Mistake where a run that is resumed has other options or data than its record ({"options", "data"}) says."""
+    changes = differences(before["options"], now["options"], fields_of(*classes))
+    changes += [f"{name} {before['data'].get(name)!r} -> {value!r}" for name, value in now["data"].items()
+                if before["data"].get(name) != value]
+    if changes:
+        raise Mistake(f"{now['options']['save_dir']} holds a run with other options ({'; '.join(changes)}): "
+                      "give the same ones to resume it, another --save_dir, or --restart to delete it")
+
+
 def run(main: Callable[[list[str]], None]) -> None:
     """Call a script's `main` with the command line.
 

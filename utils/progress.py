@@ -1,12 +1,14 @@
 """Where a run is, and whether it still gets better."""
+import numpy as np
 import torch
 from torch import Tensor
 
 from utils import distributed
+from utils.ledger import Ledger, together
 
 
 class Progress:
-    """Where a run is: steps taken, updates made, the history of its epochs, and sums over the running epoch.
+    """Where a run is: steps taken, updates made, the history of its epochs; sums over the running epoch and what it has seen.
 
     The sums stay on the device until an epoch ends or a checkpoint asks for them.
     """
@@ -15,34 +17,42 @@ class Progress:
         self.step = self.updates = 0
         self.history: list[dict[str, float]] = []
         self.sums: dict[str, Tensor | float] = {}        # this rank's share, float64: name -> sum over examples
-        self.examples = 0.0                              # this rank's share of their number
+        self.seen = Ledger()                             # this rank's share of the examples
 
     @torch.no_grad()
-    def add(self, means: dict[str, Tensor], size: int) -> None:
-        self.examples += size / distributed.world_size()
+    def add(self, means: dict[str, Tensor], size: int, ids: np.ndarray) -> None:
+        """`means` over `size` examples of all ranks, of which this rank had `ids`."""
+        self.seen.note(ids)
         for name, mean in means.items():
             if not isinstance(self.sums.get(name), Tensor):
                 self.sums[name] = torch.full((), self.sums.get(name, 0.0), dtype=torch.float64, device=mean.device)
         if means:
             torch._foreach_add_([self.sums[name] for name in means], list(means.values()), alpha=size)
 
-    def close_epoch(self) -> dict[str, float]:
-        """Means over the epoch and over all ranks; the sums begin anew."""
-        totals = distributed.sums(self.mine())
-        self.sums, self.examples = {}, 0.0
-        return {name: total / totals["examples"] for name, total in totals.items() if name != "examples"}
+    def close_epoch(self) -> tuple[dict[str, float], Ledger]:
+        """(means over the epoch, what it has seen), over all ranks; both begin anew."""
+        totals, seen = distributed.sums(self.mine()), together(distributed.gather(self.seen.numbers))
+        self.sums, self.seen = {}, Ledger()
+        return {name: total / seen.numbers[0] for name, total in totals.items()}, seen
 
     def mine(self) -> dict[str, float]:
-        return {name: float(total) for name, total in self.sums.items()} | dict(examples=self.examples)
+        return {name: float(total) for name, total in self.sums.items()}
 
     def state_dict(self) -> dict:
-        sums = distributed.gather(self.mine())
-        return dict(step=self.step, updates=self.updates, history=[dict(row) for row in self.history], sums=sums)
+        ranks = distributed.gather(dict(sums=self.mine(), seen=self.seen.numbers))
+        return dict(step=self.step, updates=self.updates, history=[dict(row) for row in self.history], ranks=ranks)
 
     def load_state_dict(self, state: dict) -> None:
         self.step, self.updates, self.history = state["step"], state["updates"], state["history"]
-        self.sums = dict(state["sums"][distributed.rank()]) if distributed.rank() < len(state["sums"]) else {}
-        self.examples = self.sums.pop("examples", 0.0)
+        ranks = state["ranks"]
+        if len(ranks) != distributed.world_size():       # rank 0 takes over what all had
+            totals: dict[str, float] = {}
+            for name, total in ((name, total) for rank in ranks for name, total in rank["sums"].items()):
+                totals[name] = totals.get(name, 0.0) + total
+            ranks = [dict(sums=totals, seen=together(rank["seen"] for rank in ranks).numbers)] \
+                + [dict(sums={}, seen=(0, 0, 0))] * (distributed.world_size() - 1)
+        mine = ranks[distributed.rank()]
+        self.sums, self.seen = dict(mine["sums"]), Ledger(*mine["seen"])
 
 
 def best_epoch(history: list[dict[str, float]], monitor: str, sign: float, min_delta: float) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-Item = tuple[dict[str, Tensor], int]
+Item = tuple                 # (a batch, and whatever belongs to it on the host)
 
 
 class Arriving:

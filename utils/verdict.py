@@ -1,6 +1,7 @@
 """Whether a step moved the weights: the device decides at once, the host learns it a step later."""
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,9 +21,9 @@ class Verdicts:
         self.may_skip = may_skip         # a GradScaler is at work: its scale may be to blame
         self.pending = None
 
-    def ask(self, step: int, norm: Tensor, scale: Tensor, means: dict[str, Tensor], index: Tensor) -> None:
-        """`index` [B] is what the step's batch was made of; `scale` what its loss was multiplied by."""
-        self.pending = step, Arriving(torch.stack([norm, scale])), means, index
+    def ask(self, step: int, norm: Tensor, scale: Tensor, means: dict[str, Tensor], ids: np.ndarray) -> None:
+        """`ids` [B] is what the step's batch was made of; `scale` what its loss was multiplied by."""
+        self.pending = step, Arriving(torch.stack([norm, scale])), means, ids
 
     def read(self) -> int:
         """How many updates the pending step has made: 1, or 0 where the GradScaler skipped it or none is pending.
@@ -31,12 +32,12 @@ class Verdicts:
         """
         if not self.pending:
             return 0
-        (step, figures, means, index), self.pending = self.pending, None
+        (step, figures, means, ids), self.pending = self.pending, None
         norm, scale = figures.read()
         finite = abs(norm) < float("inf")
         if not finite and (not self.may_skip or scale < 1):              # below 1 it is not the scale's fault
             terms = ", ".join(f"{name} {value.item():g}" for name, value in means.items())
             raise FloatingPointError(f"step {step}: the gradient norm is {norm}; {terms}; examples of this rank: "
-                                     f"{', '.join(self.names(index.tolist()))}. The optimiser has not moved; try a smaller --lr "
+                                     f"{', '.join(self.names(ids.tolist()))}. The optimiser has not moved; try a smaller --lr "
                                      "or --clip_norm")
         return int(finite)
