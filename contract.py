@@ -75,8 +75,9 @@ class InPrecision(nn.Module):
         self.model, self.dtype = model, dtype
 
     def forward(self, *args, **kwargs):
-        device_type = next(self.model.parameters()).device.type
-        with torch.autocast(device_type, self.dtype, enabled=self.dtype != torch.float32):
+        if self.dtype == torch.float32:
+            return self.model(*args, **kwargs)
+        with torch.autocast(next(self.model.parameters()).device.type, self.dtype):
             output = self.model(*args, **kwargs)
         return tree_map(lambda t: t.float() if isinstance(t, Tensor) and t.is_floating_point() else t, output)
 
@@ -142,5 +143,7 @@ def size_of(batch: Batch) -> int:
 def pieces(batch: Batch, count: int) -> list[Batch]:
     """`batch` cut along the example axis into at most `count` pieces, none of them empty."""
     count = max(1, min(count, size_of(batch)))
+    if count == 1:
+        return [batch]
     cuts = {name: tensor.tensor_split(count) for name, tensor in batch.items()}
     return [{name: cut[i] for name, cut in cuts.items()} for i in range(count)]

@@ -1,4 +1,5 @@
 """The probability of a strong lens for each input file."""
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from contract import Answer, Batch
+from contract import Answer, Batch, Columns
 from data import buckets, cutouts, predicted, split, store
 from models.augment import dihedral
 from tasks import lens
@@ -29,6 +30,10 @@ def build(options: Any, own: Config, task: lens.Config, saved: dict[str, Any]) -
         raise Mistake(f"none of the {len(rows)} files can be predicted: {packed.directory}/quarantine.csv names the reasons")
     channels = len(saved["record"]["data"]["bands"]) if task.band_mode == "stack" else 1
 
+    def ask(network: nn.Module, batch: Batch) -> Columns:
+        packed.pixels.base.madvise(mmap.MADV_DONTNEED)       # what is read once need not stay in this process's memory
+        return dict(prob=probability(network, batch, own.tta))
+
     def write(columns: dict[str, np.ndarray], out: Path) -> str:
         prob = columns["prob"]
         frames = predicted.frames(rows, examples, prob, own.threshold, own.quarantined == "nonlens")
@@ -36,8 +41,8 @@ def build(options: Any, own: Config, task: lens.Config, saved: dict[str, Any]) -
         note = f", {without} without a probability (see quarantine_{options.which}.csv)" if without else ""
         return f"{out}/pred_{options.which}.csv: {len(rows)} files, {len(prob)} examples{note}"
 
-    return Answer(lens.network(task, channels), examples, lambda network, batch: dict(prob=probability(network, batch, own.tta)),
-                  write, key=[packed.manifest["index"], own.tta], notes=examples.report)
+    return Answer(lens.network(task, channels), examples, ask, write,
+                  key=[packed.manifest["index"], own.tta], notes=examples.report)
 
 
 def read_index(options: Any, own: Config, task: lens.Config) -> tuple[store.Store, np.ndarray]:

@@ -29,6 +29,8 @@ class ShuffledEpochs:
     def __init__(self, size: int, batch_size: int, seed: int):
         if size == 0:
             raise Mistake("the training split is empty: give more data or a larger --train_frac")
+        if size > 2**32:
+            raise Mistake(f"the training split has {size:,} examples, expected at most 2^32: give a smaller --take_train_frac")
         self.size, self.seed, self.block = size, seed, {}
         self.steps_per_epoch = -(-size // batch_size)
         if size // self.steps_per_epoch < distributed.world_size():
@@ -46,29 +48,30 @@ class ShuffledEpochs:
 
 
 def permuted(positions: np.ndarray, size: int, key: int) -> np.ndarray:
-    """Where a keyed pseudorandom permutation of range(size) sends `positions`: O(1) memory at any size.
+    """Where a keyed pseudorandom permutation of range(size) sends `positions`: O(1) memory at any size, up to 2^32.
 
-    A Feistel network over the next even power of two, walked along its cycles until it is inside the range
-    (Black & Rogaway 2002, "Ciphers with arbitrary finite domains", method 2); the round function is the
-    finaliser of MurmurHash3.
+    A Feistel network over the next power of two, walked along its cycles until it is inside the range (Black & Rogaway
+    2002, "Ciphers with arbitrary finite domains", method 2); the round function is the finaliser of MurmurHash3.
     """
-    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    keys = [np.uint64(seed_from(key, turn)) for turn in range(ROUNDS)]
-    values = np.asarray(positions).astype(np.uint64)
-    outside = np.ones(len(values), bool)
-    while outside.any():
-        left, right = values[outside] >> half, values[outside] & mask
-        for turn in keys:
-            mixed = right + turn                          # unsigned arithmetic wraps, as intended
-            mixed ^= mixed >> np.uint64(33)
-            mixed *= np.uint64(0xFF51AFD7ED558CCD)
-            mixed ^= mixed >> np.uint64(33)
-            mixed *= np.uint64(0xC4CEB9FE1A85EC53)
-            mixed ^= mixed >> np.uint64(33)
-            left, right = right, (left ^ mixed) & mask
-        values[outside] = (left << half) | right
-        outside = values >= np.uint64(size)
+    bits = max(2, (size - 1).bit_length())
+    shift = np.uint32(bits // 2)                          # of an odd number the upper half has one bit more
+    masks = np.uint32((1 << bits - bits // 2) - 1), np.uint32((1 << bits // 2) - 1)
+    keys = [np.uint32(seed_from(key, turn) & 0xFFFFFFFF) for turn in range(ROUNDS)]
+    values = np.asarray(positions).astype(np.uint32)
+    outside, walking = slice(None), values
+    while len(walking):
+        left, right = walking >> shift, walking & masks[1]
+        for turn, addend in enumerate(keys):
+            mixed = right + addend                        # unsigned arithmetic wraps, as intended
+            mixed ^= mixed >> np.uint32(16)
+            mixed *= np.uint32(0x85EBCA6B)
+            mixed ^= mixed >> np.uint32(13)
+            mixed *= np.uint32(0xC2B2AE35)
+            mixed ^= mixed >> np.uint32(16)
+            left, right = right, (left ^ mixed) & masks[turn % 2]
+        values[outside] = left << shift | right           # the halves have changed places an even number of times
+        outside = np.flatnonzero(values >= size)
+        walking = values[outside]
     return values.astype(np.int64)
 
 

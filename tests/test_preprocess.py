@@ -142,6 +142,15 @@ def test_the_whole_chain(smoothing):
     assert_equal(run(preprocess, x), one_by_one(x, lambda image: np.pad(reference_normalise(smooth(image)), (11, 12))))
 
 
+@pytest.mark.parametrize("options", [{}, dict(use_mad=True), dict(clip_q=0.9, low_clip_q=0.05), dict(clip_q=1.0)])
+def test_both_ways_to_order_statistics_agree(options):
+    x = torch.cat([galaxies(), galaxies().round(), torch.full((1, 2, 41, 41), 7.0)])   # the second with ties
+    x[0, 0, 3, 4] = float("nan")
+    watched = run(Preprocess(**options), x.clone().requires_grad_())            # numpy cannot be differentiated
+    assert torch.equal(run(Preprocess(**options), x).nan_to_num(), watched.nan_to_num())
+    watched[1:].square().mean().backward()
+
+
 def test_constant_images_and_missing_bands():
     x, present = galaxies(3), torch.tensor([[True, True], [True, False], [False, True]])
     x[0, 0] = 7.0
