@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -141,11 +141,10 @@ def train(task: Task, build_mode, options: TrainConfig, schedule: ScheduleConfig
                                [watched_sign * row[f"val_{watched}"] for row in progress.history])
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            moves = norm.isfinite().float()
-            optimizer.found_inf = 1 - moves              # the fused kernel then moves nothing; a GradScaler at work puts its own here
+            optimizer.found_inf = skips = (norm - norm).ne_(0)     # 1 where it is not finite: the fused kernel then moves nothing
             scaler.step(optimizer)
             scaler.update()
-            ema.update(progress.updates, moves if scaler.is_enabled() else None)
+            ema.update(progress.updates, 1 - skips if scaler.is_enabled() else None)
             progress.step += 1
             progress.add(means, size, ids)
 
@@ -199,15 +198,15 @@ def backprop(run: Run) -> Gradient:
     ddp = DistributedDataParallel(run.objective) if ranks > 1 else run.objective
 
     def gradient(batch: Batch, size: int, step: int) -> dict[str, Tensor]:
-        parts, means = pieces(batch, run.accumulate), {}
+        parts, sums = pieces(batch, run.accumulate), []
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
             with contextlib.nullcontext() if last or ranks == 1 else ddp.no_sync():
                 value, terms = ddp(part, step)
                 run.scaler.scale(value.sum() * (ranks / size)).backward()      # DDP averages over ranks
-            for name, column in {"loss": value.detach(), **terms}.items():
-                means[name] = means.get(name, 0) + column.sum() / size
-        return means
+            columns = {"loss": value.detach(), **terms}
+            sums.append(torch.stack([*columns.values()]).sum(1))
+        return dict(zip(columns, (reduce(torch.add, sums) / size).unbind()))
 
     return gradient
 
@@ -223,7 +222,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 @torch.no_grad()
 def measure(task: Task, model: nn.Module, split: str, options: TrainConfig, device: torch.device, lanes: int) -> Columns:
     """The scores of every example of a split, in its order, gathered from all ranks."""
-    network, rows = InPrecision(model, DTYPES[options.precision]), []
+    network, rows = InPrecision(distributed.as_on_rank_0(model), DTYPES[options.precision]), []
     for batch in in_turn(task.data[split], options.batch_size, options.num_workers, device, lanes):
         rows.append(task.measure(network, batch))                    # left on the device, which nothing here waits for
     mine = {name: torch.cat([row[name] for row in rows]).cpu() for name in rows[0]} if rows else {}

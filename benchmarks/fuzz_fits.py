@@ -1,4 +1,4 @@
-"""Spoils FITS files in a hundred thousand ways and counts what read_cutout does wrong with them: everything should be 0.
+"""Spoils FITS files in a hundred thousand ways and counts what our readers do wrong with them: everything should be 0.
 
     python benchmarks/fuzz_fits.py --mutations 100000
 
@@ -8,12 +8,14 @@
     disagreements     our own reader takes the file and its pixels are not, to the bit, those of astropy for it
     accepted alone    our own reader takes a file that the astropy path refuses
     memory            tracemalloc's peak is over twice the file's size, unpacked, and 64 kB; 1 MB if astropy's objects come in
+    block differs     read_cutouts, which meets the file among others and after sound ones, gives other pixels or another reason than read_cutout
 
 A slow read is tried again, so that what the machine or a first import takes is not the file's fault.
 """
 import gzip
 import io
 import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -34,10 +36,14 @@ from astropy.io import fits  # noqa: E402
 
 from data import challenge  # noqa: E402
 from data.fits import BadFile, by_astropy, fits_bytes, read_cutout  # noqa: E402
-from data.fits_layout import BLOCK, CARD, find_image, padded, plain_pixels  # noqa: E402
+from data.fits_blocks import read_cutouts  # noqa: E402
+from data.fits_layout import BLOCK, CARD, KNOWN, find_image, padded, plain_pixels  # noqa: E402
+from table import Row, show  # noqa: E402
 from utils import config  # noqa: E402
 
 SHAPE = (41, 41)
+AT_ONCE = 100             # spoiled files in a block
+WRONG = ("crashes", "hangs", "wrong geometry", "disagreements", "accepted alone", "memory", "block differs")
 LONGEST_READ = 0.05       # s
 OWN_OBJECTS = 2**16       # bytes that do not grow with the file: cards as Python objects, the window of gzip
 ASTROPY_OBJECTS = 2**20   # ... of astropy: headers and columns
@@ -57,6 +63,7 @@ CARDS = [b"BSCALE  =                  2.0", b"BZERO   =                32768", b
 class Config:
     mutations: int = 100_000    # files to spoil and read
     seed: int = 0               # of the files and of what is done to them
+    json: str = ""              # also write the rows to this file
 
 
 def valid_files(rng: np.random.Generator) -> list[bytes]:
@@ -243,26 +250,51 @@ def judge(path: Path, mutation: Callable, traced: bool, worst: dict[str, float])
     return reader, wrong or ("memory" if excess > (OWN_OBJECTS if own else ASTROPY_OBJECTS) else "")
 
 
+def different_in_a_block(paths: list[Path]) -> list[int]:
+    """The rows in which read_cutouts and read_cutout are not of one mind, as packing asks them; what was known is forgotten before."""
+    KNOWN.clear()
+    images, reasons = read_cutouts(paths, SHAPE)
+    rows = []
+    for row, path in enumerate(paths):
+        try:
+            expected, reason = read_cutout(path, SHAPE), None
+        except BadFile as error:
+            expected, reason = np.zeros(SHAPE, np.float32), str(error)
+        if images[row].tobytes() != expected.tobytes() or reasons.get(row) != reason:
+            rows.append(row)
+    return rows
+
+
 def fuzz(mutations: int, seed: int, folder: str) -> tuple[Counter, Counter, dict[str, float]]:
     """Returns: counts by (mutation, who read it), counts of what is wrong, the worst of memory (bytes over twice the file) and time (s)."""
     rng = np.random.default_rng(seed)
-    files, path = valid_files(rng), Path(folder) / "spoiled.fits"
+    files = valid_files(rng)
+    sound = [Path(folder) / f"sound_{row}.fits" for row in range(len(files))]
+    for path, raw in zip(sound, files):
+        path.write_bytes(raw)
     done, wrong = Counter(), Counter()
     worst = dict.fromkeys(("own", "astropy", "refused"), float("-inf")) | {"time": 0.0}
-    for number in range(mutations):
-        mutation = MUTATIONS[rng.integers(len(MUTATIONS))]
-        raw = mutation(rng, files[rng.integers(len(files))])
-        path.write_bytes(raw)
-        reader, what = judge(path, mutation, number % 20 == 19, worst)  # tracing makes astropy slow
-        done[mutation.__name__, reader] += 1
-        if what:
-            wrong[what] += 1
-            (Path(folder) / f"{what.split()[0]}_{number}.fits").write_bytes(raw)
+
+    def note(what: str, number: int, path: Path) -> None:
+        wrong[what] += 1
+        shutil.copy(path, Path(folder) / f"{what.split()[0]}_{number}.fits")
+
+    for first in range(0, mutations, AT_ONCE):
+        paths = [Path(folder) / f"spoiled_{row}.fits" for row in range(min(AT_ONCE, mutations - first))]
+        for number, path in enumerate(paths, first):
+            mutation = MUTATIONS[rng.integers(len(MUTATIONS))]
+            path.write_bytes(mutation(rng, files[rng.integers(len(files))]))
+            reader, what = judge(path, mutation, number % 20 == 19, worst)  # tracing makes astropy slow
+            done[mutation.__name__, reader] += 1
+            if what:
+                note(what, number, path)
+        block = [*sound, *paths]
+        for row in different_in_a_block(block):
+            note("block differs", first + row - len(sound), block[row])
     return done, wrong, worst
 
 
-def main(argv: list[str]) -> None:
-    options, = config.read(argv, Config)
+def measure(options: Config) -> list[Row]:
     folder = tempfile.mkdtemp(prefix="fuzz_fits_")
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with warnings.catch_warnings():
@@ -272,13 +304,22 @@ def main(argv: list[str]) -> None:
     for mutation in MUTATIONS:
         print(f"{mutation.__name__:18}" + "".join(f"{done[mutation.__name__, reader]:>{width},}"
                                                   for reader, width in (("own", 12), ("astropy", 10), ("refused", 10))))
-    print(f"{options.mutations:,} files in {time.process_time() - start:.0f} s; the slowest read took {worst['time'] * 1e3:.1f} ms")
-    print("peak memory beyond twice the file's size, kB: " + ", ".join(f"{reader} {worst[reader] / 1e3:.1f}" for reader in ("own", "astropy", "refused")))
-    print(f"resident set grew by {(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3:.1f} MB")
-    for what in ("crashes", "hangs", "wrong geometry", "disagreements", "accepted alone", "memory"):
-        print(f"{what:18}{sum(count for name, count in wrong.items() if name.startswith(what)):>12,}")
+    print(f"{options.mutations:,} files in {time.process_time() - start:.0f} s")
     if wrong:
         print(f"{dict(wrong)}: these files are in {folder}")
+    else:
+        shutil.rmtree(folder)
+    rows = [Row(f"spoiled FITS files: {what}", "files", sum(count for name, count in wrong.items() if name.startswith(what)), limit=0,
+                equal=f"of {options.mutations:,}") for what in WRONG]
+    rows.append(Row("spoiled FITS files: the slowest read", "ms", worst["time"] * 1e3, limit=LONGEST_READ * 1e3))
+    rows += [Row(f"spoiled FITS files: peak memory beyond twice the file's size, {reader}", "kB", worst[reader] / 1e3, limit=most / 1e3)
+             for reader, most in (("own", OWN_OBJECTS), ("astropy", ASTROPY_OBJECTS), ("refused", ASTROPY_OBJECTS))]
+    return [*rows, Row("spoiled FITS files: growth of the resident set", "MB", (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3)]
+
+
+def main(argv: list[str]) -> None:
+    options, = config.read(argv, Config)
+    show(measure(options), options.json)
 
 
 if __name__ == "__main__":

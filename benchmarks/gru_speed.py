@@ -4,7 +4,7 @@
 
 Curves of 20 to 119 points of 9 numbers, two layers of 64, as the light-curve encoder has them. A GRU's row is forward and
 backward of the summed valid outputs; the autoencoder's is a whole step: encoder, decoder, Poisson loss, divergence,
-backward, AdamW. Both sides take turns in one process on the same curves and weights; the fastest of the repeats is shown.
+backward, AdamW. Both sides take turns in one process on the same curves and weights; the fastest of the repeats counts.
 """
 import sys
 import time
@@ -20,9 +20,11 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence  # noqa
 
 from losses.vae import kl_gaussian, poisson_nll, sum_observed  # noqa: E402
 from models.gru import PaddedGRU, last_state  # noqa: E402
+from table import Row, show  # noqa: E402
 from utils import config  # noqa: E402
 
 INPUTS, HIDDEN, LAYERS, LATENTS, BANDS = 9, 64, 2, 16, 3
+AIMS = {32: 2.0, 256: 5.0}           # at this many curves
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Config:
     repeats: int = 15                # turns of each side; the fastest counts
     seed: int = 0                    # of curves and weights
     bidirectional: bool = False      # both directions
+    json: str = ""                   # also write the rows to this file
 
 
 class PackedGRU(nn.GRU):
@@ -85,14 +88,12 @@ def difference(step, sides: dict[str, nn.Module], curves: tuple[Tensor, ...]) ->
     return (ours - theirs).abs().max().item(), max(slopes)
 
 
-def main(argv: list[str]) -> None:
-    options, = config.read(argv, Config)
+def measure(options: Config) -> list[Row]:
     torch.set_num_threads(1)
     torch.manual_seed(options.seed)
-    print("process time of one step on one thread, ms; fastest of", options.repeats)
-    print(f"{'':12}{'batch':>6}{'packed':>9}{'ours':>9}{'ratio':>8}   outputs differ by   gradients by")
+    rows, peer = [], f"torch {torch.__version__.partition('+')[0]} nn.GRU, packed"
     for name, step in (("GRU", gru_step), ("autoencoder", autoencoder_step)):
-        for batch in (32, 256):
+        for batch, aim in AIMS.items():
             length = torch.randint(20, 120, (batch,))
             curves = torch.randn(batch, int(length.max()), INPUTS), length, torch.poisson(torch.full((batch, int(length.max()), BANDS), 2.0))
             sides = {"ours": PaddedGRU, "packed": PackedGRU}
@@ -108,8 +109,15 @@ def main(argv: list[str]) -> None:
                     start = time.process_time()
                     step(model, *curves)
                     best[side] = min(best[side], time.process_time() - start)
-            print(f"{name:12}{batch:6}{best['packed'] * 1e3:9.1f}{best['ours'] * 1e3:9.1f}{best['packed'] / best['ours']:8.2f}"
-                  f"   {outputs:17.1e}{gradients:15.1e}", flush=True)
+            what = f"{name}, {'forward and backward' if name == 'GRU' else 'training step'}, {batch} curves"
+            rows.append(Row(what + ", both directions" * options.bidirectional, "ms", best["ours"] * 1e3, peer, best["packed"] * 1e3, aim=aim,
+                            equal=f"outputs differ by {outputs:.1e}, gradients by {gradients:.1e} of the largest"))
+    return rows
+
+
+def main(argv: list[str]) -> None:
+    options, = config.read(argv, Config)
+    show(measure(options), options.json)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from torch.nn.utils import clip_grad_norm_  # noqa: E402
 
 import train  # noqa: E402
 from models.timm_door import import_torchvision  # noqa: E402
+from table import Row, show  # noqa: E402
 from tests import toys  # noqa: E402
 from utils import config  # noqa: E402
 from utils.ema import Ema  # noqa: E402
@@ -39,6 +40,7 @@ class Config:
     steps: int = 2000            # of each in a round
     rounds: int = 5              # ours, bare and Lightning's in turns
     batch_size: int = 32         # examples a step
+    json: str = ""               # also write the rows to this file
 
 
 class Timed(toys.Clouds):
@@ -117,18 +119,22 @@ def lightning(options: Config, data: dict, folder: Path) -> list[float]:
     return data["train"].read[:options.steps]
 
 
-def main(argv: list[str]) -> None:
-    options, = config.read(argv, Config)
+def lightning_version() -> str:
+    """Lightning's, or nothing where it cannot be imported."""
+    try:
+        import_torchvision()             # Lightning's metrics import it, and the one of PyPI may not fit a CPU build of torch
+        import lightning
+    except (ImportError, ValueError) as error:
+        print(f"loop_overhead.py: Lightning is not measured ({error}): pip install -r requirements-benchmarks.txt", file=sys.stderr)
+        return ""
+    return lightning.__version__
+
+
+def measure(options: Config) -> list[Row]:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    try:
-        import_torchvision()             # Lightning's metrics import it, and the one of PyPI may not fit a CPU build of torch
-        import lightning as peer
-        peer = peer.__version__
-    except (ImportError, ValueError):
-        peer = ""
-    least: dict[str, float] = {}
+    peer, least = lightning_version(), {}
 
     def fresh() -> dict:
         train_config = toys.Config(examples=options.steps * options.batch_size)
@@ -142,13 +148,15 @@ def main(argv: list[str]) -> None:
                 runs["lightning"] = lambda turn=turn: lightning(options, fresh(), Path(folder) / f"peer{turn}")
             for name, run in runs.items():
                 least[name] = min([*blocks(run()), least.get(name, float("inf"))])
-    own = least["ours"] - least["bare"]
-    print(f"arithmetic with EMA {least['bare']:.0f} us, without {least['plain']:.0f} us; a step of train.py {least['ours']:.0f} us: loop overhead {own:.0f} us")
-    if peer:
-        theirs = least["lightning"] - least["plain"]
-        print(f"a step of Lightning {peer} {least['lightning']:.0f} us: overhead {theirs:.0f} us; ours is {own / theirs:.1%} of it")
-    else:
-        print("Lightning is not installed: not measured (requirements-benchmarks.txt)")
+    print(f"arithmetic with EMA {least['bare']:.0f} us, without {least['plain']:.0f} us; a step of train.py {least['ours']:.0f} us"
+          + (f"; a step of Lightning {least['lightning']:.0f} us" if peer else ""))
+    return [Row("what the loop adds to a step, logging", "us", least["ours"] - least["bare"], f"Lightning {peer}".strip(),
+                least["lightning"] - least["plain"] if peer else None, aim=10, limit=150)]
+
+
+def main(argv: list[str]) -> None:
+    options, = config.read(argv, Config)
+    show(measure(options), options.json)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 The data set is a toy with a fake length, so that what is measured is the loop: loading the checkpoint, finding the place in
 the order, the first batch. A run of 10^9 and one of 10^4 examples are killed at the same part of their second epoch and resumed;
-wall time, the growth of the process and the indices of the first batch are printed, beside torch.randperm of 5 10^7.
+wall time and the growth of the process, the largest of the rounds (the growth without the first, which imports), stand beside
+torch.randperm of 5 10^7, which draws the order of a twentieth of that epoch. The first batch must be the order's.
 """
 import contextlib
 import os
@@ -23,6 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import train  # noqa: E402
 import torch  # noqa: E402
 from data.order import ShuffledEpochs  # noqa: E402
+from table import Row, show  # noqa: E402
 from tests import toys  # noqa: E402
 from utils import checkpoint, config  # noqa: E402
 from utils.ema import Ema  # noqa: E402
@@ -35,6 +37,7 @@ class Config:
     examples: int = 10**9        # of the training split
     batch_size: int = 128        # examples a step
     rounds: int = 5              # of each size in turns
+    json: str = ""               # also write the rows to this file
 
 
 class Reached(Exception):
@@ -65,7 +68,7 @@ class Endless:
 def resume(size: int, options: Config, folder: Path) -> tuple[float, float, bool]:
     """(seconds to the end of the first step, growth in MiB, whether the batch was the order's)."""
     torch.manual_seed(0)
-    told = train.TrainConfig(task="toy", save_dir=str(folder), epochs=3, batch_size=options.batch_size, device="cpu", precision="fp32")
+    told = train.TrainConfig(task="lens", save_dir=str(folder), epochs=3, batch_size=options.batch_size, device="cpu", precision="fp32")
     schedule, record = ScheduleConfig(), dict(options={}, data={})
     order = ShuffledEpochs(size, options.batch_size, told.seed)
     step = order.steps_per_epoch + order.steps_per_epoch // 3
@@ -77,23 +80,19 @@ def resume(size: int, options: Config, folder: Path) -> tuple[float, float, bool
     history = [dict(epoch=1, train_loss=0.7, val_loss=0.7, lr=1e-3)]
     checkpoint.save(folder / "last.pt", dict(record=record, state=dict(
         model=model.state_dict(), ema=Ema(model, 0.999).state_dict(), optimizer=optimizer.state_dict(), scaler={},
-        progress=dict(step=step, updates=step, history=history, sums=[dict(loss=1.0, examples=1.0)]))))
+        progress=dict(step=step, updates=step, history=history, ranks=[dict(sums=dict(loss=1.0), seen=(1, 0, 0))]))))
     data = dict(train=Endless(size), val=toys.Clouds(toys.Config(), "val"))
     task = train.Task(toys.Classifier(toys.Config()), data, toys.loss, toys.measure, {"loss": "min"})
-    real, train.refuse_changes = train.refuse_changes, lambda before, now: None      # the record is a toy's
     before, began = resident_gib(), time.perf_counter()
     try:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
             train.train(task, None, told, schedule, folder, record, torch.device("cpu"))
     except Reached:
         pass
-    finally:
-        train.refuse_changes = real
     return data["train"].first - began, 1024 * (resident_gib() - before), data["train"].read[0] == order(step).tolist()
 
 
-def main(argv: list[str]) -> None:
-    options, = config.read(argv, Config)
+def measure(options: Config) -> list[Row]:
     torch.set_num_threads(1)
     began = time.perf_counter()
     import_module("torch.utils.tensorboard")
@@ -103,14 +102,25 @@ def main(argv: list[str]) -> None:
         for turn in range(options.rounds):
             for size in (10**4, options.examples):
                 took.setdefault(size, []).append(resume(size, options, Path(folder) / f"{size}_{turn}"))
-    for size, rows in took.items():
-        seconds = [row[0] for row in rows]
-        print(f"{size:.0e} examples: resumed to the end of the first step in min {min(seconds):.3f}, max {max(seconds):.3f} s; process grew by "
-              f"{max(row[1] for row in rows[1:]):.1f} MiB at most; batch {'as the order says' if all(row[2] for row in rows) else 'DIFFERS'}")
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     torch.randperm(5 * 10**7)
+    drawn = time.perf_counter() - began
     grew = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    print(f"torch.randperm(5e7), a twentieth: {time.perf_counter() - began:.2f} s, {grew:.0f} MiB")
+    peer, rows = f"torch {torch.__version__.partition('+')[0]} randperm(5e7)", []
+    for size, runs in took.items():
+        seconds, growth = [run[0] for run in runs], max(run[1] for run in runs[1:])
+        print(f"{size:.0e} examples: resumed to the end of the first step in min {min(seconds):.3f}, max {max(seconds):.3f} s")
+        equal = f"first batch {'as the order says' if all(run[2] for run in runs) else 'DIFFERS from the order'}"
+        whole = size == options.examples                 # the small epoch is there to show that the large one costs no more
+        rows += [Row(f"resume in an epoch of {size:.0e}, to the end of the first step", "s", max(seconds), peer if whole else "",
+                     drawn if whole else None, limit=1, equal=equal),
+                 Row(f"... growth of the process, {size:.0e}", "MiB", growth, peer if whole else "", grew if whole else None)]
+    return rows
+
+
+def main(argv: list[str]) -> None:
+    options, = config.read(argv, Config)
+    show(measure(options), options.json)
 
 
 if __name__ == "__main__":

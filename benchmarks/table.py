@@ -3,6 +3,7 @@
 A benchmark makes rows and ends with `show(rows, options.json)`; run.py collects the rows of all of them.
 """
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,7 +27,8 @@ class Row:
         """How many times better ours is."""
         if self.ours is None or self.theirs is None:
             return None
-        return self.ours / self.theirs if self.unit.endswith(RATES) else self.theirs / self.ours
+        above, below = (self.ours, self.theirs) if self.unit.endswith(RATES) else (self.theirs, self.ours)
+        return above / below if below else math.inf
 
     @property
     def verdict(self) -> str:

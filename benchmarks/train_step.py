@@ -22,6 +22,7 @@ from torch.nn.utils import clip_grad_norm_  # noqa: E402
 
 from models.convnextv2 import ConvNeXtV2  # noqa: E402
 from models.timm_door import build_timm, import_timm  # noqa: E402
+from table import Row, show  # noqa: E402
 from train import parameter_groups  # noqa: E402
 from utils import config  # noqa: E402
 from utils.ema import Ema  # noqa: E402
@@ -37,6 +38,7 @@ class Config:
     side: int = 41                   # pixels of an image
     lr: float = 3e-4                 # the same at every step
     seed: int = 0                    # of images and weights
+    json: str = ""                   # also write the rows to this file
 
 
 class Side:
@@ -64,11 +66,10 @@ class Side:
         return loss.item(), [after - before for before, after in zip(times, times[1:])]
 
 
-def main(argv: list[str]) -> None:
-    options, = config.read(argv, Config)
+def measure(options: Config) -> list[Row]:
     torch.set_num_threads(1)
     torch.manual_seed(options.seed)
-    import_timm()
+    timm = import_timm()
     from timm.utils import ModelEmaV3
     theirs, ours = build_timm(f"convnextv2_{options.size}").train(), ConvNeXtV2(options.size).train()
     ours.load_state_dict(theirs.state_dict())
@@ -83,14 +84,20 @@ def main(argv: list[str]) -> None:
             loss, parts = side.step(images, labels)
             losses[name].append(loss)
             times[name].append(parts)
-    best = {name: min(sum(parts) for parts in rows[2:]) for name, rows in times.items()}
-    print(f"process time of a training step of {options.size} on one thread, ms, batch {options.batch}, fastest of {options.steps - 2}")
-    print(f"{'':6}" + "".join(f"{part:>10}" for part in PARTS) + f"{'step':>10}")
+    best = {name: 1e3 * min(sum(parts) for parts in rows[2:]) for name, rows in times.items()}
+    print(f"parts of a training step, ms, fastest of {options.steps - 2}; loss from {losses['ours'][0]:.4f} to {losses['ours'][-1]:.4f}")
+    print(f"{'':6}" + "".join(f"{part:>10}" for part in PARTS))
     for name, rows in times.items():
-        print(f"{name:6}" + "".join(f"{min(column) * 1e3:10.1f}" for column in zip(*rows[2:])) + f"{best[name] * 1e3:10.1f}")
+        print(f"{name:6}" + "".join(f"{min(column) * 1e3:10.1f}" for column in zip(*rows[2:])))
     drift = max(abs(a - b) / abs(b) for a, b in zip(losses["ours"], losses["timm"]))
-    print(f"ratio {best['timm'] / best['ours']:.2f}; loss from {losses['ours'][0]:.4f} to {losses['ours'][-1]:.4f}, relative difference "
-          f"at most {drift:.1e} over {options.steps} steps")
+    return [Row(f"{options.size} training step, batch {options.batch} {options.side}x{options.side}", "ms", best["ours"],
+                f"timm {timm.__version__}, foreach AdamW, ModelEmaV3", best["timm"], aim=2.5,
+                equal=f"losses of {options.steps} steps differ by at most {drift:.1e} of theirs")]
+
+
+def main(argv: list[str]) -> None:
+    options, = config.read(argv, Config)
+    show(measure(options), options.json)
 
 
 if __name__ == "__main__":

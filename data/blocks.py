@@ -15,9 +15,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from data.fits import BadFile, read_cutout
+from data.fits_blocks import read_cutouts
 
 ROOT = str(Path(__file__).resolve().parent.parent)
 
@@ -33,19 +31,14 @@ def pack_block(record: str, pixels: str, offset: int, first: int, paths: list[st
     pixels: existing file; offset: byte of row `first` in it.
     Raises: OSError for a full disk or trouble of the machine.
     """
-    block = np.zeros((len(paths), *shape), dtype="<f4")
-    bad = {}
-    for position, path in enumerate(paths):
-        try:
-            block[position] = read_cutout(path, tuple(shape))
-        except BadFile as error:
-            bad[first + position] = str(error)
+    images, refused = read_cutouts(paths, tuple(shape))
+    block = images.astype("<f4", copy=False)
     with open(pixels, "r+b") as file:  # written, not mapped: a full disk is then an error and not a SIGBUS
         file.seek(offset)
         file.write(block.data)
         file.flush()
         os.fsync(file.fileno())
-    done = {"first": first, "count": len(paths), "crc32": zlib.crc32(block.data), "bad": bad}
+    done = {"first": first, "count": len(paths), "crc32": zlib.crc32(block.data), "bad": {first + row: reason for row, reason in refused.items()}}
     write_durably(record, json.dumps(done).encode())
 
 

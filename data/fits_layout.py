@@ -6,6 +6,7 @@ with anything doubtful in it is left to astropy. What is taken has the very pixe
 """
 import math
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +31,7 @@ WIDTH = {letter: dtype.itemsize for letter, dtype in COLUMNS.items()} | {b"L": 1
 
 # The standard's form of a value and of its comment. Possessive (*+): what does not fit is not tried in other ways.
 NUMBER = rb"[+-]?(?:\d++\.?\d*+|\.\d++)(?:[ED][+-]?\d++)?+"
-TEXT = rb"'(?:[ -&(-~]|'')*+'"
+TEXT = rb"'[ -&(-~]*+(?:''[ -&(-~]*+)*+'"
 COMMENT = rb" *+(?:/[ -~]*+)?+"
 VALUE = rb"(?:%b|[TF]|%b|\( *%b *, *%b *\))?+%b" % (TEXT, NUMBER, NUMBER, NUMBER, COMMENT)
 # A text over several cards: only after &, because astropy joins CONTINUE to whatever stands before it.
@@ -40,6 +41,11 @@ DOUBTFUL = (rb"(?:SIMPLE|XTENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|GROUPS|END|HIERA
             rb"|(?:TNULL|TSCAL|TZERO|TDISP|TBCOL|TCTYP|TCUNI|TCRPX|TCRVL|TCDLT|TRPOS)\d+) *=|EXTEND  =(?! {20}T)")
 HARMLESS = re.compile(rb"(?m)(?>(?!%b)(?:(?:COMMENT |HISTORY | {8})[ -~]{72}|[A-Z0-9_-]++ *+(?<=^.{8})=  *+(?:%b|%b))\n)*+"
                       % (DOUBTFUL, LONG_TEXT, VALUE))  # cards, one a line: well-formed, and none is doubtful
+# ... and harmless whatever stands before and after them: none goes on in the next, or describes a column. Where one that
+# ends like a header meets blanks, an END could be found; no card that is taken here begins with blanks.
+ALONE = re.compile(rb"(?m)(?>(?!%b|TTYPE|TFORM|TDIM|TUNIT)(?:[A-Z0-9_-]++ *+(?<=^.{8})=  *+%b|(?:COMMENT |HISTORY )[ -~]{72})\n)*+"
+                   % (DOUBTFUL, VALUE))
+ENDS = re.compile(rb"END *\n")
 TAIL = re.compile(COMMENT)
 STRING = re.compile(rb"= '([^ '&][^'&]*?) *'" + COMMENT)  # from column 9; one that holds a quote or goes on is doubtful
 FORMAT = re.compile(rb"([1-9]\d{0,8})?([LABIJKEDCM])")
@@ -99,6 +105,46 @@ def find_image(raw: bytes, shape: tuple[int, ...]) -> tuple[bytes, Layout] | Non
             # Astropy may read on after an image in the primary HDU, and refuse the file for what it finds.
             return None if left and keyword == b"SIMPLE  " else (raw[:start], layout)
     return None
+
+
+def say_the_same(headers: np.ndarray, known: bytes) -> np.ndarray:
+    """Which headers differ from those that find_image took for a file of their size only in cards that it would pass over.
+
+    headers: uint8 [n, bytes], as many bytes as are known. Returns: bool [n]; where True, find_image would find in the file
+        what it found in the known one. It reads mandatory cards, those of columns, END with its blanks, and others, which
+        must be HARMLESS and say nothing; where only such cards are replaced by such cards, it finds the same.
+    """
+    differ = headers.view(np.uint64) != np.frombuffer(known, np.uint64)
+    same = np.ones(len(headers), bool)
+    if not differ.any():
+        return same
+    cards = np.unique(np.flatnonzero(differ) // (CARD // 8))  # counted through all headers
+    row, place = np.divmod(cards, len(known) // CARD)
+    same[row[~_replaceable(known)[place]]] = False
+    row, place = row[same[row]], place[same[row]]
+    same[row[_not_alone(headers.reshape(len(headers), -1, CARD)[row, place])]] = False
+    return same
+
+
+@lru_cache(maxsize=128)
+def _replaceable(headers: bytes) -> np.ndarray:
+    """Which cards of headers that find_image took may be others, bool [cards]: none if a text may go on over several."""
+    cards = np.frombuffer(headers, np.uint8).reshape(-1, CARD)
+    found = np.full(len(cards), b"CONTINUE" not in headers)
+    found[_not_alone(cards)] = False
+    return found
+
+
+def _not_alone(cards: np.ndarray) -> list[int]:
+    """Which of these cards, uint8 [n, 80], are not harmless whatever stands before and after them."""
+    lines = np.full((len(cards), CARD + 1), ord("\n"), np.uint8)
+    lines[:, :CARD] = cards
+    text, at = lines.tobytes(), 0
+    found = [end.start() // (CARD + 1) for end in ENDS.finditer(text)]
+    while (at := ALONE.match(text, at).end()) < len(text):
+        found.append(at // (CARD + 1))
+        at = (found[-1] + 1) * (CARD + 1)
+    return found
 
 
 def padded(size: int) -> int:

@@ -1,6 +1,6 @@
-"""Ranks of the toy task as forks of one process, which has imported everything: a second a run, where torchrun takes several.
+"""Runs of the toy task, one after another, their ranks forks of one process that has imported everything: torchrun takes seconds a run.
 
-    python tests/forked.py RANKS STOP_AT [flags of toys.py]
+    python tests/forked.py RANKS:STOP_AT:SAVE_DIR [RANKS:STOP_AT:SAVE_DIR ...] -- [flags of toys.py]
 
 STOP_AT > 0: every rank gets a SIGTERM in the step before that one, so that the run stops there with a checkpoint.
 """
@@ -13,13 +13,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import train  # noqa: E402, F401  the path above comes first; imported before the forks
+import torch.utils.tensorboard  # noqa: E402, F401  the path above comes first; imported before the forks, as a run does it late
+
+import train  # noqa: E402, F401
 from tests import toys  # noqa: E402
+from utils import plots  # noqa: E402
 from utils.config import run  # noqa: E402
 
+STOPPED = 75             # utils/stop.py: stopped with a checkpoint
 
-def main(ranks: int, stop_at: int, argv: list[str]) -> int:
-    """The largest exit code of the ranks."""
+
+def run_ranks(ranks: int, stop_at: int, argv: list[str]) -> None:
+    """Raises SystemExit unless every rank ends as it should."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]
@@ -37,12 +42,17 @@ def main(ranks: int, stop_at: int, argv: list[str]) -> int:
                 os.kill(os.getpid(), signal.SIGTERM)
             return loss(model, batch, step)
 
-        toys.loss = stopping
+        toys.loss, plots.save = stopping, lambda *_: None       # figures are half of the time of such a run
         sys.argv = ["toys.py", *argv]
         run(toys.main)
-        return 0
-    return max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
+        sys.exit(0)
+    codes = {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children}
+    if codes != {STOPPED if stop_at else 0}:
+        raise SystemExit(f"{ranks} ranks, {argv}: exit codes {codes}")
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))
+    cut = sys.argv.index("--")
+    for told in sys.argv[1:cut]:
+        how_many, stop, folder = told.split(":", 2)
+        run_ranks(int(how_many), int(stop), [*sys.argv[cut + 1:], "--save_dir", folder])

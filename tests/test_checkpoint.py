@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils import checkpoint
+from utils import checkpoint, tensor_file
 from utils.mistake import Mistake
 
 
@@ -254,3 +254,63 @@ def test_parts_that_do_not_fit_are_named(tmp_path):
         checkpoint.restore(parts, dict(one={}, three={}), "x")
     with pytest.raises(Mistake, match="its model does not fit"):
         checkpoint.restore(dict(model=nn.Linear(2, 3)), dict(model=nn.Linear(3, 3).state_dict()), "x")
+
+
+def unusual() -> dict:
+    """Tensors that torch.save has other ways for."""
+    return dict(parameter=nn.Parameter(torch.ones(2)), uint16=torch.ones(2, dtype=torch.uint16), sparse=torch.eye(3).to_sparse(),
+                conjugate=torch.ones(2, dtype=torch.cfloat).conj(), eight=torch.ones(2).to(torch.float8_e4m3fn))
+
+
+def same_leaves(ours, theirs) -> None:
+    assert type(ours) is type(theirs)
+    if isinstance(theirs, torch.Tensor):
+        assert (ours.dtype, ours.shape, ours.layout, ours.requires_grad) == (theirs.dtype, theirs.shape, theirs.layout, theirs.requires_grad)
+        assert ours.layout is torch.sparse_coo or ours.stride() == theirs.stride()
+        assert checkpoint.digest(ours.to_dense().resolve_conj()) == checkpoint.digest(theirs.to_dense().resolve_conj())
+    elif isinstance(theirs, dict):
+        assert list(ours) == list(theirs)
+        [same_leaves(ours[name], theirs[name]) for name in theirs]
+    elif isinstance(theirs, (list, tuple)):
+        [same_leaves(*pair) for pair in zip(ours, theirs, strict=True)]
+    else:
+        assert ours == theirs
+
+
+@pytest.mark.parametrize("name", ["plain", *unusual()])
+def test_a_file_is_what_torch_save_would_have_written(name, tmp_path):
+    """Ours may be an ordinary file, which other programs read, and for what is unusual it is torch's own."""
+    base = torch.arange(24.0).reshape(2, 3, 4)
+    given = tree()["state"] | dict(transposed=base.mT, part=base[:, 1:], again=base, number=torch.tensor(True),
+                                   complex=torch.ones(2, dtype=torch.cdouble), nested=(1, [torch.zeros(2, dtype=torch.int16), {3: "x"}]),
+                                   channels_last=torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last))
+    if name != "plain":
+        given["unusual"] = unusual()[name]
+    tensor_file.write(tmp_path / "ours.pt", given)
+    torch.save(given, tmp_path / "theirs.pt")
+    ours, theirs = (torch.load(tmp_path / file, weights_only=True) for file in ("ours.pt", "theirs.pt"))
+    same_leaves(ours, theirs)
+    assert ours["part"].untyped_storage().data_ptr() == ours["again"].untyped_storage().data_ptr()       # shared memory stays shared
+    assert abs((tmp_path / "ours.pt").stat().st_size - (tmp_path / "theirs.pt").stat().st_size) < 4096
+
+
+def test_a_file_of_before_is_read(tmp_path):
+    """As it was written with torch.save."""
+    torch.save(dict(version=checkpoint.VERSION, checksum=checkpoint.digest(tree()), **tree()), tmp_path / "last.pt")
+    assert checkpoint.digest(checkpoint.load(tmp_path / "last.pt")) == checkpoint.digest(tree())
+
+
+@pytest.mark.parametrize("missing", [1, 22, 5000])
+def test_a_file_whose_last_bytes_did_not_arrive_is_a_full_disk(missing, tmp_path, monkeypatch):
+    checkpoint.save(tmp_path / "last.pt", tree(0), tmp_path / "previous.pt")
+    real = torch.serialization._open_zipfile_writer_file.__exit__
+
+    def losing(self, *error):
+        real(self, *error)
+        os.truncate(self.name, os.path.getsize(self.name) - missing)
+
+    monkeypatch.setattr(torch.serialization._open_zipfile_writer_file, "__exit__", losing)
+    with pytest.raises(Mistake, match="the checkpoint before it is kept"):
+        checkpoint.save(tmp_path / "last.pt", tree(1), tmp_path / "previous.pt")
+    assert checkpoint.digest(checkpoint.load(tmp_path / "last.pt")) == checkpoint.digest(tree(0))
+    assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]

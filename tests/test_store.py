@@ -386,7 +386,7 @@ def test_trouble_of_the_machine_is_not_blamed_on_the_files(tmp_path, monkeypatch
         raise OSError(116, "Stale file handle")
 
     with monkeypatch.context() as patch:
-        patch.setattr(blocks, "read_cutout", stale)
+        patch.setattr(blocks, "read_cutouts", stale)
         with pytest.raises(OSError, match="Stale file handle"):
             store.pack(buckets.images_inventory(tmp_path / "in"), tmp_path / "out", say=quiet)
     assert store.pack(buckets.images_inventory(tmp_path / "in"), tmp_path / "out", say=quiet).good.all()

@@ -235,9 +235,9 @@ def test_a_shard_goes_on_at_the_part_where_it_was_killed(tmp_path, networks, mon
     run("pack", "--out", tmp_path / "S")
     assert code(start("predict", *argv, die_at=2 + 2 * 4)) == -signal.SIGKILL      # one fsync and one rename for settings.json and each part
     assert len(list(folder_of(tmp_path / "S").glob("*.parts/*/*.npz"))) == 3
-    asked, real = [], predict.loader
+    asked, real = [], predict.read
     monkeypatch.setattr(predict, "PART", 8)
-    monkeypatch.setattr(predict, "loader", lambda data, shares, *rest: real(data, (asked.extend(share) or share for share in shares), *rest))
+    monkeypatch.setattr(predict, "read", lambda data, shares, *rest: real(data, (asked.extend(share) or share for share in shares), *rest))
     run("predict", *argv)
     assert asked == list(range(24, 48))
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from utils import tensor_file
 from utils.mistake import Mistake
 
 VERSION = 1
@@ -55,13 +56,10 @@ def save(path: Path, tree: dict, previous: Path | None = None) -> None:
 
     At every moment `path` or `previous` is a whole file. Raises Mistake when the disk is full; what was there stays.
     """
-    tree = tree_map(lambda leaf: leaf.detach().cpu() if isinstance(leaf, Tensor) else leaf, dict(tree))
+    tree = on_host(dict(tree))
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with open(temporary, "wb") as file:
-            torch.save(dict(version=VERSION, checksum=digest(tree), **tree), file)
-            file.flush()
-            os.fsync(file.fileno())
+        tensor_file.write(temporary, dict(version=VERSION, checksum=digest(tree), **tree))
     except (OSError, RuntimeError) as error:      # torch's zip writer reports a full disk as a RuntimeError
         temporary.unlink(missing_ok=True)
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or isinstance(error, RuntimeError):
@@ -74,6 +72,15 @@ def save(path: Path, tree: dict, previous: Path | None = None) -> None:
     folder = os.open(path.parent, os.O_RDONLY)
     os.fsync(folder)
     os.close(folder)
+
+
+def on_host(node: Any) -> Any:
+    """The same tree, its tensors detached and on the CPU."""
+    if isinstance(node, Tensor):
+        return node.detach().cpu()
+    if isinstance(node, dict):
+        return {key: on_host(value) for key, value in node.items()}
+    return type(node)(map(on_host, node)) if type(node) in (list, tuple) else node
 
 
 class Writer:

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from utils.mistake import Mistake
 
@@ -62,6 +63,14 @@ def world_size() -> int:
 def barrier() -> None:
     if dist.is_initialized():
         dist.barrier(group=HOST_GROUP[0] if HOST_GROUP else None)
+
+
+def as_on_rank_0(model: nn.Module) -> nn.Module:
+    """`model`, its buffers now those of rank 0: running statistics are of what a rank has seen, and only rank 0's are saved."""
+    if dist.is_initialized():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+    return model
 
 
 def largest(value: int) -> int:

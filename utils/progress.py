@@ -16,27 +16,29 @@ class Progress:
     def __init__(self):
         self.step = self.updates = 0
         self.history: list[dict[str, float]] = []
-        self.sums: dict[str, Tensor | float] = {}        # this rank's share, float64: name -> sum over examples
+        self.sums: dict[str, float] = {}                 # this rank's share: name -> sum over examples; those being added to are
+        self.names, self.adding = (), None               # here, as a vector in float64 on the device
         self.seen = Ledger()                             # this rank's share of the examples
 
     @torch.no_grad()
     def add(self, means: dict[str, Tensor], size: int, ids: np.ndarray) -> None:
         """`means` over `size` examples of all ranks, of which this rank had `ids`."""
         self.seen.note(ids)
-        for name, mean in means.items():
-            if not isinstance(self.sums.get(name), Tensor):
-                self.sums[name] = torch.full((), self.sums.get(name, 0.0), dtype=torch.float64, device=mean.device)
+        if means and tuple(means) != self.names:         # the first step, or a loss that names other terms now
+            self.sums = self.mine()
+            begin = [self.sums.pop(name, 0.0) for name in means]
+            self.names, self.adding = tuple(means), torch.tensor(begin, dtype=torch.float64, device=next(iter(means.values())).device)
         if means:
-            torch._foreach_add_([self.sums[name] for name in means], list(means.values()), alpha=size)
+            self.adding.add_(torch.stack([*means.values()]), alpha=size)
 
     def close_epoch(self) -> tuple[dict[str, float], Ledger]:
         """(means over the epoch, what it has seen), over all ranks; both begin anew."""
         totals, seen = distributed.sums(self.mine()), together(distributed.gather(self.seen.numbers))
-        self.sums, self.seen = {}, Ledger()
+        self.sums, self.names, self.seen = {}, (), Ledger()
         return {name: total / seen.numbers[0] for name, total in totals.items()}, seen
 
     def mine(self) -> dict[str, float]:
-        return {name: float(total) for name, total in self.sums.items()}
+        return self.sums | dict(zip(self.names, self.adding.tolist() if self.names else ()))
 
     def state_dict(self) -> dict:
         ranks = distributed.gather(dict(sums=self.mine(), seen=self.seen.numbers))
@@ -52,7 +54,7 @@ class Progress:
             ranks = [dict(sums=totals, seen=together(rank["seen"] for rank in ranks).numbers)] \
                 + [dict(sums={}, seen=(0, 0, 0))] * (distributed.world_size() - 1)
         mine = ranks[distributed.rank()]
-        self.sums, self.seen = dict(mine["sums"]), Ledger(*mine["seen"])
+        self.sums, self.names, self.seen = dict(mine["sums"]), (), Ledger(*mine["seen"])
 
 
 def best_epoch(history: list[dict[str, float]], monitor: str, sign: float, min_delta: float) -> int:
