@@ -14,6 +14,7 @@ from data.fits import OPENING, BadFile, read_cutout
 from data.fits_layout import BLOCK, KNOWN, Layout, say_the_same
 
 BUFFER = 2**21  # bytes: it stays in the cache, and is all that is held beside the images
+CLOSED = -1  # no file: reading it is an error
 HEADERS = 8 * BLOCK  # bytes of a file that there is room for beside its pixels
 
 
@@ -58,19 +59,29 @@ def read_cutouts(paths: Sequence[str | os.PathLike], shape: tuple[int, ...], fin
 
 
 def _fill(views: list[list[memoryview]], paths: Sequence[str | os.PathLike]) -> list[int]:
-    """Reads a file into each row. Returns: their sizes; one that fills its row may be larger; 0: it could not be read."""
-    sizes = []
-    for view, path in zip(views, paths):
-        try:
-            file = os.open(path, OPENING)
+    """Reads a file into each row. Returns: their sizes; one that fills its row may be larger; 0: it could not be read.
+
+    All are opened, then all read, then all closed: a kind of system call after its like takes less time.
+    """
+    sizes, files = [], [_opened(path) for path in paths]
+    try:
+        for view, file in zip(views, files):
             try:
-                size = os.readv(file, view)
-            finally:
+                sizes.append(os.readv(file, view))
+            except OSError:
+                sizes.append(0)  # read_cutout says why, or raises it
+    finally:
+        for file in files:
+            if file != CLOSED:
                 os.close(file)
-        except OSError:
-            size = 0  # read_cutout says why, or raises it
-        sizes.append(size)
     return sizes
+
+
+def _opened(path: str | os.PathLike) -> int:
+    try:
+        return os.open(path, OPENING)
+    except OSError:
+        return CLOSED
 
 
 def _take(images: np.ndarray, buffer: np.ndarray, rows: np.ndarray, headers: bytes, layout: Layout) -> np.ndarray:
