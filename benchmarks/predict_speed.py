@@ -6,13 +6,13 @@
 ConvNeXt V2 atto in fp32 on the CPU, weights drawn at random (those of the response norm too, which start at zero), simulated
 blind files of the challenge in the page cache; both sides have the same weights and the challenge's preprocessing (Gaussian of one pixel,
 zeros beyond the edge; background, clipping, unit spread). Ours is `predict.main` with an empty store: packing, predicting, CSV.
-The peer reads each file by fitsio, preprocesses it by itself, and stacks 128 by a DataLoader for timm's network. One thread, process
-time, in turns in one process, the least of the turns. Packing is the first prediction less the same again, which finds the store.
+The peer (predict_one_by_one.py) reads each file by fitsio, preprocesses it by itself, and stacks 128 by a DataLoader for timm's network.
+One thread, process time, in turns, the least of the turns; the peer in processes of its own, as it would run without our settings of
+threads and memory. Packing is the first prediction less the same again, which finds the store.
 From a packed store: wall time on two cores, by two threads, and by two ranks of torchrun less the time of two ranks with two examples, which is
 what they need to start.
 """
 import contextlib
-import csv
 import io
 import os
 import shutil
@@ -29,21 +29,17 @@ sys.path.insert(0, str(ROOT))
 
 import utils  # noqa: E402, F401  before torch: it says how threads wait
 
-import numpy as np  # noqa: E402  the path above comes first
-import pandas as pd  # noqa: E402
+import pandas as pd  # noqa: E402  the path above comes first
 import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
-from torch.utils.data import DataLoader, Dataset  # noqa: E402
 
 import predict  # noqa: E402
 import simulate  # noqa: E402
 from table import Row, show  # noqa: E402
-from models.preprocess import gaussian_kernels  # noqa: E402
-from models.timm_door import build_timm, import_timm  # noqa: E402
 from tasks import lens  # noqa: E402
 from train import TrainConfig  # noqa: E402
 from utils import checkpoint, config  # noqa: E402
+from utils.mistake import Mistake  # noqa: E402
 from utils.schedule import ScheduleConfig  # noqa: E402
 
 BATCH = 128
@@ -71,38 +67,6 @@ def make_checkpoint(path: Path, seed: int) -> dict[str, Tensor]:
     return model.network.state_dict()
 
 
-class OneByOne(Dataset):
-    """Files of a folder, each read and preprocessed by itself: (image [1, 41, 41] float32, path)."""
-
-    def __init__(self, folder: Path):
-        import fitsio
-        self.read = fitsio.read
-        self.paths = sorted(str(path) for path in folder.glob("*.fits"))
-        self.kernel = gaussian_kernels([TASK.gaussian_sigma]).view(1, 1, 1, -1)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, number: int) -> tuple[Tensor, str]:
-        x = torch.from_numpy(self.read(self.paths[number]).astype(np.float32))[None]
-        reach = self.kernel.shape[-1] // 2
-        x = F.conv2d(x, self.kernel, padding=(0, reach))
-        x = F.conv2d(x, self.kernel.transpose(2, 3), padding=(reach, 0))
-        x = x - x[x <= x.quantile(0.2)].median()
-        x = x.clamp(max=x.quantile(TASK.clip_q))
-        return (x - x.mean()) / (x.std(correction=0) + 1e-6), self.paths[number]
-
-
-@torch.no_grad()
-def predict_one_by_one(folder: Path, network: nn.Module, out: Path) -> None:
-    with open(out, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "prob", "pred"])
-        for images, paths in DataLoader(OneByOne(folder), batch_size=BATCH, num_workers=0):
-            probs = network(images).squeeze(1).sigmoid().tolist()
-            writer.writerows([path, prob, int(prob >= 0.5)] for path, prob in zip(paths, probs))
-
-
 def our_arguments(folder: Path, images: Path) -> list[str]:
     return ["--model_path", f"{folder}/best.pt", "--images", str(images), "--store_dir", f"{folder}/stores", "--output_dir", f"{folder}/ours",
             "--which", "blind", "--device", "cpu", "--batch_size", str(BATCH)]
@@ -119,16 +83,14 @@ def seconds(work: Callable[[], None], clock: Callable[[], float]) -> float:
     return clock() - start
 
 
-def peer_network(weights: dict[str, Tensor]) -> tuple[nn.Module | None, str]:
-    """timm's network with these weights and who reads for it; None where either is not installed."""
-    try:
-        import fitsio
-        network, version = build_timm("convnextv2_atto").eval(), import_timm().__version__
-    except (ImportError, ValueError) as error:
-        print(f"predict_speed.py: {error}: the peer is not measured (pip install -r requirements-benchmarks.txt)", file=sys.stderr)
-        return None, ""
-    network.load_state_dict(weights)
-    return network, f"fitsio {fitsio.__version__}, DataLoader, timm {version}"
+def theirs(images: Path, weights: Path, out: Path) -> tuple[float, str]:
+    """(process time of the peer, its versions). Raises Mistake where it fails."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "predict_one_by_one.py"), str(images), str(weights), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | dict(OMP_NUM_THREADS="1"))
+    if done.returncode:
+        raise Mistake(f"the peer failed ({done.stderr.strip().splitlines()[-1]}): pip install -r requirements-benchmarks.txt")
+    took, versions = done.stdout.strip().split("\t")
+    return float(took), versions
 
 
 def simulate_blind(folder: Path, files: int, seed: int) -> Path:
@@ -137,25 +99,27 @@ def simulate_blind(folder: Path, files: int, seed: int) -> Path:
     return folder / "test_dataset"
 
 
-def from_files(options: Config, folder: Path, weights: dict[str, Tensor]) -> list[Row]:
+def from_files(options: Config, folder: Path) -> list[Row]:
     images = simulate_blind(folder / "files", options.files, options.seed)
     count = len(list(images.glob("*.fits")))
-    (network, peer), argv = peer_network(weights), our_arguments(folder, images)
+    argv, peer, equal = our_arguments(folder, images), "", ""
     times: dict[str, list[float]] = dict(whole=[], packed=[], theirs=[])
     for _ in range(options.turns):
         shutil.rmtree(folder / "stores", ignore_errors=True)
         times["whole"].append(seconds(lambda: quietly(argv), time.process_time))
         times["packed"].append(seconds(lambda: quietly(argv), time.process_time))
-        if network is not None:
-            times["theirs"].append(seconds(lambda: predict_one_by_one(images, network, folder / "theirs.csv"), time.process_time))
-    whole, packed, theirs = (min(column, default=None) for column in times.values())
-    equal = ""
-    if network is not None:
+        try:
+            took, peer = theirs(images, folder / "weights.pt", folder / "theirs.csv")
+            times["theirs"].append(took)
+        except Mistake as mistake:
+            print(f"predict_speed.py: {mistake}", file=sys.stderr)
+    whole, packed, peers = (min(column, default=None) for column in times.values())
+    if peers:
         both = pd.read_csv(folder / "ours" / "pred_blind.csv").merge(pd.read_csv(folder / "theirs.csv"), on="path", suffixes=("", "_theirs"))
         low, high = both["prob"].min(), both["prob"].max()
         equal = (f"{len(both):,} of {count:,} files in both; probabilities, {low:.2g} to {high:.2g}, differ by at most "
                  f"{(both['prob'] - both['prob_theirs']).abs().max():.1e}")
-    return [Row("FITS folder to CSV, atto fp32, one thread", "files/s", count / whole, peer, count / theirs if theirs else None, aim=5, equal=equal),
+    return [Row("FITS folder to CSV, atto fp32, one thread", "files/s", count / whole, peer, count / peers if peers else None, aim=5, equal=equal),
             Row("... of this, packing into the store", "ms for 1,000 files", 1e6 * (whole - packed) / count),
             Row("... of this, predicting and CSV", "ms for 1,000 files", 1e6 * packed / count)]
 
@@ -172,7 +136,7 @@ def from_store(options: Config, folder: Path) -> list[Row]:
     start = min(seconds(lambda: as_two_ranks([*argv, "--max_samples", "2"]), time.perf_counter) for _ in range(options.turns))
     print(f"{count:,} examples from a packed store: two threads {threads:.1f} s; two ranks {ranks:.1f} s, of which {start:.1f} s to start")
     by, best = min(("two threads", threads), ("two ranks", ranks - start), key=lambda pair: pair[1])
-    return [Row(f"packed store to CSV, atto fp32, two cores ({by}), wall time", "cutouts/s", count / best, limit=2000)]
+    return [Row(f"packed store to CSV, atto fp32, two cores ({by}), wall time without the start", "cutouts/s", count / best, limit=2000)]
 
 
 def as_two_ranks(argv: list[str]) -> None:
@@ -183,8 +147,8 @@ def as_two_ranks(argv: list[str]) -> None:
 def measure(options: Config) -> list[Row]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
-        weights = make_checkpoint(Path(name) / "best.pt", options.seed)
-        rows = from_files(options, Path(name), weights)
+        torch.save(make_checkpoint(Path(name) / "best.pt", options.seed), Path(name) / "weights.pt")
+        rows = from_files(options, Path(name))
         return rows + (from_store(options, Path(name)) if options.packed else [])
 
 
