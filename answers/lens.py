@@ -47,10 +47,9 @@ def build(options: Any, own: Config, task: lens.Config, saved: dict[str, Any]) -
 
 def read_index(options: Any, own: Config, task: lens.Config) -> tuple[store.Store, np.ndarray]:
     """The packed inputs, and which rows of their index are to be predicted."""
-    if own.images and task.sources():
-        raise Mistake(f"--images {own.images!r}: give it, or buckets, not both")
-    table = buckets.images_inventory(own.images) if own.images else buckets.inventory(task.sources())
-    packed = lens.pack(table, task, options.num_workers)
+    if own.images and (task.sources() or task.store):
+        raise Mistake(f"--images {own.images!r}: give it, or buckets or a store, not both")
+    packed = lens.pack(buckets.images_inventory(own.images), task, options.num_workers) if own.images else lens.opened(task, options.num_workers)
     index = lens.split_index(packed.index, task)
     if options.which == "all":
         rows = np.arange(len(index))

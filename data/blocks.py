@@ -13,9 +13,13 @@ import sys
 import uuid
 import zlib
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+
 from data.fits_blocks import read_cutouts
+from data.source import Source, open_source
 
 ROOT = str(Path(__file__).resolve().parent.parent)
 
@@ -24,22 +28,33 @@ class WorkerLost(RuntimeError):
     """A packing process ended without an answer."""
 
 
-def pack_block(record: str, pixels: str, offset: int, first: int, paths: list[str], shape: list[int]) -> None:
+def pack_block(record: str, pixels: str, offset: int, first: int, count: int, shape: list[int], source: list[str] | dict) -> None:
     """Reads the cutouts of a block, writes them into the pixel file, and then the record that says they are on disk.
 
     record: JSON file to write: first row, count, crc32 of the bytes, {row: reason} of refused files (pixels zero).
     pixels: existing file; offset: byte of row `first` in it.
+    source: the FITS files, or the recipe of a source (data/source.py) whose rows these are.
     Raises: OSError for a full disk or trouble of the machine.
     """
-    images, refused = read_cutouts(paths, tuple(shape))
-    block = images.astype("<f4", copy=False)
+    if isinstance(source, dict):
+        images, bad = opened(json.dumps(source)).read(range(first, first + count))
+    else:
+        images, refused = read_cutouts(source, tuple(shape))
+        bad = {first + row: reason for row, reason in refused.items()}
+    block = np.ascontiguousarray(images, dtype="<f4")
     with open(pixels, "r+b") as file:  # written, not mapped: a full disk is then an error and not a SIGBUS
         file.seek(offset)
         file.write(block.data)
         file.flush()
         os.fsync(file.fileno())
-    done = {"first": first, "count": len(paths), "crc32": zlib.crc32(block.data), "bad": {first + row: reason for row, reason in refused.items()}}
+    done = {"first": first, "count": count, "crc32": zlib.crc32(block.data), "bad": bad}
     write_durably(record, json.dumps(done).encode())
+
+
+@lru_cache(maxsize=1)
+def opened(recipe: str) -> Source:
+    """The source of a recipe, kept for the next block."""
+    return open_source(json.loads(recipe))
 
 
 def write_durably(path: str | os.PathLike, content: bytes) -> None:
@@ -60,7 +75,7 @@ def pack_blocks(jobs: Iterator[dict], workers: int) -> Iterator[int]:
     if workers == 1:
         for job in jobs:
             pack_block(**job)
-            yield len(job["paths"])
+            yield job["count"]
         return
     start = [sys.executable, "-c", f"import sys; sys.path.insert(0, {ROOT!r}); from data.blocks import serve; serve()"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -74,7 +89,7 @@ def pack_blocks(jobs: Iterator[dict], workers: int) -> Iterator[int]:
             for answering in select.select(list(busy), [], [])[0]:
                 process, job = busy.pop(answering)
                 _check_answer(answering.readline(), process, job)
-                yield len(job["paths"])
+                yield job["count"]
                 _give(process, jobs, busy)
     finally:
         for process in processes:
@@ -97,7 +112,7 @@ def _check_answer(line: bytes, process: subprocess.Popen, job: dict) -> None:
     if not line:
         code = process.wait()
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-        raise WorkerLost(f"a packing process {how} among files {job['paths'][0]} to {job['paths'][-1]}")
+        raise WorkerLost(f"a packing process {how} among rows {job['first']} to {job['first'] + job['count'] - 1}")
     answer = json.loads(line)
     if answer["errno"] is not None:
         raise OSError(answer["errno"], answer["error"], answer["file"])

@@ -3,6 +3,7 @@
     pixels.npy       float32 [N, H, W], physical values; row i belongs to row i of the index, quarantined rows are zero
     index.parquet    path, object, band, domain, label, reason ("" = good, else why the file is quarantined)
     quarantine.csv   path, reason of the quarantined files
+    metadata.parquet one row an object, where a catalogue was packed: data/metadata.py
     manifest.json    version, counts, geometry, dtype, crc32 of each block, digests of inventory and index; written last
 
 Packing goes block by block under partial_<digest>/, each durable before the next is begun: after kill -9 the same
@@ -32,9 +33,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from data.blocks import WorkerLost, pack_blocks, write_durably
+from data.source import Source
 from utils.mistake import Mistake
 
 VERSION = 1
+METADATA = "metadata.parquet"
 COLUMNS = ["path", "object", "band", "domain", "label"]
 BLOCK_ROWS, BLOCK_BYTES = 1024, 2**24  # a block is the memory of a worker, and what a kill can cost
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -60,6 +63,22 @@ class Store:
     def pixels(self) -> np.ndarray:
         """float32 [N, H, W], mapped read-only, physical values."""
         return np.load(self.directory / "pixels.npy", mmap_mode="r", allow_pickle=False)
+
+    @cached_property
+    def metadata(self) -> pd.DataFrame | None:
+        """One row an object (data/metadata.py); None where FITS files were packed that nothing more is known of.
+
+        Raises: Mistake if it is damaged.
+        """
+        if "metadata" not in self.manifest:
+            return None
+        try:
+            content = (self.directory / METADATA).read_bytes()
+        except OSError as error:
+            raise _damaged(self.directory, str(error)) from error
+        if _digest(content) != self.manifest["metadata"]:
+            raise _damaged(self.directory, f"{METADATA} differs from its checksum")
+        return pd.read_parquet(io.BytesIO(content))
 
     @cached_property
     def sound(self) -> np.ndarray:
@@ -121,6 +140,15 @@ def inventory_digest(inventory: pd.DataFrame, shape: tuple[int, int] = (41, 41))
     return digest.hexdigest()
 
 
+def source_digest(source: Source) -> str:
+    """What the store of a catalogue follows from: its recipe, rows and objects, sizes and times of change of its files."""
+    files = source.index["path"].str.rsplit("#", n=1).str[0].unique().tolist()
+    digest = blake2b(repr((VERSION, source.shape, json.dumps(source.recipe, sort_keys=True), files, statuses(files))).encode(), digest_size=16)
+    for table in (source.index[COLUMNS], source.metadata):
+        digest.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
+    return digest.hexdigest()
+
+
 def store_directory(root: str | os.PathLike, inventory: pd.DataFrame, shape: tuple[int, int] = (41, 41),
                     digest: str | None = None) -> Path:
     """The folder under `root` that belongs to an inventory: other files, or changed ones, are another store."""
@@ -154,11 +182,12 @@ def open_store(directory: str | os.PathLike) -> Store:
 
 
 def pack(inventory: pd.DataFrame, directory: str | os.PathLike, shape: tuple[int, int] = (41, 41), workers: int = 1,
-         digest: str | None = None, say: Callable[[str], None] = _to_stderr) -> Store:
+         digest: str | None = None, say: Callable[[str], None] = _to_stderr, source: Source | None = None) -> Store:
     """Reads every file of an inventory into a store, or finds that done; interrupted anywhere, the same call goes on.
 
     inventory: of data/buckets.py. shape: (H, W) that every file must have. workers: processes.
         digest: `inventory_digest`, if the caller has it. say: where lines for people go.
+        source: who reads the images of the inventory, and knows their objects, where they are not a FITS file each.
     Returns: the store, its index with the paths as spelled in `inventory`.
     Raises: Mistake if no file can be read, the disk is full, the folder cannot be written, or a worker is killed.
     """
@@ -170,7 +199,7 @@ def pack(inventory: pd.DataFrame, directory: str | os.PathLike, shape: tuple[int
             directory.mkdir(parents=True, exist_ok=True)
             with locked(directory, say):
                 if not _complete(directory, digest):
-                    _pack(inventory, directory, tuple(shape), workers, digest, say)
+                    _pack(inventory, directory, tuple(shape), workers, digest, say, source)
         except WorkerLost as error:
             raise Mistake(f"{error}; what is packed stays: run the same command again, with fewer workers if memory "
                           "was short") from error
@@ -190,7 +219,7 @@ def pack(inventory: pd.DataFrame, directory: str | os.PathLike, shape: tuple[int
 
 
 def _pack(inventory: pd.DataFrame, directory: Path, shape: tuple, workers: int, digest: str,
-          say: Callable[[str], None]) -> None:
+          say: Callable[[str], None], source: Source | None) -> None:
     count, row_bytes = len(inventory), math.prod(shape) * 4
     rows = max(1, min(BLOCK_ROWS, BLOCK_BYTES // row_bytes))
     # Named by what determines every block: what an orphaned worker of a killed attempt still writes is the same.
@@ -206,16 +235,17 @@ def _pack(inventory: pd.DataFrame, directory: Path, shape: tuple, workers: int, 
     def jobs() -> Iterator[dict]:
         for block in missing:
             first = block * rows
-            yield {"record": str(records[block]), "pixels": str(partial / "pixels.npy"), "first": first,
-                   "offset": offset + first * row_bytes, "shape": list(shape),
-                   "paths": inventory["path"].iloc[first:first + rows].tolist()}
+            paths = inventory["path"].iloc[first:first + rows].tolist()
+            yield {"record": str(records[block]), "pixels": str(partial / "pixels.npy"), "offset": offset + first * row_bytes,
+                   "first": first, "count": len(paths), "shape": list(shape), "source": source.recipe if source else paths}
 
     with tqdm(total=count, initial=count - left, unit="file", desc="packing", disable=None) as bar:
         for files in pack_blocks(jobs(), max(1, min(workers, len(missing)))):
             bar.update(files)
     manifest = {"version": VERSION, "files": count, "shape": list(shape), "dtype": "<f4", "block": rows,
                 "inventory": digest}
-    _finish(inventory, directory, partial, [json.loads(record.read_bytes()) for record in records], manifest)
+    _finish(inventory, directory, partial, [json.loads(record.read_bytes()) for record in records], manifest,
+            source.metadata if source else None)
 
 
 def _prepare_pixels(path: Path, shape: tuple) -> int:
@@ -239,7 +269,8 @@ def _check_room(directory: Path, needed: int) -> None:
                       "choose another folder")
 
 
-def _finish(inventory: pd.DataFrame, directory: Path, partial: Path, records: list[dict], manifest: dict) -> None:
+def _finish(inventory: pd.DataFrame, directory: Path, partial: Path, records: list[dict], manifest: dict,
+            metadata: pd.DataFrame | None) -> None:
     reasons = np.full(len(inventory), "", dtype=object)
     for record in records:
         for row, reason in record["bad"].items():
@@ -256,9 +287,17 @@ def _finish(inventory: pd.DataFrame, directory: Path, partial: Path, records: li
                  "crc32": [record["crc32"] for record in records]}
     write_durably(partial / "index.parquet", content.getvalue())
     write_durably(partial / "quarantine.csv", bad.to_csv(index=False).encode())
+    names = ["index.parquet", "quarantine.csv", "pixels.npy"]
+    if metadata is not None:
+        content = io.BytesIO()
+        metadata.to_parquet(content, index=False, compression="zstd")
+        write_durably(partial / METADATA, content.getvalue())
+        manifest["metadata"] = _digest(content.getvalue())
+        names.append(METADATA)
     # the old store in this place ends here, the new one begins with its manifest
-    (directory / "manifest.json").unlink(missing_ok=True)
-    for name in ("index.parquet", "quarantine.csv", "pixels.npy"):
+    for name in ("manifest.json", METADATA):
+        (directory / name).unlink(missing_ok=True)
+    for name in names:
         os.replace(partial / name, directory / name)
     sync_folder(directory)  # the renames before the manifest that vouches for them
     write_durably(directory / "manifest.json", json.dumps(manifest, indent=1).encode())

@@ -35,6 +35,7 @@ class Inputs:
     hsc_lenses_list: str = free("")          # another way to give a manifest
     hsc_nonlenses_list: str = free("")       # another way to give a manifest
     store_dir: str = free("stores")          # where FITS files are packed, once, for all runs
+    store: str = free("")                    # folder of a store that is packed already (convert.py), instead of FITS files
 
     def sources(self) -> dict[str, str]:
         """Bucket -> folder or manifest. Raises Mistake for a bucket that is given twice."""
@@ -81,8 +82,6 @@ class Config(Inputs):
     initial_checkpoint: str = free("")       # file of pretrained encoder weights (timm or Zoobot names)
 
     def __post_init__(self):
-        if wrong := [band for band in self.bands if band not in "ugrizy" or len(band) != 1]:
-            raise Mistake(f"--bands: got {wrong[0]!r}, expected some of u g r i z y")
         if self.apply_padding and self.out_size_when_padded < self.image_size:
             raise Mistake(f"--out_size_when_padded: got {self.out_size_when_padded}, expected at least "
                           f"--image_size {self.image_size}")
@@ -117,7 +116,7 @@ def key_values(pairs: list[str]) -> dict[str, Any]:
 
 def build(config: Config, run_dir: Path, workers: int) -> Task:
     """Pack the cutouts, split them by object, and pose the question."""
-    packed = pack(buckets.inventory(config.sources()), config, workers)
+    packed = opened(config, workers)
     index = split_index(packed.index, config)
     bands = used_bands(index, config.bands)
     data = {name: cutouts.examples(packed, chosen(index, name, config), bands, config.band_mode) for name in split.SPLITS}
@@ -135,6 +134,19 @@ def build(config: Config, run_dir: Path, workers: int) -> Task:
     record = dict(bands=bands, files=len(index), digest=content_digest(index))
     return Task(model, data, loss, measure, {"auc": "max", "loss": "min", "acc": "max"}, summarise, report,
                 lambda writer, model, columns, epoch: illustrate(writer, columns, epoch, data["val"]), record)
+
+
+def opened(config: Config, workers: int) -> store.Store:
+    """The store of the labelled inputs, given as such or packed now."""
+    if not config.store:
+        return pack(buckets.inventory(config.sources()), config, workers)
+    if sources := config.sources():
+        raise Mistake(f"--store {config.store!r} and --{next(iter(sources))}: give the store or FITS files, not both")
+    found = store.open_store(config.store)
+    if list(found.manifest["shape"]) != [config.image_size] * 2:
+        raise Mistake(f"--image_size: got {config.image_size}, but the images of --store {config.store!r} have "
+                      f"{'x'.join(map(str, found.manifest['shape']))} pixels")
+    return found
 
 
 def pack(table: pd.DataFrame, config: Config, workers: int) -> store.Store:
@@ -157,7 +169,8 @@ def split_index(index: pd.DataFrame, config: Config) -> pd.DataFrame:
 
 
 def used_bands(index: pd.DataFrame, wanted: list[str]) -> list[str]:
-    there = [band for band in [*"ugrizy", ""] if (index["band"] == band).any()]
+    named = set(index["band"].unique())
+    there = [band for band in "ugrizy" if band in named] + sorted(named - {*"ugrizy", ""}) + [""] * ("" in named)
     if missing := [band for band in wanted if band not in there]:
         raise Mistake(f"--bands: {missing[0]!r} is in no file name; there are {', '.join(filter(None, there)) or 'none'}")
     return list(wanted) or there

@@ -98,7 +98,7 @@ def test_the_part_taken_is_of_objects_and_nested(challenge, tmp_path):
 
 
 @pytest.mark.parametrize("options,message", [
-    (dict(bands=["q"]), "--bands: got 'q'"), (dict(bands=["u"]), "--bands: 'u' is in no file name; there are g, r"),
+    (dict(bands=["q"]), "--bands: 'q' is in no file name; there are g, r"), (dict(bands=["u"]), "--bands: 'u' is in no file name; there are g, r"),
     (dict(model_size="mega"), "nearest: "), (dict(model="resnet"), "unknown model 'resnet'"), (dict(drop_path=1.0), "--drop_path: got 1"),
     (dict(apply_padding=True, out_size_when_padded=32), "expected at least --image_size 41"),
     (dict(train_frac=0.9), "the sum must not exceed 1"), (dict(image_size=64), "expected FITS cutouts of 64x64"),
