@@ -112,7 +112,9 @@ def _check_answer(line: bytes, process: subprocess.Popen, job: dict) -> None:
     if not line:
         code = process.wait()
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-        raise WorkerLost(f"a packing process {how} among rows {job['first']} to {job['first'] + job['count'] - 1}")
+        source, last = job["source"], job["first"] + job["count"] - 1
+        which = f"rows {job['first']} to {last}" if isinstance(source, dict) else f"files {source[0]} to {source[-1]}"
+        raise WorkerLost(f"a packing process {how} among {which}")
     answer = json.loads(line)
     if answer["errno"] is not None:
         raise OSError(answer["errno"], answer["error"], answer["file"])
