@@ -301,7 +301,8 @@ def test_a_packing_process_minds_no_signal_of_the_scheduler(tmp_path):
         "offset": 0,
         "first": 0,
         "shape": [41, 41],
-        "paths": [str(path) for path in sorted((tmp_path / "in").iterdir())],
+        "count": 2,
+        "source": [str(path) for path in sorted((tmp_path / "in").iterdir())],
     }
     worker = subprocess.Popen(
         [
