@@ -100,6 +100,8 @@ def read_networks(paths: list[str], survey: shards.Survey) -> tuple[list[dict[st
         if record["options"]["task"] != "lens":
             raise Mistake(f"--model_path {path}: is of the task {record['options']['task']}; a survey is of cutouts (task lens)")
         trained = config.flat(config.recorded(lens.Config, record["options"]))
+        if trained["use_metadata"]:
+            raise Mistake(f"--model_path {path}: takes metadata, which the files of a survey do not have; predict a store with predict.py --store")
         wanted.append(dict(image_size=trained["image_size"], band_mode=trained["band_mode"], bands=record["data"]["bands"]))
         marks.append([predict.weights_of(each), {name: trained[name] for name, field in config.fields_of(lens.Config).items()
                                                  if not field.metadata.get("free")}])

@@ -1,6 +1,6 @@
 """The probability of a strong lens for each input file."""
 import mmap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from torch import nn
 from contract import Answer, Batch, Columns
 from data import buckets, cutouts, predicted, split, store
 from models.augment import dihedral
-from tasks import lens
+from tasks import lens, lens_inputs
 from utils.mistake import Mistake
 
 
@@ -25,7 +25,7 @@ class Config:
 
 def build(options: Any, own: Config, task: lens.Config, saved: dict[str, Any]) -> Answer:
     packed, rows = read_index(options, own, task)
-    examples = cutouts.examples(packed, rows, saved["record"]["data"]["bands"], task.band_mode)
+    examples = lens_inputs.known(cutouts.examples(packed, rows, saved["record"]["data"]["bands"], task.band_mode), replace(task, quality_weight=False))
     if not len(examples):
         raise Mistake(f"none of the {len(rows)} files can be predicted: {packed.directory}/quarantine.csv names the reasons")
     channels = len(saved["record"]["data"]["bands"]) if task.band_mode == "stack" else 1
@@ -49,8 +49,8 @@ def read_index(options: Any, own: Config, task: lens.Config) -> tuple[store.Stor
     """The packed inputs, and which rows of their index are to be predicted."""
     if own.images and (task.sources() or task.store):
         raise Mistake(f"--images {own.images!r}: give it, or buckets or a store, not both")
-    packed = lens.pack(buckets.images_inventory(own.images), task, options.num_workers) if own.images else lens.opened(task, options.num_workers)
-    index = lens.split_index(packed.index, task)
+    packed = lens_inputs.pack(buckets.images_inventory(own.images), task, options.num_workers) if own.images else lens_inputs.opened(task, options.num_workers)
+    index = lens_inputs.split_index(packed.index, task)
     if options.which == "all":
         rows = np.arange(len(index))
     elif options.which == "blind":
@@ -67,4 +67,4 @@ def read_index(options: Any, own: Config, task: lens.Config) -> tuple[store.Stor
 def probability(network: nn.Module, batch: Batch, tta: bool) -> torch.Tensor:
     """[B] float32: the probability of a lens, with `tta` its mean over the eight symmetries of the square."""
     views = [dihedral(batch["image"], k) for k in range(8)] if tta else [batch["image"]]
-    return torch.stack([network(view, batch["present"], batch["domain"]).sigmoid() for view in views]).mean(0)
+    return torch.stack([lens.logit_of(network, batch | dict(image=view)).sigmoid() for view in views]).mean(0)

@@ -59,9 +59,9 @@ def stage(name: str, folder: str, size: int) -> None:
         write(Path(folder) / "data", size)
     elif name == "pack":
         from data import buckets
-        from tasks import lens
+        from tasks import lens, lens_inputs
         task = lens.Config(data=f"{folder}/data", store_dir=f"{folder}/stores")
-        index = lens.pack(buckets.inventory(task.sources()), task, 1).index
+        index = lens_inputs.pack(buckets.inventory(task.sources()), task, 1).index
         row = float(index.memory_usage(deep=True).sum()) / size
     elif name == "train":
         train.main([*data, *network, "--save_dir", f"{folder}/run", "--epochs", "1", "--apply_normalization"])

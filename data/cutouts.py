@@ -1,6 +1,6 @@
 """Examples made of the rows of a store: which file is which channel of which, gathered a whole batch at a time."""
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ class Cutouts(Dataset):
     label    [B] float32, 1, 0, or -1 unknown
     domain   [B] int64, 0 slsim, 1 hsc, -1 unknown
     index    [B] int64, the number of the example
+    and whatever `columns` has.
     """
 
     store: Store
@@ -35,6 +36,7 @@ class Cutouts(Dataset):
     example_of_row: np.ndarray  # [N] int64, whose prediction a file gets; -1: quarantined, left out, not asked
     left_out: pd.DataFrame      # row, reason: the good files that were asked for and are in no example
     report: tuple[str, ...]     # lines for the log: examples, missing bands, what is left out
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)      # [E, ...] each: what else a batch holds (weight, metadata)
     uniform = True              # all of one shape (contract.py)
 
     def __len__(self) -> int:
@@ -46,6 +48,7 @@ class Cutouts(Dataset):
         present = rows >= 0
         image = self.store.read(rows)  # the one copy, [B, C, H, W]
         arrays = dict(image=image, present=present, label=self.label[index], domain=self.domain[index], index=index)
+        arrays |= {name: column[index] for name, column in self.columns.items()}
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def __getitem__(self, example: int) -> Batch:

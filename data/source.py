@@ -5,7 +5,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-KINDS = ("galaxiesml", "galaxy_zoo", "hst", "bologna", "survey_fits")       # modules of data/ with `open_source(**options) -> Source`
+KINDS = ("galaxiesml", "galaxy_zoo", "hst", "bologna", "survey_fits", "tar_shards")       # modules of data/ with `open_source(**options) -> Source`
 
 
 class Source(Protocol):

@@ -1,51 +1,25 @@
 """Is there a strong gravitational lens in the middle of this cutout? (Strong Lens Data Challenge)"""
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from contract import Batch, Columns, Loss, Task
 from data import buckets, cutouts, split, store
 from losses.classification import binary_cross_entropy
 from model import MODELS, create_model
 from models.augment import Augment
+from models.metadata import MetadataTerm
 from models.preprocess import Preprocess, Preprocessed
 from models.pretrained import load_pretrained
+from tasks.lens_inputs import METADATA, Inputs, chosen, content_digest, known, opened, split_index, used_bands
 from utils import distributed, figures_of_merit, plots
 from utils.config import free, several
 from utils.mistake import Mistake
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Where the cutouts are."""
-    data: str = free("")                     # folder that holds the four buckets
-    slsim_lenses: str = free("")             # folder or manifest (a text file, one path a line) of simulated lenses
-    slsim_nonlenses: str = free("")          # ... of non-lenses around simulations
-    hsc_lenses: str = free("")               # ... of lenses in HSC
-    hsc_nonlenses: str = free("")            # ... of non-lenses in HSC
-    slsim_lenses_list: str = free("")        # another way to give a manifest
-    slsim_nonlenses_list: str = free("")     # another way to give a manifest
-    hsc_lenses_list: str = free("")          # another way to give a manifest
-    hsc_nonlenses_list: str = free("")       # another way to give a manifest
-    store_dir: str = free("stores")          # where FITS files are packed, once, for all runs
-    store: str = free("")                    # folder of a store that is packed already (convert.py), instead of FITS files
-
-    def sources(self) -> dict[str, str]:
-        """Bucket -> folder or manifest. Raises Mistake for a bucket that is given twice."""
-        sources = buckets.find_buckets(self.data) if self.data else {}
-        for bucket in buckets.BUCKETS:
-            given = [getattr(self, name) for name in (bucket, f"{bucket}_list") if getattr(self, name)]
-            if len(given) > 1:
-                raise Mistake(f"--{bucket} {given[0]!r} and --{bucket}_list {given[1]!r}: give one of them")
-            sources |= {bucket: given[0]} if given else {}
-        return sources
 
 
 @dataclass(frozen=True)
@@ -75,6 +49,9 @@ class Config(Inputs):
     apply_padding: bool = False              # zeros around the cutout
     out_size_when_padded: int = 64           # pixels on a side after padding
     augment: bool = True                     # training: the eight symmetries of the square, and noise
+    use_metadata: bool = False               # add a term to the logit that follows from the metadata of the object
+    metadata_columns: list[str] = several()  # which of metadata.parquet; none given: redshift seeing sersic_index half_light_radius ellipticity
+    quality_weight: bool = False             # training: weight each example by the quality of its images (quality.parquet)
     model: str = "convnextv2"                # a name in model.py (python model.py lists them)
     model_size: str = "nano"                 # its size, for a family that has sizes
     model_kwargs: list[str] = several()      # its other options, key=value (timm: timm_name=resnet18)
@@ -102,7 +79,8 @@ def network(config: Config, channels: int) -> nn.Module:
             psf_fwhm=(config.psf_fwhm_slsim, config.psf_fwhm_hsc), psf_target=config.psf_target,
             normalise=config.apply_normalization, clip_q=config.clip_q, low_clip_q=config.low_clip_q,
             use_mad=config.use_mad, pad_to=config.out_size_when_padded if config.apply_padding else 0)
-        return Preprocessed(preprocess, Augment() if config.augment else None, create_model(config.model, **options))
+        term = MetadataTerm(len(config.metadata_columns) or len(METADATA)) if config.use_metadata else None
+        return Preprocessed(preprocess, Augment() if config.augment else None, create_model(config.model, **options), term)
     except ValueError as error:
         raise Mistake(f"this network cannot be built: {error}") from error
 
@@ -119,11 +97,13 @@ def build(config: Config, run_dir: Path, workers: int) -> Task:
     packed = opened(config, workers)
     index = split_index(packed.index, config)
     bands = used_bands(index, config.bands)
-    data = {name: cutouts.examples(packed, chosen(index, name, config), bands, config.band_mode) for name in split.SPLITS}
+    data = {name: known(cutouts.examples(packed, chosen(index, name, config), bands, config.band_mode), config) for name in split.SPLITS}
     if len(data["val"]) and len(set(data["val"].label.tolist())) < 2:
         raise Mistake(f"the validation split holds {len(data['val'])} examples of one class: give lenses and non-lenses, more "
                       "objects, or a larger --val_frac")
     model = network(config, len(bands) if config.band_mode == "stack" else 1)
+    if config.use_metadata:
+        model.metadata.fit(data["train"].columns["metadata"], data["train"].columns["metadata_mask"])
     if config.initial_checkpoint:
         try:
             print(load_pretrained(model.network, config.initial_checkpoint))
@@ -136,61 +116,21 @@ def build(config: Config, run_dir: Path, workers: int) -> Task:
                 lambda writer, model, columns, epoch: illustrate(writer, columns, epoch, data["val"]), record)
 
 
-def opened(config: Config, workers: int) -> store.Store:
-    """The store of the labelled inputs, given as such or packed now."""
-    if not config.store:
-        return pack(buckets.inventory(config.sources()), config, workers)
-    if sources := config.sources():
-        raise Mistake(f"--store {config.store!r} and --{next(iter(sources))}: give the store or FITS files, not both")
-    found = store.open_store(config.store)
-    if list(found.manifest["shape"]) != [config.image_size] * 2:
-        raise Mistake(f"--image_size: got {config.image_size}, but the images of --store {config.store!r} have "
-                      f"{'x'.join(map(str, found.manifest['shape']))} pixels")
-    return found
-
-
-def pack(table: pd.DataFrame, config: Config, workers: int) -> store.Store:
-    """The store of these files, packed now or earlier."""
-    shape = (config.image_size, config.image_size)
-    digest = store.inventory_digest(table, shape)
-    return store.pack(table, store.store_directory(config.store_dir, table, shape, digest), shape, max(1, workers), digest)
-
-
-def content_digest(index: pd.DataFrame) -> str:
-    """What the data are, wherever they lie: the digest of all names, labels, splits and refusals."""
-    table = index[["object", "band", "domain", "label", "split", "reason"]].to_csv(index=False)
-    return hashlib.blake2b(table.encode(), digest_size=16).hexdigest()
-
-
-def split_index(index: pd.DataFrame, config: Config) -> pd.DataFrame:
-    """The index with its `split` column; an unlabelled file can only be tested."""
-    splits = split.split_of(index["object"], config.split_seed, config.train_frac, config.val_frac, config.test_frac)
-    return index.assign(split=np.where(index["label"].to_numpy() < 0, "test", splits))
-
-
-def used_bands(index: pd.DataFrame, wanted: list[str]) -> list[str]:
-    named = set(index["band"].unique())
-    there = [band for band in "ugrizy" if band in named] + sorted(named - {*"ugrizy", ""}) + [""] * ("" in named)
-    if missing := [band for band in wanted if band not in there]:
-        raise Mistake(f"--bands: {missing[0]!r} is in no file name; there are {', '.join(filter(None, there)) or 'none'}")
-    return list(wanted) or there
-
-
-def chosen(index: pd.DataFrame, name: str, config: Config) -> np.ndarray:
-    """Rows of the index that belong to a split and are taken; training and validation need a label."""
-    rows = np.flatnonzero((index["split"] == name) & (index["label"] >= 0))
-    kept = split.taken(index["object"].iloc[rows], config.split_seed, getattr(config, f"take_{name}_frac"))
-    return rows[kept]
+def logit_of(model: nn.Module, batch: Batch) -> Tensor:
+    """[B] float32."""
+    extras = [batch[name] for name in ("metadata", "metadata_mask") if name in batch]
+    return model(batch["image"], batch["present"], batch["domain"], *extras)
 
 
 def loss(model: nn.Module, batch: Batch, step: int) -> Loss:
-    logit = model(batch["image"], batch["present"], batch["domain"])
-    return Loss(binary_cross_entropy(logit, batch["label"]), {"acc": ((logit > 0) == (batch["label"] > 0.5)).float()})
+    logit = logit_of(model, batch)
+    value = binary_cross_entropy(logit, batch["label"])
+    return Loss(value * batch["weight"] if "weight" in batch else value, {"acc": ((logit > 0) == (batch["label"] > 0.5)).float()})
 
 
 def measure(model: nn.Module, batch: Batch) -> Columns:
     """Scores of each example, [B]: loss, probability of a lens; and what it is."""
-    logit = model(batch["image"], batch["present"], batch["domain"])
+    logit = logit_of(model, batch)
     return dict(loss=binary_cross_entropy(logit, batch["label"]), prob=logit.sigmoid(),
                 **{name: batch[name] for name in ("label", "domain", "index")})
 

@@ -1,0 +1,32 @@
+"""What is known of an object besides its pixels, as a term of the logit."""
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MetadataTerm(nn.Module):
+    """(values [B, M] float32, present [B, M] bool) -> [B], added to the logit of an image.
+
+    A perceptron of the values, standardised by statistics of the training split (buffers; a missing one is at the mean), and of which
+    are there. It begins at zero: the network then is the one without metadata.
+    """
+
+    def __init__(self, fields: int, width: int = 32):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(fields))
+        self.register_buffer("deviation", torch.ones(fields))
+        self.hidden, self.head = nn.Linear(2 * fields, width), nn.Linear(width, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def fit(self, values: np.ndarray, present: np.ndarray) -> None:
+        """Take mean and deviation of each field [M] over the examples [N, M] that have it; 0 and 1 for a field that none has."""
+        for field, (column, there) in enumerate(zip(values.T, present.T)):
+            if there.any():
+                self.mean[field] = float(column[there].mean(dtype=np.float64))
+                self.deviation[field] = max(float(column[there].std(dtype=np.float64)), 1e-6) if there.sum() > 1 else 1.0
+
+    def forward(self, values: Tensor, present: Tensor) -> Tensor:
+        standard = torch.where(present, (values - self.mean) / self.deviation, 0.0)
+        return self.head(F.gelu(self.hidden(torch.cat([standard, present.to(standard.dtype)], 1)))).squeeze(1)

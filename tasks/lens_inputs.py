@@ -1,0 +1,108 @@
+"""What the lens task is given: files or a store, the split by object, the bands, and what is known besides the pixels."""
+import hashlib
+import sys
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from data import buckets, cutouts, metadata, quality_table, split, store
+from utils.config import free
+from utils.mistake import Mistake
+
+
+METADATA = ["redshift", "seeing", "sersic_index", "half_light_radius", "ellipticity"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where the cutouts are."""
+    data: str = free("")                     # folder that holds the four buckets
+    slsim_lenses: str = free("")             # folder or manifest (a text file, one path a line) of simulated lenses
+    slsim_nonlenses: str = free("")          # ... of non-lenses around simulations
+    hsc_lenses: str = free("")               # ... of lenses in HSC
+    hsc_nonlenses: str = free("")            # ... of non-lenses in HSC
+    slsim_lenses_list: str = free("")        # another way to give a manifest
+    slsim_nonlenses_list: str = free("")     # another way to give a manifest
+    hsc_lenses_list: str = free("")          # another way to give a manifest
+    hsc_nonlenses_list: str = free("")       # another way to give a manifest
+    store_dir: str = free("stores")          # where FITS files are packed, once, for all runs
+    store: str = free("")                    # folder of a store that is packed already (convert.py), instead of FITS files
+
+
+    def sources(self) -> dict[str, str]:
+        """Bucket -> folder or manifest. Raises Mistake for a bucket that is given twice."""
+        sources = buckets.find_buckets(self.data) if self.data else {}
+        for bucket in buckets.BUCKETS:
+            given = [getattr(self, name) for name in (bucket, f"{bucket}_list") if getattr(self, name)]
+            if len(given) > 1:
+                raise Mistake(f"--{bucket} {given[0]!r} and --{bucket}_list {given[1]!r}: give one of them")
+            sources |= {bucket: given[0]} if given else {}
+        return sources
+
+
+def opened(config: Any, workers: int) -> store.Store:
+    """The store of the labelled inputs, given as such or packed now."""
+    if not config.store:
+        return pack(buckets.inventory(config.sources()), config, workers)
+    if sources := config.sources():
+        raise Mistake(f"--store {config.store!r} and --{next(iter(sources))}: give the store or FITS files, not both")
+    found = store.open_store(config.store)
+    if list(found.manifest["shape"]) != [config.image_size] * 2:
+        raise Mistake(f"--image_size: got {config.image_size}, but the images of --store {config.store!r} have "
+                      f"{'x'.join(map(str, found.manifest['shape']))} pixels")
+    return found
+
+
+def pack(table: pd.DataFrame, config: Any, workers: int) -> store.Store:
+    """The store of these files, packed now or earlier."""
+    shape = (config.image_size, config.image_size)
+    digest = store.inventory_digest(table, shape)
+    return store.pack(table, store.store_directory(config.store_dir, table, shape, digest), shape, max(1, workers), digest)
+
+
+def content_digest(index: pd.DataFrame) -> str:
+    """What the data are, wherever they lie: the digest of all names, labels, splits and refusals."""
+    table = index[["object", "band", "domain", "label", "split", "reason"]].to_csv(index=False)
+    return hashlib.blake2b(table.encode(), digest_size=16).hexdigest()
+
+
+def split_index(index: pd.DataFrame, config: Any) -> pd.DataFrame:
+    """The index with its `split` column; an unlabelled file can only be tested."""
+    splits = split.split_of(index["object"], config.split_seed, config.train_frac, config.val_frac, config.test_frac)
+    return index.assign(split=np.where(index["label"].to_numpy() < 0, "test", splits))
+
+
+def used_bands(index: pd.DataFrame, wanted: list[str]) -> list[str]:
+    named = set(index["band"].unique())
+    there = [band for band in "ugrizy" if band in named] + sorted(named - {*"ugrizy", ""}) + [""] * ("" in named)
+    if missing := [band for band in wanted if band not in there]:
+        raise Mistake(f"--bands: {missing[0]!r} is in no file name; there are {', '.join(filter(None, there)) or 'none'}")
+    return list(wanted) or there
+
+
+def chosen(index: pd.DataFrame, name: str, config: Any) -> np.ndarray:
+    """Rows of the index that belong to a split and are taken; training and validation need a label."""
+    rows = np.flatnonzero((index["split"] == name) & (index["label"] >= 0))
+    kept = split.taken(index["object"].iloc[rows], config.split_seed, getattr(config, f"take_{name}_frac"))
+    return rows[kept]
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def known(examples: cutouts.Cutouts, config: Any) -> cutouts.Cutouts:
+    """The examples with the metadata of their objects (`metadata`, `metadata_mask` [B, M]) and weights (`weight` [B]), as asked for."""
+    columns = {}
+    if config.use_metadata:
+        table = examples.store.metadata
+        objects = examples.object
+        table = pd.DataFrame(dict(object=objects)) if table is None else table.set_index("object").reindex(objects).reset_index()
+        columns["metadata"], columns["metadata_mask"] = metadata.arrays(table, list(config.metadata_columns) or METADATA)
+    if config.quality_weight:
+        weight = quality_table.of(examples.store, say)["weight"].to_numpy(np.float32)
+        there = examples.rows >= 0
+        columns["weight"] = np.where(there, weight[examples.rows], 0).sum(1) / there.sum(1)
+    return replace(examples, columns=columns)
