@@ -3,9 +3,11 @@
     python evaluate.py --tag val --from_csv --csv runs/nano_s42/pred_val/pred_val.csv --per_domain --plot
     python evaluate.py --tag test --from_csv --csv pred_test.csv --by_object --threshold_file ens/threshold.txt
     python evaluate.py --tag test --from_npy --labels labels_test.npy --probs probs_test.npy --optimize_threshold
+    python evaluate.py --report stores/galaxiesml
 
 Writes metrics_<tag>.json and metrics_<tag>.csv (scope,metric,value), and with --plot figures as PNG and PDF, with their
 numbers as CSV. A row is called a lens if prob >= threshold. Rows without a label or a probability are counted and left out.
+With --report, one HTML page of what is in a store, and nothing else.
 """
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from data import store, store_report
 from data.buckets import parse_name
 from utils import config, figures_of_merit, files, plots, predictions, scores
 from utils.mistake import Mistake
@@ -36,10 +39,13 @@ class Config:
     bootstrap: int = 1000            # replicates behind the 95 % intervals; 0 = none
     seed: int = 42                   # of the bootstrap
     out_dir: str = "./eval_outputs"  # where the outputs go
+    report: str = ""                 # folder of a store: write report_<its name>.html instead
 
     def __post_init__(self):
         if not self.tag or set(self.tag) & set("/\\"):
             raise Mistake(f"--tag {self.tag!r}: expected a word that can stand in a file name")
+        if self.report:
+            return
         if bool(self.csv) == bool(self.labels or self.probs) or bool(self.labels) != bool(self.probs):
             raise Mistake("expected either --from_csv --csv FILE, or --from_npy --labels FILE --probs FILE")
         if self.from_csv and not self.csv or self.from_npy and not self.probs:
@@ -115,8 +121,18 @@ def draw(judged: pd.DataFrame, sheet: scores.Scores, options: Config) -> None:
     print(f"figures: {', '.join(figures)} (PNG, PDF; numbers in {', '.join(tables)}_{options.tag}.csv)")
 
 
+def write_report(options: Config) -> None:
+    packed = store.open_store(options.report)
+    path = Path(options.out_dir) / f"report_{packed.directory.resolve().name}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    store_report.write(packed, path, print)
+    print(path)
+
+
 def main(argv: list[str]) -> None:
     options, = config.read(argv, Config)
+    if options.report:
+        return write_report(options)
     table, objects = read_table(options)
     judged = scores.known(table)
     unlabelled, without = int(table["label"].isna().sum()), int(table["prob"].isna().sum())
