@@ -37,7 +37,8 @@ class LossFn(Protocol):
 class Examples(Protocol):
     """A data set: deterministic, in physical units, read a batch at a time.
 
-    May say `uniform = True`: all examples have tensors of one shape, so that the set can lie on the device whole.
+    May say `uniform = True`: all examples have tensors of one shape, so that the set can lie on the device whole. What is read
+    in an order of its own has `epochs(batch_size, seed, lanes) -> order` and `follow(order, step)`, which reads ahead (data/streaming.py).
     """
 
     def __len__(self) -> int: ...
@@ -106,8 +107,7 @@ class Gradient(Protocol):
 
         Returns scalars to log, each this rank's share of the mean over the `size` examples: their sum over ranks is
         that mean. May also have `state_dict` and `load_state_dict` (memory), `report() -> {name: float}` (logged each
-        epoch), `order(step) -> indices` (another way to draw batches than shuffled epochs) and `lanes` (a number of parts
-        that a batch is dealt to instead of one a rank: data/order.py).
+        epoch) and `order(step) -> indices` (another way to draw batches than shuffled epochs).
         """
 
 

@@ -1,12 +1,13 @@
 """Pack a catalogue into a store to train on, and stores into shards and back. docs/catalogues.md says what each takes.
 
     python convert.py galaxiesml --input 5x64x64_training_with_morphology.hdf5 --output stores/galaxiesml
-    python convert.py galaxy_zoo --input images --labels zoo2MainSpecz.csv --output stores/zoo --image_size 64
+    python convert.py galaxy_zoo --input images --labels gz2_hart16.csv --output stores/zoo --image_size 64
     python convert.py castles    --input drizzled --output stores/castles --crop 99
     python convert.py bologna    --input Data.0 --labels classifications.csv --output stores/bologna
     python convert.py fits       --input cutouts --table survey.csv --output stores/survey
     python convert.py shards     --input stores/zoo --output shards/zoo
     python convert.py shards     --from shards/zoo --output stores/again
+    python convert.py match      --input stores/zoo stores/castles --output matches.csv
     python convert.py galaxy_zoo --help
 
 Pixels stay float32 in physical units; metadata.parquet has a row for each object (data/metadata.py), quality.parquet one for each
@@ -14,13 +15,14 @@ image (data/quality.py). Interrupted, the same command goes on; `python train.py
 """
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, Literal
 
-
-from data import galaxiesml, metadata, quality_table, store
-from data.source import Source
+from data import metadata, quality_table, store, tar_shards
+from data.source import Source, open_source
 from utils import config, files, plots
+from utils.config import several
 from utils.mistake import Mistake
 
 
@@ -29,22 +31,77 @@ class Packing:
     """What every catalogue is told."""
     input: str = ""                  # the catalogue's file or folder
     output: str = ""                 # folder of the store
-    image_size: int = 0              # resample to so many pixels on a side, flux conserved; 0: as they are
-    crop: int = 0                    # cut so many pixels on a side out of the middle first; 0: all
     workers: int = 1                 # processes that read
     preview: int = 0                 # draw the first so many objects into preview.png, asinh stretch
 
     def __post_init__(self):
-        for name, least in dict(image_size=0, crop=0, workers=1, preview=0).items():
-            if getattr(self, name) < least:
-                raise Mistake(f"--{name}: got {getattr(self, name)}, expected at least {least}")
-        for name in ("input", "output"):
-            if not getattr(self, name):
-                raise Mistake(f"--{name}: expected a path")
+        if self.workers < 1 or self.preview < 0:
+            raise Mistake(f"--workers {self.workers}, --preview {self.preview}: expected at least 1, 0")
 
-    @property
-    def geometry(self) -> dict[str, int]:
-        return dict(image_size=self.image_size, crop=self.crop)
+
+@dataclass(frozen=True)
+class Catalogue(Packing):
+    image_size: int = 0              # resample to so many pixels on a side, flux conserved; 0: as they are
+    crop: int = 0                    # cut so many pixels on a side out of the middle first; 0: all
+
+
+@dataclass(frozen=True)
+class GalaxiesML(Catalogue):
+    split: Literal["", "training", "validation", "testing"] = ""     # of the catalogue's own, kept as galaxiesml_split; empty: by the file's name
+
+
+@dataclass(frozen=True)
+class GalaxyZoo(Catalogue):
+    labels: str = ""                 # table of votes (CSV or FITS); empty: images alone
+    id_column: str = ""              # its column of ids; empty: the one that most files are named by
+    min_votes: int = 20              # lens rule: people who found the galaxy odd
+    min_lens_votes: int = 5          # ... of them, who saw a lens or an arc
+    gate: float = 0.5                # ... share of those asked who found it odd
+    lens: float = 0.4                # ... share of these who saw a lens or an arc
+    statistic: Literal["debiased", "fraction", "weighted_fraction"] = "debiased"     # which share of the table that is
+
+
+@dataclass(frozen=True)
+class Hst(Catalogue):
+    catalog: str = "castles"         # whose lenses they are
+    label: Literal[1, 0, -1] = 1     # of all of them: lens, none, unknown
+    label_source: str = ""           # who says so; empty: the catalogue
+    good_bits: int = 0               # sum of the DQ bits that do not spoil a pixel
+    max_masked: float = 0.25         # share of missing pixels of an image that is still filled
+
+
+@dataclass(frozen=True)
+class Bologna(Catalogue):
+    labels: str = ""                 # the truth, CSV; empty: images alone
+    masked_value: float = 100.0      # of missing pixels
+    max_masked: float = 0.25         # share of missing pixels of an image that is still filled
+
+
+@dataclass(frozen=True)
+class SurveyFits(Catalogue):
+    table: str = ""                  # which files and objects there are, and what is known of them
+    columns: list[str] = several()   # names of its columns: ours=theirs, such as redshift=z_spec
+    catalog: str = "survey"          # its name
+    planes: list[str] = several()    # the bands of cubes
+    label_source: str = ""           # who says what is a lens; empty: the catalogue
+    max_masked: float = 0.0          # share of pixels of an image that are not finite and still filled
+
+
+@dataclass(frozen=True)
+class Shards(Packing):
+    from_shards: str = ""            # --from: folder of shards, packed into the store --output; else --input is written as shards
+    per_shard: int = 10_000          # objects of a shard that is written
+
+
+@dataclass(frozen=True)
+class Match:
+    input: list[str] = several()     # two stores of catalogues
+    output: str = ""                 # CSV: object_left, object_right, separation in arcsec
+    radius: float = 1.0              # arcsec
+
+
+CATALOGUES = {"galaxiesml": ("galaxiesml", GalaxiesML, "path"), "galaxy_zoo": ("galaxy_zoo", GalaxyZoo, "images"), "castles": ("hst", Hst, "input"),
+              "bologna": ("bologna", Bologna, "input"), "fits": ("survey_fits", SurveyFits, "input")}    # kind of source, its options, its input's name
 
 
 def say(line: str) -> None:
@@ -53,13 +110,17 @@ def say(line: str) -> None:
 
 def pack(options: Packing, source: Source) -> None:
     """Pack a catalogue, measure the quality of its images, check its metadata."""
+    for line in getattr(source, "report", ()):
+        say(line)
     packed = store.pack(source.index, options.output, source.shape, options.workers, store.source_digest(source), say, source)
     quality = quality_table.of(packed, say)
-    table = metadata.typed(source.metadata)
-    problems = metadata.validate(table)
-    with files.whole(Path(options.output) / "problems.csv") as temporary:
-        problems.to_csv(temporary, index=False)
-    print("\n".join(packed.summary() + metadata.summary(table, problems)))
+    print("\n".join(packed.summary()))
+    if packed.metadata is not None:
+        table = metadata.typed(packed.metadata)
+        problems = metadata.validate(table)
+        with files.whole(Path(options.output) / "problems.csv") as temporary:
+            problems.to_csv(temporary, index=False)
+        print("\n".join(metadata.summary(table, problems)))
     print(f"{(quality['outlier'] != '').sum():,} of {len(quality):,} images are outliers of their band (quality.parquet)")
     if options.preview:
         first = packed.index[packed.good].drop_duplicates("object").head(options.preview)
@@ -67,19 +128,52 @@ def pack(options: Packing, source: Source) -> None:
         plots.save(plots.mosaic(packed.read(first.index.to_numpy()), titles), Path(options.output), "preview")
 
 
-def convert_galaxiesml(options: Packing) -> None:
-    pack(options, galaxiesml.open_source(options.input, **options.geometry))
+def convert(options: Any, kind: str, input_name: str) -> None:
+    own = {field.name: getattr(options, field.name) for field in fields(options)}
+    given = {name: value for name, value in own.items() if name not in Packing.__dataclass_fields__}
+    pack(options, open_source(dict(kind=kind, **{input_name: options.input}, **given)))
 
 
-COMMANDS: dict[str, tuple[type, Callable]] = {"galaxiesml": (Packing, convert_galaxiesml)}
+def shards(options: Shards) -> None:
+    if options.from_shards:
+        return pack(options, open_source(dict(kind="tar_shards", directory=options.from_shards)))
+    written = tar_shards.write_shards(store.open_store(options.input), options.output, options.per_shard, options.workers, say)
+    print(f"{options.output}: {written['samples']:,} objects, {written['images']:,} images in {len(written['shards']):,} shards")
+
+
+def match(options: Match) -> None:
+    """The objects of one store that another has too, by their places on the sky."""
+    if len(options.input) != 2:
+        raise Mistake(f"--input: got {len(options.input)} folders, expected two stores")
+    tables = [store.open_store(folder).metadata for folder in options.input]
+    for folder, table in zip(options.input, tables):
+        if table is None:
+            raise Mistake(f"--input {folder!r}: has no metadata.parquet, so no places on the sky; expected the store of a catalogue")
+    found = metadata.matches(*map(metadata.typed, tables), options.radius)
+    with files.whole(Path(options.output)) as temporary:
+        found.to_csv(temporary, index=False)
+    print(f"{options.output}: {len(found):,} of {len(tables[0]):,} objects of {options.input[0]} are within {options.radius:g} arcsec of one of "
+          f"{len(tables[1]):,} in {options.input[1]}")
+
+
+def command_of(name: str) -> tuple[type, Callable]:
+    if name in (others := {"shards": (Shards, shards), "match": (Match, match)}):
+        return others[name]
+    config.pick("command", name, CATALOGUES | others)
+    kind, options, input_name = CATALOGUES[name]
+    return options, lambda read: convert(read, kind, input_name)
 
 
 def main(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         print(__doc__)
         return
-    options, command = config.pick("command", argv[0], COMMANDS)
-    read, = config.read(argv[1:], options, script=f"convert.py {argv[0]}")
+    options, command = command_of(argv[0])
+    rest = [f"--from_shards{token[6:]}" if token == "--from" or token.startswith("--from=") else token for token in argv[1:]]
+    read, = config.read(rest, options, script=f"convert.py {argv[0]}")
+    for name in ("input", "output"):
+        if not getattr(read, name) and not (name == "input" and getattr(read, "from_shards", "")):
+            raise Mistake(f"--{name}: expected a path")
     command(read)
 
 

@@ -97,14 +97,15 @@ def train(task: Task, build_mode, options: TrainConfig, schedule: ScheduleConfig
         model.compile()
     objective = Objective(model, task.loss, DTYPES[options.precision])
     scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16")    # a no-op unless fp16
-    shuffled = ShuffledEpochs(len(task.data["train"]), options.batch_size, options.seed)
+    lanes = options.lanes if options.deterministic == "elastic" else distributed.world_size()
+    drawn = getattr(task.data["train"], "epochs", partial(ShuffledEpochs, len(task.data["train"])))      # shards have an order of their own
+    shuffled = drawn(options.batch_size, options.seed, lanes)
     epoch_steps, total = shuffled.steps_per_epoch, shuffled.steps_per_epoch * options.epochs
     run = Run(model, objective, task.data["train"], scaler, options.batch_size, options.accumulate, total, options.epochs, options.seed)
     gradient = build_mode(run) if build_mode else backprop(run)
-    order, lanes = getattr(gradient, "order", shuffled), getattr(gradient, "lanes", distributed.world_size())
+    order, progress = getattr(gradient, "order", shuffled), Progress()
     groups = parameter_groups(model, options.weight_decay)
     optimizer, weights = torch.optim.AdamW(groups, lr=schedule.lr, fused=True), [p for group in groups for p in group["params"]]
-    progress = Progress()
 
     # Everything with memory is in this dict; all else below is a pure function of (options, step, history).
     state = dict(model=model, ema=ema, optimizer=optimizer, scaler=scaler, gradient=gradient, progress=progress)

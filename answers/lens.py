@@ -47,6 +47,8 @@ def build(options: Any, own: Config, task: lens.Config, saved: dict[str, Any]) -
 
 def read_index(options: Any, own: Config, task: lens.Config) -> tuple[store.Store, np.ndarray]:
     """The packed inputs, and which rows of their index are to be predicted."""
+    if task.stream:
+        raise Mistake("--stream: a prediction needs the files in their order; pack the shards into a store (convert.py shards --from), give --store")
     if own.images and (task.sources() or task.store):
         raise Mistake(f"--images {own.images!r}: give it, or buckets or a store, not both")
     packed = lens_inputs.pack(buckets.images_inventory(own.images), task, options.num_workers) if own.images else lens_inputs.opened(task, options.num_workers)

@@ -20,6 +20,7 @@ import numpy as np
 
 from data.fits_blocks import read_cutouts
 from data.source import Source, open_source
+from utils.mistake import Mistake
 
 ROOT = str(Path(__file__).resolve().parent.parent)
 
@@ -116,6 +117,8 @@ def _check_answer(line: bytes, process: subprocess.Popen, job: dict) -> None:
         which = f"rows {job['first']} to {last}" if isinstance(source, dict) else f"files {source[0]} to {source[-1]}"
         raise WorkerLost(f"a packing process {how} among {which}")
     answer = json.loads(line)
+    if "mistake" in answer:
+        raise Mistake(answer["mistake"])
     if answer["errno"] is not None:
         raise OSError(answer["errno"], answer["error"], answer["file"])
 
@@ -133,4 +136,6 @@ def serve() -> None:
             pack_block(**json.loads(line))
         except OSError as error:
             answer = {"errno": error.errno or 0, "error": error.strerror or str(error), "file": error.filename}
+        except Mistake as mistake:
+            answer = {"errno": None, "mistake": str(mistake)}
         print(json.dumps(answer), file=answers, flush=True)

@@ -6,7 +6,7 @@ wherever a folder can stand.
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,12 @@ def parse_name(path: str | os.PathLike) -> tuple[str, str]:
     """(object id, band) of a file: D1_L_00000000_g.fits -> ("D1_L_00000000", "g"); no _[ugrizy] at the end: band ""."""
     found = NAME.fullmatch(os.path.basename(path))
     return found[1], found[2] or ""
+
+
+def in_order(bands: Iterable[str]) -> list[str]:
+    """Names of bands: u g r i z y first, then others by name, "" last."""
+    named = set(bands)
+    return [band for band in "ugrizy" if band in named] + sorted(named - {*"ugrizy", ""}) + [""] * ("" in named)
 
 
 def is_blind(object_id: str) -> bool:

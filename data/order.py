@@ -26,16 +26,15 @@ class ShuffledEpochs:
     that no short batch ends the epoch. `order(step)` gives the indices of one step, over all ranks.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int):
+    def __init__(self, size: int, batch_size: int, seed: int, lanes: int = 1):
         if size == 0:
             raise Mistake("the training split is empty: give more data or a larger --train_frac")
         if size > 2**32:
             raise Mistake(f"the training split has {size:,} examples, expected at most 2^32: give a smaller --take_train_frac")
         self.size, self.seed, self.block = size, seed, {}
         self.steps_per_epoch = -(-size // batch_size)
-        if size // self.steps_per_epoch < distributed.world_size():
-            raise Mistake(f"--batch_size: {batch_size} examples a step cannot be shared by "
-                          f"{distributed.world_size()} ranks; give at least one example a rank")
+        if size // self.steps_per_epoch < lanes:
+            raise Mistake(f"--batch_size: {batch_size} examples a step cannot be shared by {lanes} ranks or lanes; give at least one example each")
 
     def __call__(self, step: int) -> np.ndarray:
         if step not in self.block:                        # many steps at once cost little more than one
@@ -96,6 +95,8 @@ def batches(data: Examples, order, steps: range, workers: int, device: torch.dev
             sizes.append(len(indices))
             yield np.concatenate([indices[lane::lanes] for lane in lanes_of(lanes)])
 
+    if hasattr(data, "follow"):
+        data.follow(order, steps.start)                   # a stream reads ahead
     sizes: list[int] = []            # filled by the sampler, which runs ahead of the batches by the prefetch
     for batch, ids in read(data, shares(), workers, device):
         yield Share(batch, sizes.pop(0), ids)

@@ -22,13 +22,11 @@ from utils.seeding import seed_step
 def build(run: Run, lanes: int) -> "Elastic":
     if lanes & (lanes - 1) or lanes % distributed.world_size():
         raise Mistake(f"--lanes: got {lanes} with {distributed.world_size()} ranks, expected a power of two that the number of ranks divides")
-    if min(run.batch_size, len(run.data)) < 2 * lanes:
-        raise Mistake(f"--lanes: got {lanes} for batches of {min(run.batch_size, len(run.data))} examples, expected at least two examples a lane")
     return Elastic(run, lanes)
 
 
 class Elastic:
-    """A gradient over `lanes`; the loop deals batches to them, and judges examples lane by lane."""
+    """A gradient over so many lanes, to which the loop deals batches."""
 
     def __init__(self, run: Run, lanes: int):
         self.run, self.lanes = run, lanes

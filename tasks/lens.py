@@ -3,21 +3,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
 import torch
 import yaml
 from torch import Tensor, nn
 
 from contract import Batch, Columns, Loss, Task
-from data import buckets, cutouts, split, store
+from data import buckets, cutouts
 from losses.classification import binary_cross_entropy
 from model import MODELS, create_model
 from models.augment import Augment
 from models.metadata import MetadataTerm
 from models.preprocess import Preprocess, Preprocessed
 from models.pretrained import load_pretrained
-from tasks.lens_inputs import METADATA, Inputs, chosen, content_digest, known, opened, split_index, used_bands
-from utils import distributed, figures_of_merit, plots
+from tasks.lens_inputs import METADATA, Inputs, from_store, streamed
+from utils import figures_of_merit, plots
 from utils.config import free, several
 from utils.mistake import Mistake
 
@@ -94,10 +93,7 @@ def key_values(pairs: list[str]) -> dict[str, Any]:
 
 def build(config: Config, run_dir: Path, workers: int) -> Task:
     """Pack the cutouts, split them by object, and pose the question."""
-    packed = opened(config, workers)
-    index = split_index(packed.index, config)
-    bands = used_bands(index, config.bands)
-    data = {name: known(cutouts.examples(packed, chosen(index, name, config), bands, config.band_mode), config) for name in split.SPLITS}
+    data, bands, record = streamed(config) if config.stream else from_store(config, run_dir, workers)
     if len(data["val"]) and len(set(data["val"].label.tolist())) < 2:
         raise Mistake(f"the validation split holds {len(data['val'])} examples of one class: give lenses and non-lenses, more "
                       "objects, or a larger --val_frac")
@@ -109,9 +105,6 @@ def build(config: Config, run_dir: Path, workers: int) -> Task:
             print(load_pretrained(model.network, config.initial_checkpoint))
         except ValueError as error:
             raise Mistake(f"--initial_checkpoint: {error}") from error
-    if distributed.rank() == 0:
-        summary(index, packed, data, run_dir)
-    record = dict(bands=bands, files=len(index), digest=content_digest(index))
     return Task(model, data, loss, measure, {"auc": "max", "loss": "min", "acc": "max"}, summarise, report,
                 lambda writer, model, columns, epoch: illustrate(writer, columns, epoch, data["val"]), record)
 
@@ -167,17 +160,3 @@ def illustrate(writer, columns: Columns, epoch: int, data: cutouts.Cutouts) -> N
             images = data.__getitems__(columns["index"][worst].tolist())["image"].mean(1).numpy()
             titles = [f"{name} {prob[i]:.2f}" for name, i in zip(data.names(columns["index"][worst].tolist()), worst)]
             writer.add_figure(f"val/{kind}", plots.mosaic(images, titles), epoch)
-
-
-def summary(index: pd.DataFrame, packed: store.Store, data: dict[str, cutouts.Cutouts], run_dir: Path) -> None:
-    """Say what was found, what was refused and how even the split is; keep the split beside the run."""
-    shares, warnings = split.stratification(index)
-    twice = buckets.duplicates(index)
-    lines = [f"{len(index):,} files, {index['object'].nunique():,} objects"]
-    lines += [f"{name}: {line}" for name, examples in data.items() for line in examples.report] + packed.summary() + warnings
-    if len(twice):
-        lines.append(f"{len(twice)} files share object and band with another: see {run_dir}/duplicates.csv")
-        twice.to_csv(run_dir / "duplicates.csv", index=False)
-    print("\n".join(lines), flush=True)
-    index[["path", "object", "band", "domain", "label", "split", "reason"]].to_parquet(run_dir / "split.parquet")
-    shares.to_csv(run_dir / "split.csv", index=False)

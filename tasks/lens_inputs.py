@@ -2,12 +2,14 @@
 import hashlib
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from data import buckets, cutouts, metadata, quality_table, split, store
+from data import buckets, cutouts, metadata, quality_table, split, store, streaming
+from utils import distributed
 from utils.config import free
 from utils.mistake import Mistake
 
@@ -29,6 +31,7 @@ class Inputs:
     hsc_nonlenses_list: str = free("")       # another way to give a manifest
     store_dir: str = free("stores")          # where FITS files are packed, once, for all runs
     store: str = free("")                    # folder of a store that is packed already (convert.py), instead of FITS files
+    stream: str = free("")                   # folder or URL of shards (convert.py shards) to train from as they are, instead of a store
 
 
     def sources(self) -> dict[str, str]:
@@ -40,6 +43,33 @@ class Inputs:
                 raise Mistake(f"--{bucket} {given[0]!r} and --{bucket}_list {given[1]!r}: give one of them")
             sources |= {bucket: given[0]} if given else {}
         return sources
+
+
+def from_store(config: Any, run_dir: Path, workers: int) -> tuple[dict[str, cutouts.Cutouts], list[str], dict[str, Any]]:
+    """(the examples of each split, the bands, what predict must know of the data)."""
+    packed = opened(config, workers)
+    index = split_index(packed.index, config)
+    bands = used_bands(index, config.bands)
+    data = {name: known(cutouts.examples(packed, chosen(index, name, config), bands, config.band_mode), config) for name in split.SPLITS}
+    if distributed.rank() == 0:
+        summary(index, packed, data, run_dir)
+    return data, bands, dict(bands=bands, files=len(index), digest=content_digest(index))
+
+
+def streamed(config: Any) -> tuple[dict[str, streaming.Streamed], list[str], dict[str, Any]]:
+    """The same of shards that are not packed."""
+    others = [name for name in ("store", "use_metadata", "quality_weight") if getattr(config, name)] + list(config.sources())
+    if others:
+        raise Mistake(f"--stream {config.stream!r} and --{others[0]}: not together; pack the shards into a store (convert.py shards --from) for that")
+    stream = streaming.open_stream(config.stream, config.bands, config.band_mode)
+    if list(stream.manifest["shape"]) != [config.image_size] * 2:
+        raise Mistake(f"--image_size: got {config.image_size}, but the images of --stream {config.stream!r} have "
+                      f"{'x'.join(map(str, stream.manifest['shape']))} pixels")
+    index = split_index(pd.DataFrame(dict(object=stream.object, label=stream.label)), config)
+    data = {name: stream.part(chosen(index, name, config)) for name in split.SPLITS}
+    if distributed.rank() == 0:
+        say(f"{len(stream.manifest['shards']):,} shards of {config.stream}: " + ", ".join(f"{name} {len(part):,}" for name, part in data.items()))
+    return data, list(stream.bands), dict(bands=list(stream.bands), files=len(stream), digest=stream.manifest["digest"])
 
 
 def opened(config: Any, workers: int) -> store.Store:
@@ -75,8 +105,7 @@ def split_index(index: pd.DataFrame, config: Any) -> pd.DataFrame:
 
 
 def used_bands(index: pd.DataFrame, wanted: list[str]) -> list[str]:
-    named = set(index["band"].unique())
-    there = [band for band in "ugrizy" if band in named] + sorted(named - {*"ugrizy", ""}) + [""] * ("" in named)
+    there = buckets.in_order(index["band"].unique())
     if missing := [band for band in wanted if band not in there]:
         raise Mistake(f"--bands: {missing[0]!r} is in no file name; there are {', '.join(filter(None, there)) or 'none'}")
     return list(wanted) or there
@@ -106,3 +135,17 @@ def known(examples: cutouts.Cutouts, config: Any) -> cutouts.Cutouts:
         there = examples.rows >= 0
         columns["weight"] = np.where(there, weight[examples.rows], 0).sum(1) / there.sum(1)
     return replace(examples, columns=columns)
+
+
+def summary(index: pd.DataFrame, packed: store.Store, data: dict[str, cutouts.Cutouts], run_dir: Path) -> None:
+    """Say what was found, what was refused and how even the split is; keep the split beside the run."""
+    shares, warnings = split.stratification(index)
+    twice = buckets.duplicates(index)
+    lines = [f"{len(index):,} files, {index['object'].nunique():,} objects"]
+    lines += [f"{name}: {line}" for name, examples in data.items() for line in examples.report] + packed.summary() + warnings
+    if len(twice):
+        lines.append(f"{len(twice)} files share object and band with another: see {run_dir}/duplicates.csv")
+        twice.to_csv(run_dir / "duplicates.csv", index=False)
+    print("\n".join(lines), flush=True)
+    index[["path", "object", "band", "domain", "label", "split", "reason"]].to_parquet(run_dir / "split.parquet")
+    shares.to_csv(run_dir / "split.csv", index=False)

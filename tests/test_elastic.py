@@ -71,7 +71,7 @@ def test_another_number_of_threads_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("options,said", [(["--lanes", "6"], "a power of two that the number of ranks divides"),
-                                          (["--lanes", "32"], "at least two examples a lane"),
+                                          (["--lanes", "32"], "cannot be shared by 32 ranks or lanes"),
                                           (["--mode", "customer_data"], "expected the single mode")])
 def test_what_cannot_be_elastic_is_one_line(options, said, tmp_path, monkeypatch):
     monkeypatch.setitem(train.TASKS, "toy", toys)

@@ -1,0 +1,301 @@
+"""Galaxy Zoo: FITS images of galaxies and the table of what volunteers saw in them.
+
+Images are files, one a galaxy (a cube [bands, H, W] whose planes BAND0.. or BANDS names) or one a band (`<id>_<band>.fits`);
+their names are the ids of the table, in whatever folder they lie (iauname J100620.35+101629.1 is J100/J100620.35+101629.1.fits).
+Tables: Galaxy Zoo 2 (dr7objid, dr8objid, asset_id; columns t08_odd_feature_a20_lens_or_arc_* and their like) and those of
+DECaLS and DESI (iauname, id_str, subject_id; columns smooth-or-featured_* and their like, with or without a campaign, -dr5).
+
+A label is what a rule makes of the votes (a weak label). With y of n people who found the galaxy odd (t06), k of whom and
+of m saw "lens or arc" when asked what is odd (t08):
+
+     1   m >= min_votes, k >= min_lens_votes, the `statistic` of t06_odd_a14_yes >= gate, that of lens_or_arc >= lens
+     0   n >= min_votes and k = 0: enough people looked at whether it is odd, and none of them saw a lens
+    -1   all others, and every galaxy of a table without a lens column (DECaLS and DESI did not ask): unknown
+
+Its confidence is the posterior mean of a share of people, from votes that are binomial and a flat prior (Beta(1, 1)):
+label 1: (k + 1) / (m + 2); label 0: 1 - (k + 1) / (n + 2) = (n + 1) / (n + 2). A label of -1 has none.
+Source: Willett et al. 2013, MNRAS 435, 2835, table 2; Hart et al. 2016, MNRAS 461, 3663; Walmsley et al. 2022, MNRAS 509, 3966.
+"""
+import os
+import re
+from collections import Counter
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from data.buckets import parse_name
+from data.fits import BadFile
+from data.planes import by, check_finite, check_geometry, check_shape, common_shape, fits_files, fitted, image_of, joined, pixels, stem
+from data.sky import card, place
+from data.tables import numbers, read_table
+from utils.mistake import Mistake
+
+DOMAIN = "galaxy_zoo"
+IDS = ("iauname", "dr7objid", "dr8objid", "asset_id", "objid", "object_id", "id_str", "subject_id", "subject_ids", "subject", "id", "name",
+       "filename", "fits_loc", "file_loc", "png_loc")
+LENS, ODD, NOT_ODD = "t08_odd_feature_a20_lens_or_arc_", "t06_odd_a14_yes_", "t06_odd_a15_no_"
+ODD_FEATURE = re.compile(r"t08_odd_feature_a\d\d_\w+_count")
+STATISTICS = ("debiased", "weighted_fraction", "fraction")
+GZ2 = re.compile(r"t0[68]_\w+_(count|fraction|weighted_fraction|debiased|flag)")
+QUESTIONS = ("smooth-or-featured", "disk-edge-on", "has-spiral-arms", "bar", "bulge-size", "how-rounded", "edge-on-bulge", "spiral-winding",
+             "spiral-arm-count", "merging", "clumps", "problem")
+# one campaign's answer to one question: smooth-or-featured-dr5_featured-or-disk_fraction
+CAMPAIGN = re.compile(rf"({'|'.join(QUESTIONS)})(-[a-z0-9]+)?_([a-z0-9-]+)(_fraction|_debiased)?")
+LOOKED_AT = 100             # files whose geometry is compared before anything is packed
+NAMED = 3                   # of what is told in the report
+
+
+def open_source(images: str, labels: str = "", id_column: str = "", min_votes: int = 20, min_lens_votes: int = 5, gate: float = 0.5,
+                lens: float = 0.4, statistic: str = "debiased", image_size: int = 0, crop: int = 0) -> "GalaxyZoo":
+    """The galaxies of a folder. Raises: Mistake.
+
+    labels: table of votes; "" for images alone. id_column: its column of ids; "": the one that most files are named by.
+    min_votes, min_lens_votes, gate, lens, statistic: the rule above. image_size, crop: pixels, 0 for none.
+    """
+    return GalaxyZoo(images, labels, id_column, Rule(min_votes, min_lens_votes, gate, lens, statistic), image_size, crop)
+
+
+class Rule:
+    """When votes make a lens."""
+
+    def __init__(self, min_votes: int, min_lens_votes: int, gate: float, lens: float, statistic: str):
+        for flag, votes in (("--min_votes", min_votes), ("--min_lens_votes", min_lens_votes)):
+            if not (isinstance(votes, int) and votes >= 1):
+                raise Mistake(f"{flag} {votes!r}: expected a number of votes, 1 or more")
+        for flag, share in (("--gate", gate), ("--lens", lens)):
+            if not (isinstance(share, (int, float)) and 0 <= share <= 1):
+                raise Mistake(f"{flag} {share!r}: expected a share of votes, 0 to 1")
+        if statistic not in STATISTICS:
+            raise Mistake(f"--statistic {statistic!r}: expected one of {', '.join(STATISTICS)}")
+        self.min_votes, self.min_lens_votes, self.gate, self.lens, self.statistic = min_votes, min_lens_votes, gate, lens, statistic
+
+    @property
+    def source(self) -> str:
+        return f"galaxy_zoo:odd>={self.min_votes},lens>={self.min_lens_votes},gate>={self.gate:g},{self.statistic}>={self.lens:g}"
+
+    def needs(self) -> list[str]:
+        return [LENS + "count", ODD + "count", NOT_ODD + "count", LENS + self.statistic, ODD + self.statistic]
+
+    def apply(self, votes: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """(label int8 [rows], confidence [rows], NaN for label -1) of tables of numbers with the columns of `needs`."""
+        seen, odd = votes[LENS + "count"].to_numpy(), votes[ODD + "count"].to_numpy()
+        asked = odd + votes[NOT_ODD + "count"].to_numpy()
+        # People who were asked what is odd: those who answered, or, of a table without the other answers, who found it odd.
+        answers = [name for name in votes.columns if ODD_FEATURE.fullmatch(name)]
+        told = votes[answers].to_numpy().sum(axis=1) if len(answers) > 1 else odd
+        is_lens = ((told >= self.min_votes) & (seen >= self.min_lens_votes) & (votes[ODD + self.statistic].to_numpy() >= self.gate)
+                   & (votes[LENS + self.statistic].to_numpy() >= self.lens))
+        is_none = (asked >= self.min_votes) & (seen == 0)
+        confidence = np.where(is_lens, (seen + 1) / (told + 2), np.where(is_none, (asked + 1) / (asked + 2), np.nan))
+        return np.where(is_lens, 1, np.where(is_none, 0, -1)).astype(np.int8), confidence
+
+
+class GalaxyZoo:
+    """A Source (data/source.py). The index follows from names and votes alone; headers of all files are read for `metadata`.
+
+    report: lines for the log. without_row, without_file: files no row of the table names (packed, label -1), and rows that name no file.
+    """
+
+    def __init__(self, images: str, labels: str, id_column: str, rule: Rule, image_size: int, crop: int):
+        check_geometry(image_size, crop)
+        self.image_size, self.crop, self.rule = image_size, crop, rule
+        self.recipe: dict[str, Any] = {"kind": "galaxy_zoo", "images": os.path.abspath(images), "labels": labels and os.path.abspath(labels),
+                                       "id_column": id_column, "min_votes": rule.min_votes, "min_lens_votes": rule.min_lens_votes,
+                                       "gate": rule.gate, "lens": rule.lens, "statistic": rule.statistic,
+                                       "image_size": image_size, "crop": crop}
+        files = fits_files(images)
+        self.report: list[str] = []
+        self.table, self.without_row, self.without_file = None, [], []
+        names = [stem(path) for path in files]
+        if labels:
+            self.table, names = self._matched(labels, id_column, files, names)
+        else:
+            names = [parse_name(path)[0] for path in files]
+        order = sorted(range(len(files)), key=lambda number: (names[number], files[number]))
+        self.files, self.names = [files[number] for number in order], [names[number] for number in order]
+        self.single = [name != stem(path) for name, path in zip(self.names, self.files)]  # of one band, which its name says
+        self.planes, self.shape = self._geometry()
+        self.index = self._index()
+
+    # ---- names
+
+    def _matched(self, labels: str, id_column: str, files: list[str], names: list[str]) -> tuple[pd.DataFrame, list[str]]:
+        """(the table, one row an id that a file has, in its index; the id of each file)."""
+        table = read_table(labels, "--labels", lambda name: name == id_column or _is_wanted(name))
+        columns = [id_column] if id_column else [name for name in table.columns if name.lower() in IDS]
+        columns.sort(key=lambda name: IDS.index(name.lower()) if name.lower() in IDS else -1)
+        if not columns or columns[0] not in table.columns:
+            what = f"no column {id_column!r}" if id_column else "no column of ids"
+            raise Mistake(f"--labels {labels!r} has {what}: expected one of {', '.join(IDS)}, or --id_column NAME")
+        bare = [parse_name(path)[0] for path in files]
+        known = {*names, *bare}
+        best = max(columns, key=lambda name: _ids(table[name]).isin(known).sum())  # the first of equals
+        ids = _ids(table[best])
+        if not (here := ids.isin(known)).any():
+            raise Mistake(f"--labels {labels!r}: none of its {len(table):,} rows names one of {len(files):,} files; {best!r} begins with "
+                          f"{ids.iloc[0]!r}, the files with {names[0]!r}: give the table of these images, or --id_column NAME")
+        self.without_file = ids[~here].tolist()
+        table = table[here].drop(columns=[name for name in columns if name != best]).set_axis(ids[here], axis=0)
+        doubled = table.index.duplicated()
+        table = table[~doubled]
+        names = [name if name in table.index else short for name, short in zip(names, bare)]
+        self.without_row = [path for path, name in zip(files, names) if name not in table.index]
+        self.report.append(f"{len(files):,} files, {len(here):,} rows of {os.path.basename(labels)} (ids: column {best})")
+        for what, missing in (("files without a row, label -1", self.without_row), ("rows without a file", self.without_file)):
+            if missing:
+                more = ", ..." if len(missing) > NAMED else ""
+                self.report.append(f"{what}: {len(missing):,} ({', '.join(map(os.path.basename, missing[:NAMED]))}{more})")
+        if doubled.any():
+            self.report.append(f"rows of an id that an earlier row has, not used: {doubled.sum():,}")
+        return table, names
+
+    def _geometry(self) -> tuple[list[str], tuple[int, int]]:
+        """(bands of a cube, shape of the images) as the first readable files have them."""
+        cube: list[str] | None = None
+        shapes: Counter = Counter()
+        step = max(1, len(self.files) // LOOKED_AT)
+        refused = ""
+        for path, single in list(zip(self.files, self.single))[::step]:
+            try:
+                _, hdu = image_of(path)
+                if not single and cube is None:
+                    cube = _bands(hdu)
+                shapes[hdu.plane_shape] += 1
+            except BadFile as error:
+                refused = refused or f"{path}: {error}"
+        if not shapes:
+            raise Mistake(f"none of the files can be read, the first is {refused}")
+        return cube or [""], common_shape(shapes, self.image_size, self.crop)
+
+    def _index(self) -> pd.DataFrame:
+        label = dict.fromkeys(self.names, -1)
+        if self.votes is not None:
+            label |= dict(zip(self.table.index, self.votes[0].tolist()))
+        rows = []
+        self.file_of_row, self.plane_of_row = [], []
+        for number, (path, name, single) in enumerate(zip(self.files, self.names, self.single)):
+            for plane, band in enumerate([parse_name(path)[1]] if single else self.planes):
+                whole = single or len(self.planes) == 1
+                rows.append((path if whole else f"{path}#{plane}", name, band, label[name]))
+                self.file_of_row.append(number)
+                self.plane_of_row.append(plane)
+        index = pd.DataFrame(rows, columns=["path", "object", "band", "label"])
+        return index.assign(domain=DOMAIN, label=index["label"].astype(np.int8))[["path", "object", "band", "domain", "label"]]
+
+    # ---- what the table says
+
+    @cached_property
+    def votes(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """(label, confidence) of each row of the table; None where nothing was asked about lenses."""
+        if self.table is None:
+            return None
+        if not any(name.startswith(LENS) for name in self.table.columns):
+            self.report.append("the table has no column on lenses (only Galaxy Zoo 2 asked): every label is -1")
+            return None
+        missing = [name for name in self.rule.needs() if name not in self.table.columns]
+        if missing:
+            raise Mistake(f"--labels has no column {missing[0]!r}, which the lens rule needs: expected {', '.join(self.rule.needs())} "
+                          "(the full table of Galaxy Zoo 2), or another --statistic")
+        needed = [name for name in self.table.columns if name in self.rule.needs() or ODD_FEATURE.fullmatch(name)]
+        return self.rule.apply(pd.DataFrame({name: numbers(self.table, name, "--labels") for name in needed}))
+
+    @cached_property
+    def metadata(self) -> pd.DataFrame:
+        first = dict(zip(reversed(self.names), reversed(range(len(self.names)))))  # the first file of each object
+        names = list(dict.fromkeys(self.names))
+        said = [self._said_by_file(self.files[first[name]], self.single[first[name]]) for name in names]
+        metadata = pd.DataFrame(said).assign(object=names, source_catalog=DOMAIN)
+        metadata["bands"] = self.index.groupby("object", sort=False)["band"].agg(lambda bands: joined(dict.fromkeys(bands))).to_numpy()
+        metadata["label_source"], metadata["label_confidence"] = "", np.nan
+        if self.table is None:
+            return metadata
+        rows = self.table.index.get_indexer(names)  # -1: a file without a row
+        known = rows >= 0
+        for ours in ("ra", "dec"):
+            theirs = next((name for name in self.table.columns if name.lower() == ours), None)
+            if theirs:  # the table knows the galaxy, the header only where the cutout was made
+                values = numbers(self.table, theirs, "--labels")[rows]
+                metadata[ours] = np.where(known & np.isfinite(values), values, metadata[ours])
+        if self.votes is not None:
+            metadata["label_source"] = np.where(known & (self.votes[0][rows] >= 0), self.rule.source, "")
+            metadata["label_confidence"] = np.where(known, self.votes[1][rows], np.nan)
+        columns = {f"galaxy_zoo_{name.replace('-', '_')}": np.where(known, numbers(self.table, name, "--labels")[rows], np.nan).astype(np.float32)
+                   for name in self.table.columns if _is_vote(name) and not name.endswith("_flag")}
+        return pd.concat([metadata, pd.DataFrame(columns)], axis=1)
+
+    def _said_by_file(self, path: str, single: bool) -> dict:
+        try:
+            primary, hdu = image_of(path)
+        except BadFile:
+            return {"ra": np.nan, "dec": np.nan, "pixel_scale": np.nan, "instrument": ""}
+        try:
+            found = place(hdu.shape, hdu.header, primary, image_size=self.image_size, crop=self.crop)
+        except Mistake:  # smaller than the crop: `read` says so
+            found = place(hdu.shape, hdu.header, primary)
+        named = [card(header, name) for name in ("INSTRUME", "TELESCOP", "SURVEY") for header in (hdu.header, primary)]
+        return {"ra": found.ra, "dec": found.dec, "pixel_scale": found.pixel_scale, "instrument": str(next(filter(None, named), ""))}
+
+    # ---- pixels
+
+    def read(self, rows: range) -> tuple[np.ndarray, dict[int, str]]:
+        images, bad = np.zeros((len(rows), *self.shape), dtype=np.float32), {}
+        at = 0
+        while at < len(rows):
+            number, first = self.file_of_row[rows[at]], at
+            while at < len(rows) and self.file_of_row[rows[at]] == number:
+                at += 1
+            planes = [self.plane_of_row[row] for row in rows[first:at]]
+            try:
+                images[first:at] = self._images(number)[planes]
+            except BadFile as error:
+                bad |= dict.fromkeys(rows[first:at], str(error))
+        return images, bad
+
+    def _images(self, number: int) -> np.ndarray:
+        """[planes, *shape] of a file."""
+        path, single = self.files[number], self.single[number]
+        _, hdu = image_of(path)
+        cube = pixels(path, hdu)
+        if cube.ndim == 2:
+            cube = cube[None]
+        expected = 1 if single else len(self.planes)
+        if cube.ndim != 3 or len(cube) != expected:
+            raise BadFile(f"wrong geometry: {by(cube.shape)}, expected {expected} plane{'s' if expected > 1 else ''} of H x W")
+        if expected > 1 and (bands := _bands(hdu)) != self.planes:
+            raise BadFile(f"its planes are {joined(bands)}, expected {joined(self.planes)}")
+        check_finite(cube)
+        cube = fitted(cube, self.image_size, self.crop)
+        check_shape(cube, self.shape)
+        return cube
+
+
+def _bands(hdu) -> list[str]:
+    """The bands of the planes of a cube, as BAND0.. or BANDS say, else "0", "1" ...; of a single image by FILTER or BAND, else ""."""
+    if len(hdu.shape) < 3:
+        named = [str(card(hdu.header, name)) for name in ("BAND", "FILTER", "BANDS")]
+        return [next((name for name in named if name), "")]
+    count = hdu.shape[0]
+    if count > 64:
+        raise BadFile(f"{count} planes: expected the bands of one galaxy")
+    named = [str(card(hdu.header, f"BAND{plane}")) for plane in range(count)]
+    if all(named) and len(set(named)) == count:
+        return named
+    together = str(card(hdu.header, "BANDS"))
+    return list(together) if len(together) == count == len(set(together)) else [str(plane) for plane in range(count)]
+
+
+def _ids(column: pd.Series) -> pd.Series:
+    """Ids as files are named: of a path its last part without the suffix, of 587722981742084144.0 the number."""
+    column = column.str.replace("\\", "/", regex=False).str.rsplit("/", n=1).str[-1]
+    column = column.str.replace(r"\.(fits?(\.gz)?|png|jpe?g)$", "", regex=True, flags=re.IGNORECASE)
+    return column.str.replace(r"^(\d+)\.0$", r"\1", regex=True)
+
+
+def _is_vote(name: str) -> bool:
+    return bool(GZ2.fullmatch(name) or CAMPAIGN.fullmatch(name))
+
+
+def _is_wanted(name: str) -> bool:
+    return name.lower() in IDS or name.lower() in ("ra", "dec") or _is_vote(name)
