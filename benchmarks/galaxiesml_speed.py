@@ -52,7 +52,7 @@ def write(path: Path, objects: int) -> None:
     import h5py
     import numpy as np
 
-    from data.galaxiesml import OF_A_BAND, SCALARS
+    from data.catalogues.galaxiesml import OF_A_BAND, SCALARS
     rng = np.random.default_rng(0)
     with h5py.File(path, "w") as file:
         image = file.create_dataset("image", (objects, BANDS, SIDE, SIDE), "f4")
@@ -71,7 +71,7 @@ def write(path: Path, objects: int) -> None:
 def ours(path: Path, out: Path, side: int) -> None:
     from hashlib import blake2b
 
-    from data.galaxiesml import open_source
+    from data.catalogues.galaxiesml import open_source
     from data.store import pack
     source = open_source(path, image_size=side if side != SIDE else 0)
     status = os.stat(path)
@@ -169,7 +169,7 @@ def stage(name: str, arguments: list) -> None:
     import pyarrow.parquet  # noqa: F401
     from PIL import Image, PngImagePlugin  # noqa: F401
 
-    import data.galaxiesml
+    import data.catalogues.galaxiesml
     import data.store  # noqa: F401
     imports, start = os.times(), time.perf_counter()
     result = globals()[name](*(Path(argument) if isinstance(argument, str) else argument for argument in arguments)) or {}

@@ -19,7 +19,7 @@ from astropy.wcs import WCS
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.planes import hdus  # noqa: E402
+from data.catalogues.planes import hdus  # noqa: E402
 from data.source import Source, open_source  # noqa: E402
 
 

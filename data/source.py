@@ -5,7 +5,8 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-KINDS = ("galaxiesml", "galaxy_zoo", "hst", "bologna", "survey_fits", "tar_shards")       # modules of data/ with `open_source(**options) -> Source`
+# Modules with `open_source(**options) -> Source`, by kind.
+KINDS = {name: f"data.catalogues.{name}" for name in ("galaxiesml", "galaxy_zoo", "hst", "bologna", "survey_fits")} | dict(tar_shards="data.tar_shards")
 
 
 class Source(Protocol):
@@ -29,4 +30,4 @@ class Source(Protocol):
 def open_source(recipe: dict[str, Any]) -> Source:
     """The source that a recipe, {"kind", ...options of its module}, describes."""
     assert recipe["kind"] in KINDS, recipe
-    return import_module(f"data.{recipe['kind']}").open_source(**{name: value for name, value in recipe.items() if name != "kind"})
+    return import_module(KINDS[recipe["kind"]]).open_source(**{name: value for name, value in recipe.items() if name != "kind"})

@@ -1,10 +1,10 @@
-"""data/bologna.py: both challenges in small, with files written as theirs are."""
+"""data/catalogues/bologna.py: both challenges in small, with files written as theirs are."""
 import numpy as np
 import pandas as pd
 import pytest
 from astropy.io import fits
 
-from data.bologna import open_source
+from data.catalogues.bologna import open_source
 from data.metadata import typed, validate
 from data.source import open_source as from_recipe
 from utils.mistake import Mistake

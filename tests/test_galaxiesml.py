@@ -11,9 +11,10 @@ import h5py
 import numpy as np
 import pytest
 
-from data import galaxiesml, source
-from data.galaxiesml import BANDS, OF_A_BAND, SCALARS, open_source
-from data.resample import resampled
+from data import source
+from data.catalogues import galaxiesml
+from data.catalogues.galaxiesml import BANDS, OF_A_BAND, SCALARS, open_source
+from data.catalogues.resample import resampled
 from data.store import pack
 from utils.mistake import Mistake
 
@@ -477,7 +478,7 @@ def test_spoiled_bytes_never_end_the_process(tmp_path):
     code = f"""
 import sys, random
 sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
-from data.galaxiesml import open_source
+from data.catalogues.galaxiesml import open_source
 from utils.mistake import Mistake
 content = open({str(path)!r}, "rb").read()
 chosen, read = random.Random(0), 0

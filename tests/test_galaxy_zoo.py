@@ -1,11 +1,11 @@
-"""data/galaxy_zoo.py: names and votes of every campaign, the lens rule, cubes, and tables and files that are wrong."""
+"""data/catalogues/galaxy_zoo.py: names and votes of every campaign, the lens rule, cubes, and tables and files that are wrong."""
 import numpy as np
 import pandas as pd
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from data.galaxy_zoo import Rule, open_source
+from data.catalogues.galaxy_zoo import Rule, open_source
 from data.metadata import typed, validate
 from data.source import open_source as from_recipe
 from utils.mistake import Mistake

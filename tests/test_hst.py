@@ -1,10 +1,10 @@
-"""data/hst.py: headers of every camera, masks and errors, cutouts without their primary, and files that are wrong."""
+"""data/catalogues/hst.py: headers of every camera, masks and errors, cutouts without their primary, and files that are wrong."""
 import numpy as np
 import pytest
 from astropy.io import fits
 
-from data.hst import open_source
-from data.masked import filled
+from data.catalogues.hst import open_source
+from data.catalogues.masked import filled
 from data.metadata import typed, validate
 from data.source import open_source as from_recipe
 from utils.mistake import Mistake

@@ -8,7 +8,7 @@ from scipy.integrate import dblquad
 from scipy.ndimage import center_of_mass
 from scipy.special import erf
 
-from data.resample import cropped, cropped_wcs, overlaps, rescaled_pixel_scale, rescaled_wcs, resampled
+from data.catalogues.resample import cropped, cropped_wcs, overlaps, rescaled_pixel_scale, rescaled_wcs, resampled
 from utils.mistake import Mistake
 
 RNG = np.random.default_rng(0)

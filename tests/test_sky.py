@@ -1,4 +1,4 @@
-"""data/sky.py against astropy.wcs, and headers that say nothing of the sky, or something hostile."""
+"""data/catalogues/sky.py against astropy.wcs, and headers that say nothing of the sky, or something hostile."""
 import math
 import time
 
@@ -8,7 +8,7 @@ from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from data.sky import Place, degrees, place
+from data.catalogues.sky import Place, degrees, place
 
 TAN = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 150.1, "CRVAL2": 2.2, "CRPIX1": -899.5, "CRPIX2": 435.0}
 CD = {"CD1_1": -1.2e-5, "CD1_2": -4e-6, "CD2_1": -4.1e-6, "CD2_2": 1.3e-5}

@@ -1,4 +1,4 @@
-"""data/survey_fits.py: tables and images of any survey, stacks and extensions, real files of all that are at hand."""
+"""data/catalogues/survey_fits.py: tables and images of any survey, stacks and extensions, real files of all that are at hand."""
 import importlib.util
 
 import numpy as np
@@ -9,7 +9,7 @@ from astropy.table import Table
 
 from data.metadata import typed, validate
 from data.source import open_source as from_recipe
-from data.survey_fits import open_source
+from data.catalogues.survey_fits import open_source
 from tests.conftest import ROOT
 from utils.mistake import Mistake
 

@@ -16,11 +16,11 @@ import numpy as np
 from astropy.io import fits
 
 from data.buckets import check_utf8
+from data.catalogues.resample import by, cropped, resampled
+from data.catalogues.sky import card
 from data.fits import LARGEST_CUTOUT, MACHINE_TROUBLE, OPENING, START, BadFile, by_astropy, check_counts, fits_bytes
 from data.listing import walked
 from data.metadata import LETTERS
-from data.resample import by, cropped, resampled
-from data.sky import card
 from utils.mistake import Mistake
 
 BLOCK = 2880

@@ -15,7 +15,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from astropy.wcs.utils import wcs_to_celestial_frame
 
-from data.resample import crop_start
+from data.catalogues.resample import crop_start
 
 CELESTIAL = re.compile(r"(RA--|DEC-|[A-Z]LON|[A-Z]LAT|[A-Z]{2}LN|[A-Z]{2}LT)")
 # All that the plane of the image needs. Other axes, look-up tables and alternate systems stay behind: a header may
@@ -46,7 +46,7 @@ class Place(NamedTuple):
 
 
 def place(shape: tuple[int, ...], header: fits.Header, *others: fits.Header, image_size: int = 0, crop: int = 0) -> Place:
-    """The place of an image of `shape` (..., H, W) with this header, after data/resample.py's cropping and resampling (0: none).
+    """The place of an image of `shape` (..., H, W) with this header, after data/catalogues/resample.py's cropping and resampling (0: none).
 
     others: headers that are asked for cards alone (the primary one, of an image in an extension).
 

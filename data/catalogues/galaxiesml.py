@@ -33,9 +33,9 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from data import hdf5
+from data.catalogues import hdf5
+from data.catalogues.resample import crop_start, cropped, resampled, rescaled_pixel_scale
 from data.fits import first_line
-from data.resample import crop_start, cropped, rescaled_pixel_scale, resampled
 from utils.mistake import Mistake
 
 BANDS, REFERENCE = "grizy", "i"

@@ -7,7 +7,7 @@ primary say their camera and filter in PHOTMODE. The filter is FILTER1 or FILTER
 
 Masks: a pixel is missing where it is not finite, where DQ has a bit that `good_bits` has not, where WHT is not above 0 or
 ERR is not above 0. An image with more than `max_masked` missing ones is refused, else each is filled by the mean of its
-measured neighbours (data/masked.py). The share is hst_masked_fraction, of the part that is stored, the largest of an object's
+measured neighbours (data/catalogues/masked.py). The share is hst_masked_fraction, of the part that is stored, the largest of an object's
 images. ERR is one sigma a pixel: snr_<band> is the flux above the median of all pixels brighter than 3 sigma, over its error.
 
 Units are those of the file (hst_unit, mostly electrons/s); AB magnitude = hst_zero_point_<band> - 2.5 log10(flux in electrons/s),
@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from data.catalogues.masked import check_max_masked, filled, masked_share
+from data.catalogues.planes import Hdu, by, check_geometry, check_shape, common_shape, fits_files, fitted, hdus, joined, middle, pixels, stem
+from data.catalogues.sky import card, place
 from data.fits import LARGEST, BadFile
-from data.masked import check_max_masked, filled, masked_share
-from data.planes import Hdu, by, check_geometry, check_shape, common_shape, fits_files, fitted, hdus, joined, middle, pixels, stem
-from data.sky import card, place
 from utils.mistake import Mistake
 
 NOT_SCIENCE = {"ERR", "WHT", "CTX", "CON", "DQ", "RMS", "VAR", "VARIANCE", "SAMP", "TIME", "EXP", "PSF", "MASK", "WEIGHT", "WCSCORR", "HDRLET",

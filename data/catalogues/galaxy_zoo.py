@@ -26,10 +26,10 @@ import numpy as np
 import pandas as pd
 
 from data.buckets import parse_name
+from data.catalogues.planes import by, check_finite, check_geometry, check_shape, common_shape, fits_files, fitted, image_of, joined, pixels, stem
+from data.catalogues.sky import card, place
+from data.catalogues.tables import numbers, read_table
 from data.fits import BadFile
-from data.planes import by, check_finite, check_geometry, check_shape, common_shape, fits_files, fitted, image_of, joined, pixels, stem
-from data.sky import card, place
-from data.tables import numbers, read_table
 from utils.mistake import Mistake
 
 DOMAIN = "galaxy_zoo"

@@ -12,9 +12,9 @@ mapping `ours=theirs`:
     ra, dec, redshift, magnitude_g ... every field of data/metadata.py
 
 A column that is mapped and is no such field is kept as <catalog>_<ours>; all others are left out. Where the table says no
-ra, dec or pixel_scale the headers do (data/sky.py). With `planes` every file is a cube of these bands.
+ra, dec or pixel_scale the headers do (data/catalogues/sky.py). With `planes` every file is a cube of these bands.
 A file with pixels that are not finite is refused, or, with max_masked, these are filled by the mean of their neighbours up
-to that share (data/masked.py; <catalog>_masked_fraction says how many they were, the largest of an object's images).
+to that share (data/catalogues/masked.py; <catalog>_masked_fraction says how many they were, the largest of an object's images).
 Rows that name no file, and files that no row names, are counted and named in the report; neither is packed.
 """
 import os
@@ -26,13 +26,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from data.catalogues.masked import check_max_masked, filled, masked_share
+from data.catalogues.planes import by, check_finite, check_geometry, check_shape, common_shape, fits_files, fitted, hdus, image_of, joined, middle, pixels, stem
+from data.catalogues.resample import rescaled_pixel_scale
+from data.catalogues.sky import card, place
+from data.catalogues.tables import MISSING, is_numeric, numbers, read_table
 from data.fits import BadFile
-from data.masked import check_max_masked, filled, masked_share
 from data.metadata import FIELDS, field_of
-from data.planes import by, check_finite, check_geometry, check_shape, common_shape, fits_files, fitted, hdus, image_of, joined, middle, pixels, stem
-from data.resample import rescaled_pixel_scale
-from data.sky import card, place
-from data.tables import MISSING, is_numeric, numbers, read_table
 from utils.mistake import Mistake
 
 OURS = {"object", "file", "hdu", "plane", "band", "label"}

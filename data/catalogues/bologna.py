@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from data.catalogues.masked import check_max_masked, filled, masked_share
+from data.catalogues.planes import by, check_finite, check_geometry, check_shape, common_shape, fits_files, fitted, image_of, joined, middle, pixels, stem
+from data.catalogues.sky import Place, place
+from data.catalogues.tables import is_numeric, numbers, read_table
 from data.fits import BadFile
-from data.masked import check_max_masked, filled, masked_share
-from data.planes import by, check_finite, check_geometry, check_shape, common_shape, fits_files, fitted, image_of, joined, middle, pixels, stem
-from data.sky import Place, place
-from data.tables import is_numeric, numbers, read_table
 from utils.mistake import Mistake
 
 DOMAIN = "bologna"
