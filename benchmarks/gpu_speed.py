@@ -4,8 +4,8 @@
     python benchmarks/gpu_speed.py --ensemble_steps 2000 --ensemble_batch 1024
     python benchmarks/gpu_speed.py --no_compiled --ensemble_seeds 0
 
-Pixels lie on the device. Each side is measured eager and compiled (`model.compile()`, what train.py's --compile does), timm's in channels_last
-too; all run under the same autocast to bf16, as predict.py and train.py do, with the same weights. A training step is that of train.py for all:
+Pixels lie on the device. Each side is measured eager, compiled (`model.compile()`, what train.py's --compile does) and with CUDA graphs, timm's in
+channels_last too; all run under the same autocast to bf16, as predict.py and train.py do, with the same weights. A training step is that of train.py for all:
 gather the batch, forward, backward, clip, fused AdamW, average of the weights; only the network differs. Every side has the batch size that is
 fastest for it, and cuDNN may choose its algorithms (cudnn.benchmark). Wall time of blocks of steps between two synchronisations, in turns, the
 fastest block of each. What each gives first stands beside our network's in fp32. --preprocessed puts the challenge's preprocessing in front of all.
@@ -43,6 +43,7 @@ from utils.schedule import ScheduleConfig  # noqa: E402
 from utils.seeding import seed_from  # noqa: E402
 
 LIMITS = {"inference": 400_000, "training": 120_000}         # images a second of nano in bf16 on one H200
+WAYS = {"eager": "", "compiled": "default", "compiled with CUDA graphs": "reduce-overhead"}       # torch.compile's mode of each
 EXACT = "fp32"                           # our network again, in fp32
 SPLITS = {"train": 0.70, "val": 0.15, "test": 0.15}
 RECIPE = lens.Config(drop_path=0.05, smoothing_mode="gaussian", gaussian_sigma=1.0, apply_normalization=True)
@@ -88,12 +89,12 @@ def build_sides(options: Config, device: torch.device) -> tuple[dict[str, nn.Mod
         peer = ""
     sides = {}
     for name, (network, channels_last) in built.items():
-        for compiled in (False, True)[:1 + options.compiled]:
-            side = sides[name + (" compiled" if compiled else "")] = Whole(options.preprocessed, copy.deepcopy(network)).to(device)
+        for how, mode in WAYS.items() if options.compiled else [("eager", "")]:
+            side = sides[f"{name}, {how}"] = Whole(options.preprocessed, copy.deepcopy(network)).to(device)
             if channels_last:
                 side.to(memory_format=torch.channels_last)
-            if compiled:
-                side.compile(backend="inductor" if device.type == "cuda" else "eager")       # inductor needs minutes on a CPU
+            if mode:                                         # inductor needs minutes on a CPU
+                side.compile(**dict(mode=mode) if device.type == "cuda" else dict(backend="eager"))
     sides[EXACT] = Whole(options.preprocessed, built["ours"][0]).to(device)
     return sides, peer
 
@@ -205,14 +206,14 @@ def measure_kind(kind: str, make: Callable, asked: Config, options: Config, devi
         said = f"{rate:10,.0f} images/s at batch {sizes[name]:6,}" if of_gpu else "ran"
         print(f"{kind:10} {name:28}{said}; first {what} from fp32: {apart[name]:.1e} of the largest", flush=True)
     rows = []
-    for how in ("eager", "compiled")[:1 + options.compiled]:
-        ours, *theirs = [name for name in rates if name.endswith(" compiled") == (how == "compiled")]
+    for how in WAYS if options.compiled else ["eager"]:
+        ours, *theirs = [name for name in rates if name.endswith(f", {how}")]
         other = max(theirs, key=rates.get, default="")       # the faster of the two layouts
         layout = "channels_last" if "channels_last" in other and of_gpu else ""
         rows.append(Row(f"{asked.size} {asked.precision} {kind}, {how}{', with preprocessing' if asked.preprocessed else ''}", "images/s",
                         rates[ours] if of_gpu else None, " ".join(filter(None, [peer, how, layout])) if other else "",
                         rates[other] if of_gpu and other else None,
-                        limit=LIMITS[kind] if (asked.size, asked.precision) == ("nano", "bf16") and how == "compiled" else None,
+                        limit=LIMITS[kind] if (asked.size, asked.precision) == ("nano", "bf16") and how != "eager" else None,
                         equal=f"first {what} from fp32: ours {apart[ours]:.1e}, theirs {apart[other]:.1e}" if of_gpu and other else ""))
     return rows
 

@@ -121,7 +121,7 @@ def card(header: fits.Header, name: str, default=""):
     """The value of a card; `default` where it is missing, empty or unreadable."""
     try:
         value = header.get(name, default)
-    except Exception:
+    except Exception:  # astropy parses a card when it is asked for, and a damaged one can raise nearly anything
         return default
     return default if value is None or isinstance(value, fits.card.Undefined) else value.strip() if isinstance(value, str) else value
 
