@@ -13,7 +13,7 @@ ARCSEC = math.pi / 180 / 3600       # radians
 _NODES = 16
 
 
-def _gauss_legendre(count: int) -> tuple[Tensor, Tensor]:
+def gauss_legendre(count: int) -> tuple[Tensor, Tensor]:
     """Nodes and weights on [-1, 1] by the eigenvalues of the Jacobi matrix (Golub & Welsch 1969)."""
     k = torch.arange(1, count, dtype=torch.float64)
     off = k / torch.sqrt(4 * k * k - 1)
@@ -21,7 +21,7 @@ def _gauss_legendre(count: int) -> tuple[Tensor, Tensor]:
     return nodes, 2 * vectors[0] ** 2
 
 
-_X, _W = _gauss_legendre(_NODES)
+_X, _W = gauss_legendre(_NODES)
 
 
 def distance_comoving(redshift: Tensor, hubble: float = HUBBLE, matter: float = MATTER) -> Tensor:

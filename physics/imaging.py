@@ -63,6 +63,15 @@ def convolve(image: Tensor, *kernels: Tensor) -> Tensor:
     return torch.fft.irfft2(spectrum, s=size)[..., :height, :width]
 
 
+def noise_variance(counts: Tensor, sky_rms: Tensor | float, gain: Tensor | float) -> Tensor:
+    """Variance (counts squared) of the noise of pixels that hold `counts` of light above the sky; counts below zero have none.
+
+    sky_rms: noise of an empty pixel in counts, by the sky's photons, dark current and read-out together; gain: electrons that are
+    collected for one count. All broadcast. Source: the CCD equation, Howell 2006, section 4.4.
+    """
+    return sky_rms**2 + counts.clamp(min=0) / gain
+
+
 def _fast_length(count: int) -> int:
     """The next length with no prime factor above 5."""
     while True:

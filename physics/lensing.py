@@ -37,7 +37,8 @@ def deflection_sie(x: Tensor, y: Tensor, x0: Tensor | float, y0: Tensor | float,
     """Deflection (alpha_x, alpha_y) of a singular isothermal ellipsoid.
 
     x, y, x0, y0, einstein_radius, core in arcsec; axis_ratio in (0, 1]; angle of the major axis in radians.
-    The Einstein radius is that of the circle enclosing mean convergence 1 (lenstronomy's theta_E, caustics' Rein).
+    The ellipse sqrt(q a^2 + b^2 / q) = einstein_radius, the critical curve, encloses mean convergence 1 (lenstronomy's theta_E,
+    caustics' Rein); the circle of that radius does for q = 1.
     Raises ValueError for a core that is not positive.
     Source: Kormann, Schneider & Bartelmann 1994, A&A 284, 285; softened as in Keeton 2001, astro-ph/0102341, eq. 34.
     """

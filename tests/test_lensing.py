@@ -200,6 +200,57 @@ def test_convolution_and_kernels():
     torch.testing.assert_close(imaging.integrate_pixels(fine, 0.2, 4).sum(), fine.sum() * 0.05**2)
 
 
+def test_convolution_equals_lenstronomy():
+    from lenstronomy.ImSim.Numerics.convolution import PixelKernelConvolution
+    kernel = imaging.kernel_moffat(*imaging.pixel_grid(15, 0.2, dtype=DOUBLE), torch.tensor(0.7, dtype=DOUBLE), 3.0, 0.1, -0.05)
+    image = torch.rand(3, 32, 41, dtype=DOUBLE)
+    ours = imaging.convolve(image, kernel)
+    for i in range(3):
+        theirs = PixelKernelConvolution(kernel.numpy(), convolution_type="grid").convolution2d(image[i].numpy())
+        assert relative(ours[i], theirs) < 1e-12
+
+
+def test_elliptical_moffat_has_its_width_and_shape():
+    from astropy.modeling.functional_models import Moffat2D
+    x, y = imaging.pixel_grid(41, 0.1, dtype=DOUBLE)
+    fwhm, beta, shape, angle = 0.8, 2.5, 0.15, 0.6
+    kernel = imaging.kernel_moffat(x, y, torch.tensor(fwhm, dtype=DOUBLE), beta, shape * math.cos(2 * angle), shape * math.sin(2 * angle))
+    # astropy's is round: on coordinates along the axes, stretched so that the area stays and the axis ratio is (1 - g) / (1 + g).
+    along, across = math.cos(angle) * x + math.sin(angle) * y, math.cos(angle) * y - math.sin(angle) * x
+    stretch = math.sqrt((1 - shape) / (1 + shape))
+    theirs = Moffat2D(gamma=0.5 * fwhm / (2 ** (1 / beta) - 1) ** 0.5, alpha=beta)((along * stretch).numpy(), (across / stretch).numpy())
+    assert relative(kernel, theirs / theirs.sum()) < 1e-12
+
+
+def test_noise_variance():
+    from lenstronomy.Data.image_noise import covariance_matrix
+    from lenstronomy.Util.data_util import bkg_noise
+    # Ten exposures of 30 s at 2 electrons a count: lenstronomy has electrons per second, we have counts of the sum.
+    sky = torch.linspace(-5, 400, 100, dtype=DOUBLE)
+    time, gain, read_noise, background = 300.0, 2.0, 9.0, 1.5
+    per_second = bkg_noise(read_noise, 30.0, background, 1.0, 10)
+    theirs = covariance_matrix((sky * gain / time).numpy(), per_second, time)
+    ours = imaging.noise_variance(sky, per_second * time / gain, gain)
+    assert relative(ours, theirs * (time / gain) ** 2) < 1e-12
+    torch.testing.assert_close(imaging.noise_variance(torch.tensor([-7.0]), 2.0, 2.0), torch.tensor([4.0]))
+    # Photons drawn one by one.
+    torch.manual_seed(0)
+    drawn = torch.poisson(torch.full((200000,), 40.0 * gain + 25.0, dtype=DOUBLE)) / gain
+    assert float(drawn.var()) == pytest.approx(float(imaging.noise_variance(torch.tensor(40.0), math.sqrt(25.0) / gain, gain)), rel=0.02)
+
+
+def test_noise_of_the_challenge_equals_lenstronomy():
+    from data import challenge_images as survey
+    from lenstronomy.Util.data_util import bkg_noise, magnitude2cps
+    ours, gain = survey.pixel_noise(), survey.rubin_gain()
+    for i in range(5):
+        # Its brightness is per square arcsec, its noise per pixel in electrons a second.
+        sky = magnitude2cps(survey.RUBIN_SKY[i], survey.RUBIN_ZERO_POINT[i])
+        time = survey.RUBIN_VISITS[i] * survey.RUBIN_VISIT
+        rate = bkg_noise(survey.RUBIN_READ_NOISE, survey.RUBIN_VISIT, sky, survey.PIXEL_SCALE, survey.RUBIN_VISITS[i])
+        assert float(ours[i]) == pytest.approx(rate * time / float(gain[i]), rel=1e-5)
+
+
 def test_distances_equal_astropy():
     from astropy.cosmology import FlatLambdaCDM
     cosmology_astropy = FlatLambdaCDM(H0=70, Om0=0.3)
