@@ -64,6 +64,7 @@ class Task:
     monitors: Mapping[str, str]                               # name in the summary -> "min" or "max"; the first is the default
     summarise: Callable[[Columns], dict[str, float]] = column_means     # each epoch, on validation
     report: Callable[[Columns], dict[str, Any]] | None = None           # once, on validation and test; None: summarise
+    calibrate: Callable[[Columns], dict[str, Any]] | None = None        # once, on validation: plain numbers for predict, stored in best.pt
     illustrate: Callable[[Any, nn.Module, Columns, int], None] | None = None   # (SummaryWriter, model, validation columns, epoch)
     record: Mapping[str, Any] | None = None                   # what predict must know of the data, stored in checkpoints
 

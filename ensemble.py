@@ -1,17 +1,21 @@
-"""Average the predictions of many seeds, choose the threshold on validation, write the submission.
+"""Combine the predictions of many seeds or networks, choose the threshold on validation, write the submission.
 
     python ensemble.py --val s42/pred_val.csv s101/pred_val.csv --test s42/pred_test.csv s101/pred_test.csv --out_dir ens
     python ensemble.py --test s42/pred_test.csv s101/pred_test.csv --threshold_file ens/threshold.txt --out_dir ens_test
+    python ensemble.py --val vit/pred_val.csv film/pred_val.csv --combine stack --calibrate temperature --uncertainty --out_dir ens
 
-1. The members' probabilities of each file are averaged (--combine): val_ens.csv, and test_ens.csv, or
-   test_ens_labeled.csv if the test files have labels; one row a file, pred = 1 if prob >= t*.
-2. The bands of an object are fused (--id): the mean of their probabilities, or of logits with --combine logit:
-   val_ens_objects.csv, test_ens_objects.csv.
-3. t* is Youden's threshold on validation alone, at the level that is submitted (objects, if bands were fused), since a
-   mean of five bands is spread otherwise than one band: threshold.txt, metrics_val_ens.json (global.threshold).
-4. submission.csv: every id once, called a lens if prob >= t*.
+1. The members' probabilities of each file are combined (--combine): val_ens.csv, and test_ens.csv, or test_ens_labeled.csv
+   if the test files have labels; one row a file, pred = 1 if prob >= t*. With stack or stack_logit the members have weights
+   that are fitted on validation, and compared with the plain mean on objects held out: weights.json.
+2. The bands of an object are fused (--id): the mean of their probabilities, or of logits with --combine logit or stack_logit:
+   val_ens_objects.csv, test_ens_objects.csv. --calibrate calibrates what comes out, on validation: calibration.json; a table of
+   files that are bands keeps its raw prob then, and has no pred.
+3. t* is Youden's threshold on validation alone, or with --threshold_by conformal the one that keeps 1 - alpha of new lenses, at
+   the level that is submitted (objects, if bands were fused), since a mean of five bands is spread otherwise than one band:
+   threshold.txt, metrics_val_ens.json (global.threshold).
+4. submission.csv: every id once, called a lens if prob >= t*. With --test_parameters those called lenses get the parameters that
+   networks inferred; what is not known, and every parameter of one that is called a non-lens, is --fill.
 """
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,19 +24,13 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from data.buckets import parse_name
-from utils import config, figures_of_merit, files, predictions, scores
+from data import members
+from data.members import ROW, Members
+from utils import calibration, config, conformal, files, folds, parameters, predictions, scores, stacking, submission, thresholds, uncertainty
+from utils import rule as settled
 from utils.config import several
 from utils.mistake import Mistake
-
-REQUEST = ("id,preds,RA,Dec,zlens,vel disp,ell_m,ell_m_PA,sh,sh_PA,Rein,ell_l,ell_l_PA,Reff_l,n_l_sers,mag_lens_g,mag_lens_r,"
-           "mag_lens_i,mag_lens_z,mag_lens_y,zsrc,srcx,srcy,mag_src_g,mag_src_r,mag_src_i,mag_src_z,mag_src_y,ell_s,ell_s_PA,"
-           "Reff_s,n_s_sers")
-# the challenge's own submission_format.csv
-OFFICIAL = ("id,preds,ra,dec,zlens,mag_lens_g,mag_lens_r,mag_lens_i,mag_lens_z,mag_lens_y,ell_l,ell_l_PA,Rein,vel disp,sh,sh_PA,"
-            "srcx,srcy,mag_src_g,mag_src_r,mag_src_i,mag_src_z,mag_src_y,zsrc,ell_s,ell_s_PA,Reff_s,n_s_sers,ell_m,ell_m_PA,"
-            "Reff_l,n_l_sers,vel_disp,RA,Dec,mag_object_g,mag_object_r,mag_object_i,mag_object_z,mag_object_y,z_central")
-SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")      # cannot be a formula in a spreadsheet, nor break a CSV line
+from utils.rule import Rule
 
 
 @dataclass(frozen=True)
@@ -41,16 +39,24 @@ class Config:
     test: list[str] = several()      # predictions of the test files, one CSV a member
     out_dir: str = "./ensemble"      # where the outputs go
     match: Literal["auto", "path", "name"] = "auto"    # members are matched by path or file name; auto: name if paths differ
-    combine: Literal["mean", "logit", "median"] = "mean"    # of the members: mean of probabilities, of logits, or median
+    combine: Literal["mean", "logit", "median", "stack", "stack_logit"] = "mean"    # mean of probabilities, of logits, median; or weights
+    weights_file: str = ""           # an earlier weights.json, instead of fitting --combine stack or stack_logit on --val
     id: Literal["auto", "object", "stem"] = "auto"    # what is judged and submitted; auto: object if files are its bands
+    calibrate: Literal["none", "temperature", "vector", "isotonic"] = "none"    # map of the combined probability, fitted on --val
+    calibration_file: str = ""       # an earlier calibration.json, instead of --calibrate
+    threshold_by: Literal["youden", "conformal"] = "youden"    # how t* is chosen on --val
+    alpha: float = 0.1               # conformal: the share of new lenses that may be missed
+    delta: float = 0.0               # conformal: 0, or the chance that validation misleads and more than alpha are missed
     threshold_file: str = ""         # an earlier threshold.txt, instead of choosing t* on --val
+    uncertainty: bool = False        # write uncertainty_val.csv, uncertainty_test.csv: aleatoric and epistemic parts
+    test_parameters: list[str] = several()    # parameters of the test files, as predict.py writes them, one CSV a member that has some
     fill: int = -99                  # value of the columns that are not predicted; the challenge's own is -999
     columns: Literal["request", "official", "short"] = "request"    # 32 columns, the challenge's 41, or id and prediction
     submit: Literal["label", "prob"] = "label"    # 0 or 1, or the probability
     missing: Literal["nonlens", "error"] = "nonlens"    # an object without any probability is submitted as 0, or refused
     submission: str = "submission.csv"    # its file name within --out_dir
     bootstrap: int = 1000            # replicates behind the 95 % intervals; 0 = none
-    seed: int = 42                   # of the bootstrap
+    seed: int = 42                   # of the bootstrap and of the folds
 
     def __post_init__(self):
         if not self.val and not self.test:
@@ -58,64 +64,71 @@ class Config:
         if bool(self.val) == bool(self.threshold_file):
             raise Mistake("expected either --val, on which t* is chosen, or --threshold_file with an earlier one" if not self.val
                           else f"--threshold_file {self.threshold_file!r}: t* would be chosen on --val; give one of them")
+        if self.weights_file and not self.weighs or self.weighs and not (self.weights_file or self.val):
+            raise Mistake(f"--combine {self.combine}, --weights_file {self.weights_file!r}: stack and stack_logit need --val or a --weights_file, "
+                          "and only they take one")
+        if self.calibrate != "none" and (self.calibration_file or not self.val):
+            raise Mistake(f"--calibrate {self.calibrate}: is fitted on --val; give --calibration_file alone to use an earlier one")
+        if self.test_parameters and (not self.test or self.columns == "short"):
+            raise Mistake("--test_parameters: fills columns of the submission of --test, so not with --columns short")
         if self.bootstrap < 0 or self.seed < 0:
             raise Mistake(f"--bootstrap {self.bootstrap}, --seed {self.seed}: expected numbers >= 0")
+
+    @property
+    def weighs(self) -> bool:
+        return self.combine.startswith("stack")
+
+    @property
+    def fusion(self) -> str:         # of bands, in the space in which members are combined
+        return "logit" if self.combine.endswith("logit") else "mean"
 
 
 def warn(text: str) -> None:
     print(f"ensemble.py: warning: {text}", file=sys.stderr)
 
 
-def assemble(members: list[str], options: Config) -> tuple[pd.DataFrame, str]:
-    """One row a file: path, domain, label, the members' combined prob, and id (object or stem); and which of these it is."""
-    table, probs, match = predictions.aligned(members, options.match)
-    if options.match == "auto" and match == "name":
-        print(f"{members[0]} and others: paths differ, so files are matched by name")
-    for i in range(1, len(members)):
-        if np.array_equal(probs[i], probs[0], equal_nan=True):
-            warn(f"{members[i]} and {members[0]} hold the same probabilities: is it the same seed?")
-    if some := int((np.isnan(probs).any(0) & ~np.isnan(probs).all(0)).sum()):
-        warn(f"{some} files have no probability in some members: the others decide")
-    names = [parse_name(path) for path in table["path"]]
-    objects = np.array([name for name, _ in names], dtype=object)
-    banded = np.array([band != "" for _, band in names])
-    level = options.id
-    if level == "auto":
-        level = "object" if pd.Series(objects[banded]).duplicated().any() else "stem"
-    stems = [f"{name}_{band}" if band else name for name, band in names]
-    table = table.assign(prob=predictions.combined(probs, options.combine), id=objects if level == "object" else stems)
-    twice = pd.Series(stems).duplicated()
-    if twice.any():
-        warn(f"{twice.sum()} files have a name that occurs before, first {stems[int(twice.argmax())]!r}; "
-             f"the challenge has such ids: they are one {level} in the submission")
-    return table, level
+def rows_of(those: Members, rule: Rule, options: Config, keys=ROW) -> pd.DataFrame:
+    """One row for each of `keys`: combined, bands fused, calibrated."""
+    rows = those.fused(rule.combined(those.probs, those.paths), options.fusion, keys)
+    return rows.assign(prob=rule.calibrated(rows["prob"]))
 
 
-def judged(table: pd.DataFrame, options: Config) -> pd.DataFrame:
-    """One row for each id: what is judged. Namesakes with another domain or label stay apart, as in training."""
-    return predictions.fused(table, ["id", "domain", "label"], options.combine)
-
-
-def choose(val: pd.DataFrame) -> float:
-    """t*: Youden's threshold on the validation table."""
-    known = scores.known(val)
-    if not len(known):
-        raise Mistake(f"--val: none of {len(val)} rows has a label and a probability; t* needs labelled lenses and non-lenses: "
+def settle(val: Members, options: Config, rule: Rule) -> Rule:
+    """The rule with what is still open fitted or chosen on validation: weights, then calibration, then t*."""
+    mean = rows_of(val, rule, options) if rule.weights or not options.weighs else val.fused(predictions.combined(val.probs, "mean"), "mean")
+    known = (mean["label"].notna() & mean["prob"].notna()).to_numpy()
+    if not known.any():
+        raise Mistake(f"--val: none of {len(mean)} rows has a label and a probability; t* needs labelled lenses and non-lenses: "
                       "give predictions made with --which val")
-    if len(known) < len(val):
-        warn(f"--val: {len(val) - len(known)} of {len(val)} rows lack a label or a probability and have no say in t*")
-    threshold, j = figures_of_merit.youden(known["label"], known["prob"])
-    print(f"t* = {threshold!r} (Youden's J = {j:.4f} on {len(known)} rows of --val)")
-    return threshold
+    if not known.all():
+        warn(f"--val: {(~known).sum()} of {len(mean)} rows lack a label or a probability and have no say in t*")
+    label, objects = mean["label"].to_numpy()[known].astype(int), val.objects()[known]
+    if options.weighs and not rule.weights:
+        probs = val.by_row(options.fusion)[:, known]
+        weights = dict(members=stacking.names_of(val.paths)) | stacking.fit(options.combine, label, probs)
+        weights["cross_validated"] = stacking.compare(options.combine, label, probs, mean["prob"].to_numpy()[known], objects, options.seed)
+        print(stacking.lines(weights))
+        rule = rule._replace(weights=weights)
+        if options.threshold_by == "conformal":        # a calibration keeps the order of objects and does no harm
+            warn("the weights and the conformal threshold are fitted to the same objects, so its guarantee holds only about: "
+                 "fit weights on other objects, and give --weights_file")
+    if options.calibrate != "none":
+        raw = rows_of(val, rule, options)["prob"].to_numpy()[known]
+        logit = predictions.logit(raw)
+        rule = rule._replace(calibration=calibration.fit(options.calibrate, logit, label))
+        held_out = calibration.out_of_fold(options.calibrate, logit, label, folds.deal(objects, label, options.seed))
+        print(f"{options.calibrate} calibration, on objects held out ({folds.FOLDS} folds)\n{calibration.lines(label, raw, held_out)}")
+    prob = rows_of(val, rule, options)["prob"].to_numpy()[known]
+    threshold, promise = thresholds.chosen(label, prob, options.threshold_by, options.alpha, options.delta)
+    print(f"t* = {threshold!r} ({promise})")
+    sets = conformal.fit(label, prob, options.alpha, options.delta) if options.threshold_by == "conformal" else None
+    return rule._replace(threshold=threshold, sets=sets)
 
 
-def submission(table: pd.DataFrame, threshold: float, options: Config) -> pd.DataFrame:
-    """Every id once, in order of first appearance, with its prediction and the filled columns."""
-    rows = predictions.fused(table, ["id"], options.combine)
-    unsafe = [name for name in rows["path"] if not SAFE.fullmatch(name)]
-    if unsafe:
-        raise Mistake(f"{len(unsafe)} ids cannot be submitted, first {unsafe[0]!r}: a spreadsheet may run them or a reader break on "
-                      "them; rename those files so that names begin with a letter or digit and hold only these and . _ -")
+def submitted(test: Members, rule: Rule, options: Config) -> pd.DataFrame:
+    """Every id once, in order of first appearance, with its answer and the other columns."""
+    rows = rows_of(test, rule, options, ["id"])
+    submission.check_ids(rows["path"])
     lost = rows["prob"].isna().to_numpy()
     if lost.any():
         text = f"{lost.sum()} of {len(rows)} ids have no probability (every file quarantined): {', '.join(rows['path'][lost][:3])}"
@@ -123,60 +136,60 @@ def submission(table: pd.DataFrame, threshold: float, options: Config) -> pd.Dat
             raise Mistake(f"{text}; mend those files, or --missing nonlens submits 0 for them")
         warn(f"{text}; submitted as 0")
     prob = rows["prob"].fillna(0.0).to_numpy()
-    called = prob if options.submit == "prob" else ((prob >= threshold) & ~lost).astype(np.int64)
-    columns = dict(request=REQUEST, official=OFFICIAL, short=f"id,{'prob' if options.submit == 'prob' else 'preds'}")[options.columns]
-    first, second, *rest = columns.split(",")
-    out = pd.DataFrame({first: rows["path"].to_numpy(), second: called})
-    assert out[first].is_unique and set(out[first]) == set(table["id"]), "an id is lost or doubled"
-    return pd.concat([out, pd.DataFrame(options.fill, index=out.index, columns=rest)], axis=1)
+    called = prob if options.submit == "prob" else ((prob >= rule.threshold) & ~lost).astype(np.int64)
+    assert set(rows["path"]) == set(test.table["id"]), "an id is lost"
+    inferred = parameters.of_ids(options.test_parameters, lambda path: members.id_of(path, test.level), rows["path"], warn) \
+        if options.test_parameters else None
+    return submission.table(rows["path"], called, options.columns, options.fill, inferred)
 
 
-def write_tables(table: pd.DataFrame, rows: pd.DataFrame, name: str, threshold: float, level: str, folder: Path) -> None:
-    """The table of files, and of objects if bands were fused."""
-    predictions.write(table, folder / f"{name}.csv", threshold)
-    if level == "object":
-        predictions.write(rows, folder / f"{name.removesuffix('_labeled')}_objects.csv", threshold)
+def write(name: str, those: Members, rule: Rule, options: Config, folder: Path) -> None:
+    """The table of files, of objects if bands were fused, and of the uncertainty."""
+    rows, prob, bands = rows_of(those, rule, options), rule.combined(those.probs, those.paths), those.level == "object"
+    threshold = None if rule.calibration and bands else rule.threshold        # t* does not hold for the raw prob of a band
+    predictions.write(those.table.assign(prob=prob if bands else rule.calibrated(prob)), folder / f"{name}.csv", threshold)
+    if bands:
+        predictions.write(rows, folder / f"{name.removesuffix('_labeled')}_objects.csv", rule.threshold)
+    if options.uncertainty:
+        parts = uncertainty.parts(those.by_row(options.fusion), rule.weights["weights"] if options.combine == "stack" else None)
+        table = pd.DataFrame(dict(id=rows["path"], domain=rows["domain"]) | parts._asdict())
+        with files.whole(folder / f"uncertainty_{name.split('_')[0]}.csv") as temporary:
+            (table.assign(set=conformal.sets(rule.sets, rows["prob"])) if rule.sets else table).to_csv(temporary, index=False)
 
 
 def main(argv: list[str]) -> None:
     options, = config.read(argv, Config)
-    folder = Path(options.out_dir)
-    sheets: dict[str, scores.Scores] = {}
-    about = dict(combine=options.combine, bootstrap=options.bootstrap, seed=options.seed)
+    rule = settled.read(options.combine, options.weights_file, options.calibration_file, options.threshold_file, warn)
+    folder, val, test = Path(options.out_dir), None, None
     if options.val:
-        val, val_level = assemble(options.val, options)
-        val_rows = judged(val, options)
-        threshold = choose(val_rows)
-    else:
-        threshold = scores.read_threshold(options.threshold_file)
+        val = members.read(options.val, options.match, options.id, warn)
+        rule = settle(val, options, rule)
     if options.test:
-        test, level = assemble(options.test, options)
-        test_rows = judged(test, options)
-        sent = submission(test, threshold, options)
+        test = members.read(options.test, options.match, options.id, warn)
+        sent = submitted(test, rule, options)
     folder.mkdir(parents=True, exist_ok=True)
-    if options.val:
-        write_tables(val, val_rows, "val_ens", threshold, val_level, folder)
-        with files.whole(folder / "threshold.txt") as temporary:
-            temporary.write_text(f"{threshold!r}\n")
-        sheets["val"] = scores.score(val_rows, threshold, True, options.bootstrap, options.seed)
-        scores.write(sheets["val"], folder, "val_ens", dict(members=options.val, level=val_level, threshold="Youden's J") | about)
-    if options.test:
-        if options.val and len(options.val) != len(options.test):
-            warn(f"t* is chosen with {len(options.val)} members and used for {len(options.test)}: a mean of fewer spreads wider")
-        if options.val and level != val_level:
-            warn(f"t* is chosen on one row per {val_level} and used on one row per {level}: give both sets with the same bands, or --id")
-        if options.val and (shared := len(set(val["id"]) & set(test["id"]))):
-            warn(f"{shared} ids are in --val and in --test: figures of test are optimistic for them")
-        labelled = len(scores.known(test_rows)) > 0
-        write_tables(test, test_rows, "test_ens_labeled" if labelled else "test_ens", threshold, level, folder)
+    if val:
+        settled.write(rule, folder)
+    by = "Youden's J" if options.threshold_by == "youden" else f"conformal, alpha {options.alpha:g}, delta {options.delta:g}"
+    about = dict(combine=options.combine, calibration=(rule.calibration or {}).get("kind", "none"), bootstrap=options.bootstrap, seed=options.seed)
+    sheets: dict[str, scores.Scores] = {}
+    for name, those, source in (("val", val, by), ("test", test, "from --val" if val else f"from {options.threshold_file}")):
+        if those is None:
+            continue
+        rows = rows_of(those, rule, options)
+        labelled = len(scores.known(rows)) > 0
+        write(f"{name}_ens" + "_labeled" * (name == "test" and labelled), those, rule, options, folder)
         if labelled:
-            sheets["test"] = scores.score(test_rows, threshold, True, options.bootstrap, options.seed)
-            given = "--val" if options.val else options.threshold_file
-            scores.write(sheets["test"], folder, "test_ens", dict(members=options.test, level=level, threshold=f"from {given}") | about)
+            sheets[name] = scores.score(rows, rule.threshold, True, options.bootstrap, options.seed)
+            scores.write(sheets[name], folder, f"{name}_ens", dict(members=those.paths, level=those.level, threshold=source) | about)
+    if test:
+        if val:
+            members.compare(val, test, warn)
         with files.whole(folder / options.submission) as temporary:
             sent.to_csv(temporary, index=False)
-        kind = "a mean probability of" if options.submit == "prob" else "of them lenses:"
-        print(f"{folder / options.submission}: {len(sent)} ids, {kind} {sent.iloc[:, 1].mean() if options.submit == 'prob' else sent.iloc[:, 1].sum():.6g}")
+        answer, prob = sent.iloc[:, 1], options.submit == "prob"
+        print(f"{folder / options.submission}: {len(sent)} ids, "
+              + (f"a mean probability of {answer.mean():.6g}" if prob else f"of them lenses: {answer.sum():.6g}"))
     for name, sheet in sheets.items():
         print(f"\n{scores.lines(sheet, name)}")
 

@@ -3,21 +3,25 @@
     python evaluate.py --tag val --from_csv --csv runs/nano_s42/pred_val/pred_val.csv --per_domain --plot
     python evaluate.py --tag test --from_csv --csv pred_test.csv --by_object --threshold_file ens/threshold.txt
     python evaluate.py --tag test --from_npy --labels labels_test.npy --probs probs_test.npy --optimize_threshold
+    python evaluate.py --tag test --csv pred_test.csv --calibrate temperature --calibrate_on pred_val.csv --by_object --plot
     python evaluate.py --report stores/galaxiesml
 
 Writes metrics_<tag>.json and metrics_<tag>.csv (scope,metric,value), and with --plot figures as PNG and PDF, with their
 numbers as CSV. A row is called a lens if prob >= threshold. Rows without a label or a probability are counted and left out.
+With --calibrate the probabilities are calibrated by a map that is fitted on another table, and judged then; the calibration
+error before and after is printed and drawn. A threshold is one on calibrated probabilities.
 With --report, one HTML page of what is in a store, and nothing else.
 """
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from data import store, store_report
 from data.buckets import parse_name
-from utils import config, figures_of_merit, files, plots, predictions, scores
+from utils import calibration, config, figures_of_merit, files, plots, predictions, scores, thresholds
 from utils.mistake import Mistake
 
 
@@ -35,6 +39,8 @@ class Config:
     optimize_threshold: bool = False     # take the threshold with the largest Youden's J on these very predictions
     by_object: bool = False          # fuse the bands of an object first: the mean of their probabilities
     per_domain: bool = False         # figures for each domain too
+    calibrate: Literal["none", "temperature", "vector", "isotonic"] = "none"    # judge calibrated probabilities
+    calibrate_on: str = ""           # table of labelled predictions that the calibration is fitted on, such as pred_val.csv
     plot: bool = False               # figures
     bootstrap: int = 1000            # replicates behind the 95 % intervals; 0 = none
     seed: int = 42                   # of the bootstrap
@@ -54,22 +60,40 @@ class Config:
             raise Mistake("--preds goes with --from_npy; a CSV has its own")
         if self.csv == "" and (self.by_object or self.per_domain):
             raise Mistake("--by_object and --per_domain need names and domains, which NPY files lack: use --from_csv")
+        if bool(self.calibrate_on) != (self.calibrate != "none"):
+            raise Mistake(f"--calibrate {self.calibrate} --calibrate_on {self.calibrate_on!r}: expected both, a kind and the table to fit it on")
         if not np.isfinite(self.threshold) or self.bootstrap < 0 or self.seed < 0:
             raise Mistake(f"--threshold {self.threshold}, --bootstrap {self.bootstrap}, --seed {self.seed}: expected numbers >= 0")
 
 
 def read_table(options: Config) -> tuple[pd.DataFrame, np.ndarray | None]:
     """The predictions, and for rows that are single bands the object of each (None if every row stands alone)."""
-    if not options.csv:
-        return predictions.read_arrays(options.labels, options.probs), None
-    table = predictions.read(options.csv)
+    return read_csv(options.csv, options.by_object) if options.csv else (predictions.read_arrays(options.labels, options.probs), None)
+
+
+def read_csv(path: str, by_object: bool) -> tuple[pd.DataFrame, np.ndarray | None]:
+    """What read_table returns, for a CSV."""
+    table = predictions.read(path)
     objects = pd.Series([parse_name(path)[0] for path in table["path"]])
-    if not options.by_object:
+    if not by_object:
         repeated = pd.MultiIndex.from_arrays([objects, table["domain"], table["label"]]).duplicated().any()
         return table, np.asarray(objects) if repeated else None
     fused = predictions.fused(table, [objects.rename("object"), table["domain"], table["label"]])
-    print(f"{len(table)} rows fused to {len(fused)} objects (mean of the bands' probabilities)")
+    print(f"{path}: {len(table)} rows fused to {len(fused)} objects (mean of the bands' probabilities)")
     return fused, None
+
+
+def calibrated(table: pd.DataFrame, options: Config) -> tuple[pd.DataFrame, calibration.Calibration]:
+    """The table with calibrated probabilities, and the map, fitted on --calibrate_on at the same level."""
+    on = scores.known(read_csv(options.calibrate_on, options.by_object)[0])
+    fitted = calibration.fit(options.calibrate, predictions.logit(on["prob"]), on["label"])
+    after = table.assign(prob=calibration.apply(fitted, predictions.logit(table["prob"])))
+    same = Path(options.csv or options.probs).resolve() == Path(options.calibrate_on).resolve()
+    print(f"{options.calibrate} calibration, fitted on {len(on)} rows of {options.calibrate_on}"
+          + (", these very predictions: what is reported after it is optimistic for others" if same else ""))
+    if len(judged := scores.known(table)):
+        print(calibration.lines(judged["label"], judged["prob"], scores.known(after)["prob"]))
+    return after, fitted
 
 
 def choose_threshold(options: Config, judged: pd.DataFrame, argv: list[str]) -> float:
@@ -81,7 +105,7 @@ def choose_threshold(options: Config, judged: pd.DataFrame, argv: list[str]) -> 
         threshold, j = figures_of_merit.youden(judged["label"], judged["prob"])
         print(f"threshold {threshold!r}: Youden's J = {j:.4f} on these predictions; what is reported at it is optimistic for others")
         return threshold
-    return scores.read_threshold(options.threshold_file) if options.threshold_file else options.threshold
+    return thresholds.read(options.threshold_file) if options.threshold_file else options.threshold
 
 
 def compare_preds(options: Config, table: pd.DataFrame, threshold: float) -> None:
@@ -93,12 +117,14 @@ def compare_preds(options: Config, table: pd.DataFrame, threshold: float) -> Non
         print(f"{differ} of {len(pred)} --preds differ from prob >= {threshold!r}, which is what counts here")
 
 
-def draw(judged: pd.DataFrame, sheet: scores.Scores, options: Config) -> None:
-    """Every figure, and the numbers behind it."""
+def draw(judged: pd.DataFrame, before: pd.DataFrame, sheet: scores.Scores, options: Config) -> None:
+    """Every figure, and the numbers behind it; the reliability before calibration, too, if that is another."""
     folder, threshold = Path(options.out_dir), sheet["global"]["threshold"]
     label, prob = judged["label"].to_numpy(), judged["prob"].to_numpy()
     parts = {scope: (label[here], prob[here]) for scope, here in scores.scopes(judged, options.per_domain).items()}
     bins = {scope: figures_of_merit.reliability(*part) for scope, part in parts.items()}
+    if before is not judged:
+        bins = {"before calibration": figures_of_merit.reliability(before["label"], before["prob"])} | bins
     single = [scope for scope in parts if scope != "global"] or ["global"]
     groups = {f"{plots.title_of(scope)} {kind}": parts[scope][1][parts[scope][0] == value]
               for scope in single for value, kind in ((1, "lenses"), (0, "non-lenses"))}
@@ -134,7 +160,11 @@ def main(argv: list[str]) -> None:
     if options.report:
         return write_report(options)
     table, objects = read_table(options)
-    judged = scores.known(table)
+    before = scores.known(table)
+    fitted = None
+    if options.calibrate != "none":
+        table, fitted = calibrated(table, options)
+    judged = scores.known(table) if fitted else before
     unlabelled, without = int(table["label"].isna().sum()), int(table["prob"].isna().sum())
     if unlabelled or without:
         print(f"{len(table)} rows: {unlabelled} without a label and {without} without a probability (quarantined) are left out")
@@ -146,10 +176,11 @@ def main(argv: list[str]) -> None:
         print("rows of one object are resampled together in the intervals; --by_object judges objects instead of files")
     Path(options.out_dir).mkdir(parents=True, exist_ok=True)
     about = dict(source=options.csv or options.probs, rows=len(table), unlabelled=unlabelled, quarantined=without,
-                 level="object" if options.by_object else "row", bootstrap=options.bootstrap, seed=options.seed)
+                 level="object" if options.by_object else "row", bootstrap=options.bootstrap, seed=options.seed,
+                 calibration=fitted)
     scores.write(sheet, Path(options.out_dir), options.tag, about)
     if options.plot:
-        draw(judged, sheet, options)
+        draw(judged, before, sheet, options)
     print(scores.lines(sheet))
     for scope, figures in sheet.items():
         if "undefined" in figures:

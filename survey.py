@@ -142,7 +142,7 @@ def predict_shards(options: PredictConfig) -> None:
 
 def ask(networks: list[InPrecision], tta: bool, batch: Batch) -> Columns:
     """prob [B], the mean over the networks, and that of each where there are several."""
-    each = [question.probability(network, batch, tta) for network in networks]
+    each = [question.answered(network, batch, (), tta)["prob"] for network in networks]
     return dict(prob=torch.stack(each).mean(0)) | ({f"prob_{number}": prob for number, prob in enumerate(each)} if len(each) > 1 else {})
 
 

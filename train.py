@@ -33,7 +33,7 @@ from utils.config import free
 from utils.ema import Ema
 from utils.log import Log, environment, resident_gib, write_json
 from utils.mistake import Mistake
-from utils.progress import Progress, best_epoch, without_improvement
+from utils.progress import Progress, best_epoch, monitored, without_improvement
 from utils.schedule import ScheduleConfig, learning_rate
 from utils.seeding import seed_from, seed_step
 from utils.stop import REASONS, Stop, exit_code, seconds_of
@@ -89,8 +89,8 @@ def train(task: Task, build_mode, options: TrainConfig, schedule: ScheduleConfig
     stop = Stop(options.max_time)
     if not len(task.data["val"]):
         raise Mistake("the validation split is empty: give more data or a larger --val_frac")
-    monitor, sign = monitored(options.monitor, task)
-    watched, watched_sign = monitored(schedule.plateau_monitor or monitor, task)
+    monitor, sign = monitored(options.monitor, task.monitors)
+    watched, watched_sign = monitored(schedule.plateau_monitor or monitor, task.monitors)
     model = task.model.to(device).train()                # always the bare module, never re-bound
     ema = Ema(model, options.ema_decay)
     if options.compile:
@@ -234,19 +234,17 @@ def measure(task: Task, model: nn.Module, split: str, options: TrainConfig, devi
 
 def judge_best(task: Task, model: nn.Module, run_dir: Path, options: TrainConfig, device: torch.device, lanes: int,
                history: list[dict[str, float]]) -> dict[str, Any]:
-    """Validation and test figures of best.pt."""
+    """Validation and test figures of best.pt, which gets the calibration that validation gives."""
     distributed.barrier()
     best = checkpoint.load(run_dir / "best.pt")
     model.load_state_dict(best["model"])
+    columns = {split: measure(task, model, split, options, device, lanes) for split in ("val", "test") if len(task.data[split])}
+    calibration = dict(calibration=task.calibrate(columns["val"])) if task.calibrate else {}
+    if calibration and distributed.rank() == 0:
+        checkpoint.save(run_dir / "best.pt", {name: best[name] for name in ("record", "epoch", "metrics", "model")} | calibration)
     report = task.report or task.summarise
-    return dict(best_epoch=best["epoch"], epochs=len(history), last=history[-1]) \
-        | {split: report(measure(task, model, split, options, device, lanes)) for split in ("val", "test") if len(task.data[split])}
-
-
-def monitored(name: str, task: Task) -> tuple[str, float]:
-    """The watched figure and the sign that makes smaller better."""
-    name = name or next(iter(task.monitors))
-    return name, 1.0 if config.pick("monitor", name, dict(task.monitors)) == "min" else -1.0
+    return dict(best_epoch=best["epoch"], epochs=len(history), last=history[-1]) | calibration \
+        | {split: report(rows) for split, rows in columns.items()}
 
 
 def classes_for(task: str, mode: str) -> list[type]:

@@ -36,7 +36,7 @@ from losses.classification import binary_cross_entropy  # noqa: E402
 from models.convnextv2 import ConvNeXtV2  # noqa: E402
 from models.preprocess import Preprocess  # noqa: E402
 from models.timm_door import build_timm, import_timm  # noqa: E402
-from tasks import lens  # noqa: E402
+from tasks import lens, lens_losses  # noqa: E402
 from utils import config  # noqa: E402
 from utils.ema import Ema  # noqa: E402
 from utils.schedule import ScheduleConfig  # noqa: E402
@@ -255,7 +255,8 @@ def ensemble(asked: Config, options: Config, device: torch.device) -> list[Row]:
     start = time.perf_counter()
     for seed in range(options.ensemble_seeds):
         torch.manual_seed(seed_from(seed, "weights"))
-        task = Task(lens.network(replace(RECIPE, model_size=options.size), 1), data, lens.loss, lens.measure, {"auc": "max"}, lens.summarise)
+        task = Task(lens.network(replace(RECIPE, model_size=options.size), 1), data, lens_losses.build(RECIPE, len(data["train"])), lens.measure,
+                    {"auc": "max"}, lens.summarise)
         told = train.TrainConfig(epochs=epochs, batch_size=options.ensemble_batch, precision=options.precision, patience=0,
                                  compile=options.compiled and device.type == "cuda", seed=seed)
         with tempfile.TemporaryDirectory() as folder:

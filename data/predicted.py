@@ -1,12 +1,14 @@
-"""One row for each input file: the probabilities of examples, written for the files they were made of."""
+"""One row for each input file: the probabilities of examples and what they are like, written for the files they were made of."""
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from data.cutouts import Cutouts
+from physics.lens_parameters import QUANTITIES, decode, slices
 from utils import files
 
 ROWS = 200_000           # rows of a table that are put into words at once
@@ -61,3 +63,28 @@ def write(tables: Iterator[pd.DataFrame], rows: int, out: Path, which: str) -> i
         for array in arrays.values():
             array.flush()
     return refused
+
+
+def quantities(names: tuple[str, ...], mean: np.ndarray, variance: np.ndarray, factors: dict[str, float]) -> pd.DataFrame:
+    """[E] rows: the challenge's columns of each quantity and `<column>_err`, one standard error, from their components [E, P].
+
+    factors: on the standard errors, by quantity, as validation gave them.
+    """
+    columns = {}
+    for name, place in slices(names).items():
+        spread = variance[:, place] * factors.get(name, 1.0) ** 2
+        values, errors = (part.numpy() for part in decode(name, torch.from_numpy(mean[:, place]), torch.from_numpy(spread)))
+        for i, column in enumerate(QUANTITIES[name].columns):
+            columns |= {column: values[:, i], f"{column}_err": errors[:, i]}
+    return pd.DataFrame(columns)
+
+
+def write_quantities(rows: np.ndarray, examples: Cutouts, table: pd.DataFrame, out: Path, which: str) -> None:
+    """parameters_<which>.csv: path, then the columns of `table` [E]; a row for each input file, empty where nothing was predicted."""
+    with files.whole(out / f"parameters_{which}.csv") as temporary, open(temporary, "w") as file:
+        for start in range(0, len(rows), ROWS):
+            some = rows[start:start + ROWS]
+            example = examples.example_of_row[some]
+            part = table.reindex(np.where(example < len(table), example, -1)).reset_index(drop=True)
+            part.insert(0, "path", examples.store.index["path"].to_numpy(dtype=object)[some])
+            part.to_csv(file, index=False, header=start == 0)

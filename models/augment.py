@@ -27,17 +27,18 @@ def dihedral(x: Tensor, k: int | Tensor) -> Tensor:
 class Augment(nn.Module):
     """A random symmetry of the square for each example, and white noise for some of them.
 
-    x [B, C, H, H] preprocessed images, present [B, C] bool -> [B, C, H, H]. Noise has standard deviation `noise`, in
-    the unit of x; an example gets it with chance `chance`, in the bands that are present. All random numbers come
-    from the global generator of x's device.
+    x [B, C, H, H] preprocessed images, present [B, C] bool -> ([B, C, H, H], the number of each example's symmetry [B]).
+    Noise has standard deviation `noise`, in the unit of x; an example gets it with chance `chance`, in the bands that are
+    present. All random numbers come from the global generator of x's device.
     """
 
     def __init__(self, noise: float = 0.01, chance: float = 0.5):
         super().__init__()
         self.noise, self.chance = noise, chance
 
-    def forward(self, x: Tensor, present: Tensor) -> Tensor:
+    def forward(self, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         B = len(x)
-        x = dihedral(x, torch.randint(8, (B,), device=x.device))
+        symmetry = torch.randint(8, (B,), device=x.device)
+        x = dihedral(x, symmetry)
         noisy = (torch.rand(B, 1, device=x.device) < self.chance) & present
-        return torch.addcmul(x, torch.randn_like(x), (self.noise * noisy.to(x.dtype))[:, :, None, None])
+        return torch.addcmul(x, torch.randn_like(x), (self.noise * noisy.to(x.dtype))[:, :, None, None]), symmetry

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.recompute import chain
+
 
 @dataclass(frozen=True)
 class Size:
@@ -286,6 +288,7 @@ class Block(nn.Module):
 
 class Stage(nn.Module):
     """Halves the map (but for the first stage), then blocks; [B, H, W, I] -> [B, H // 2, W // 2, O]."""
+    recompute = False        # see models/recompute.py
 
     def __init__(self, before: int, channels: int, drop_paths: list[float], convolutional: bool):
         super().__init__()
@@ -294,7 +297,7 @@ class Stage(nn.Module):
         self.blocks = nn.Sequential(*[Block(channels, rate, convolutional) for rate in drop_paths])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.blocks(self.downsample(x))
+        return chain(self.blocks, self.downsample(x), recompute=self.recompute)
 
 
 class Head(nn.Module):
@@ -327,7 +330,7 @@ class ConvNeXtV2(nn.Module):
             raise ValueError(f"ConvNeXt V2: got in_chans {in_chans}, num_classes {num_classes}, drop_path_rate "
                              f"{drop_path_rate}; expected at least 1, at least 1, and a rate in [0, 1)")
         depths, widths, convolutional = SIZES[size].depths, SIZES[size].widths, SIZES[size].convolutional
-        self.in_chans, self.num_features = in_chans, widths[-1]
+        self.in_chans, self.feature_dim = in_chans, widths[-1]
         self.stem = nn.Sequential(PatchConv(in_chans, widths[0], 4), nn.LayerNorm(widths[0], eps=1e-6))
         rates = [rates.tolist() for rates in torch.linspace(0, drop_path_rate, sum(depths), device="cpu").split(depths)]
         self.stages = nn.Sequential(*[Stage(widths[max(0, i - 1)], widths[i], rates[i], convolutional)
@@ -349,5 +352,8 @@ class ConvNeXtV2(nn.Module):
         """What the classifier sees of images [B, C, H, W]: [B, F], pooled and normalised."""
         return self.head.norm(self.maps(x).mean((2, 3)))
 
+    def classify(self, features: Tensor) -> Tensor:
+        return self.head.fc(features)
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.maps(x).mean((2, 3)))
+        return self.classify(self.features(x))

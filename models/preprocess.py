@@ -121,25 +121,6 @@ class Preprocess(nn.Module):
         return f"{self.size}, smoothing={self.smoothing}, normalise={self.normalise}, pad_to={self.pad_to}"
 
 
-class Preprocessed(nn.Module):
-    """`network` behind its preprocessing: (image [B, C, H, W], present [B, C], domain [B]) -> logit [B] float32.
-
-    `augment` (None for none) sees the preprocessed images, in training only. `metadata` (None for none) adds what it makes of the
-    metadata [B, M] and their mask [B, M], which `forward` is then given too (models/metadata.py).
-    """
-
-    def __init__(self, preprocess: nn.Module, augment: nn.Module | None, network: nn.Module, metadata: nn.Module | None = None):
-        super().__init__()
-        self.preprocess, self.augment, self.network, self.metadata = preprocess, augment, network, metadata
-
-    def forward(self, image: Tensor, present: Tensor, domain: Tensor, *metadata: Tensor) -> Tensor:
-        x = self.preprocess(image, present, domain)
-        if self.training and self.augment is not None:
-            x = self.augment(x, present)
-        logit = self.network(x).squeeze(1).float()
-        return logit if self.metadata is None else logit + self.metadata(*metadata).float()
-
-
 def gaussian_kernels(sigmas: list[float]) -> Tensor:
     """Kernels [len(sigmas), 2 r + 1] float32, each cut at 3 sigma and summing to one; r is that of the widest."""
     radius = math.ceil(3 * max(sigmas))

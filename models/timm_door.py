@@ -47,8 +47,26 @@ def import_timm() -> ModuleType:
     return importlib.import_module("timm")
 
 
+class TimmNetwork(torch.nn.Module):
+    """A network of timm with our names for its two halves: features [B, feature_dim] and the classifier on top of them."""
+
+    def __init__(self, body: torch.nn.Module):
+        super().__init__()
+        self.body = body
+        self.feature_dim = getattr(body, "head_hidden_size", None) or body.num_features
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body.forward_head(self.body.forward_features(x), pre_logits=True)
+
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        return self.body.get_classifier()(features)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x)
+
+
 def build_timm(timm_name: str, in_chans: int = 1, num_classes: int = 1, drop_path_rate: float = 0.0,
-               img_size: int | None = None) -> torch.nn.Module:
+               img_size: int | None = None) -> TimmNetwork:
     """Any network of timm by its name, freshly initialised; `img_size` for those that are made for one size of image.
 
     Raises ValueError for a name that timm does not know, and for an option that this network does not take.
@@ -60,6 +78,6 @@ def build_timm(timm_name: str, in_chans: int = 1, num_classes: int = 1, drop_pat
     options = dict(drop_path_rate=drop_path_rate or None, img_size=img_size)
     options = {name: value for name, value in options.items() if value is not None}
     try:
-        return timm.create_model(timm_name, pretrained=False, in_chans=in_chans, num_classes=num_classes, **options)
+        return TimmNetwork(timm.create_model(timm_name, pretrained=False, in_chans=in_chans, num_classes=num_classes, **options))
     except TypeError as error:
         raise ValueError(f"timm's {timm_name} does not take one of {', '.join(options)} ({error})") from error

@@ -46,9 +46,9 @@ def refuse_unless_each_alone(run: Run, hooks, pair: Batch, step: int) -> None:
         for name, p in weights.items():
             alone = p.grad if p.grad is not None else torch.zeros_like(p)
             if not close(together[name], example, alone):
-                raise Mistake(f"the per-example gradient of {name} differs from that of the example alone: this network "
-                              "mixes examples, ties weights or uses them outside their module; customer_data mode "
-                              "cannot treat it")
+                raise Mistake(f"the per-example gradient of {name} differs from that of the example alone: this network mixes examples, ties "
+                              "weights or uses them outside their module, or its loss calls it several times (--adversarial, the physics term "
+                              "shear_consistency); customer_data mode cannot treat it")
     hooks.enable_hooks()
     for module, mode in training.items():
         module.training = mode

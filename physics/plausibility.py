@@ -86,15 +86,17 @@ def variance_unexplained(arcs: Tensor, beta_x: Tensor, beta_y: Tensor, inside: T
     back, and each pixel is compared with what the others say of its place, band by band. What noise alone would do is subtracted.
     """
     light = arcs.flatten(2).mT                                                          # [B, P, C]
-    column, row = (_tents(beta.flatten(1)) for beta in (beta_x, beta_y))
     seen = (inside * (beta_x**2 + beta_y**2 < 1)).flatten(1)[..., None].to(arcs)        # [B, P, 1]
-    spread = (row[..., :, None] * column[..., None, :]).flatten(2) * seen               # [B, P, cells]
-    weight = spread.sum(1) + 1e-6
-    averaged = spread / weight[:, None]
-    mean = spread @ (averaged.mT @ light)
-    # Of the matrix H = spread averaged^T that takes light to its means: the diagonals of H and of H H^T.
+    cell, tents = _places(beta_x.flatten(1), beta_y.flatten(1))
+    spread = tents * seen                                                               # [B, P, 4]
+    averaged = spread / (_sums(cell, spread, CELLS**2) + 1e-6).gather(1, cell.flatten(1)).view_as(spread)
+    means = torch.stack([_sums(cell, averaged * band[..., None], CELLS**2).gather(1, cell.flatten(1)).view_as(spread) for band in light.unbind(2)], 2)
+    mean = (spread[:, :, None] * means).sum(-1)
+    # Of the matrix H = spread averaged^T that takes light to its means: the diagonals of H and of H H^T. A pixel shares a pair of cells.
     own = (spread * averaged).sum(-1, keepdim=True).clamp(max=0.99)
-    others = ((averaged @ (spread.mT @ spread)) * averaged).sum(-1, keepdim=True) - own**2
+    pair = (cell[..., :, None] * CELLS**2 + cell[..., None, :]).flatten(2)
+    shared = _sums(pair, (spread[..., :, None] * spread[..., None, :]).flatten(2), CELLS**4).gather(1, pair.flatten(1)).view(pair.shape)
+    others = ((averaged[..., :, None] * averaged[..., None, :]).flatten(2) * shared).sum(-1, keepdim=True) - own**2
     # The means of the others differ by (light - mean) / (1 - own); 1 - own says how many others there are.
     left = ((light - mean).square() * seen / (1 - own)).sum((1, 2))
     left_noise = (((1 - own) + others / (1 - own)) * seen).sum((1, 2)) * light.shape[2]
@@ -103,7 +105,18 @@ def variance_unexplained(arcs: Tensor, beta_x: Tensor, beta_y: Tensor, inside: T
     return ((left - left_noise).clamp(min=0) + doubt) / ((total - total_noise).clamp(min=0) + doubt)
 
 
-def _tents(beta: Tensor) -> Tensor:
-    """Bilinear weights [B, P, CELLS] of coordinates beta [B, P], in Einstein radii, on the cells of one axis."""
-    cells = torch.linspace(-REACH, REACH, CELLS, dtype=beta.dtype, device=beta.device)
-    return (1 - (beta[..., None] - cells).abs() / (2 * REACH / (CELLS - 1))).clamp(min=0)
+def _places(beta_x: Tensor, beta_y: Tensor) -> tuple[Tensor, Tensor]:
+    """The four cells around each ray [B, P], int64 [B, P, 4], and their bilinear weights; coordinates in Einstein radii."""
+    index, weight = [], []
+    for beta in (beta_x, beta_y):
+        place = ((beta + REACH) * ((CELLS - 1) / (2 * REACH))).clamp(0, CELLS - 1)
+        low = place.detach().floor().clamp(max=CELLS - 2)
+        index.append(torch.stack([low, low + 1], -1).long())
+        weight.append(torch.stack([1 - (place - low), place - low], -1))
+    return ((index[1][..., :, None] * CELLS + index[0][..., None, :]).flatten(2),
+            (weight[1][..., :, None] * weight[0][..., None, :]).flatten(2))
+
+
+def _sums(cell: Tensor, values: Tensor, cells: int) -> Tensor:
+    """[B, cells]: sums of the values [B, P, n] over what has the same cell [B, P, n]."""
+    return values.new_zeros(len(values), cells).scatter_add(1, cell.flatten(1), values.flatten(1))

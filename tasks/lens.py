@@ -1,5 +1,8 @@
 """Is there a strong gravitational lens in the middle of this cutout? (Strong Lens Data Challenge)"""
+import contextlib
+import typing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -7,25 +10,36 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from contract import Batch, Columns, Loss, Task
+from contract import Batch, Columns, Task
 from data import buckets, cutouts
 from losses.classification import binary_cross_entropy
 from model import MODELS, create_model
 from models.augment import Augment
+from models.degrade import Degrade
+from models.domain_head import DomainHead
+from models.lens_fit import LensFit
+from models.lens_network import LensNetwork
 from models.metadata import MetadataTerm
-from models.preprocess import Preprocess, Preprocessed
+from models.quantity_head import QuantityHead
+from models.preprocess import Preprocess
 from models.pretrained import load_pretrained
-from tasks.lens_inputs import METADATA, Inputs, from_store, streamed
-from utils import figures_of_merit, plots
+from models.recompute import recompute
+from physics.lens_parameters import slices
+from tasks import lens_losses
+from tasks.lens_inputs import Inputs, from_store, metadata_columns, streamed
+from tasks.lens_losses import Losses, answers_of, inferred
+from utils import calibration, figures_of_merit, plots
 from utils.config import free, several
 from utils.mistake import Mistake
 
 
 @dataclass(frozen=True)
-class Config(Inputs):
+class Config(Losses, Inputs):
     bands: list[str] = several()             # bands to use, in this order; none given: all that are there
     band_mode: Literal["single", "stack"] = "single"    # an example is one band file, or an object with a channel a band
     image_size: int = 41                     # pixels on a side that every cutout must have
+    pixel_scale: float = 0.2                 # arcsec, the side of a pixel: for networks that measure angles
+    seeing: float = 0.75                     # arcsec, full width of the point spread, for those that trace rays
     split_seed: int = 42                     # of the split by object; the same for every --seed of an ensemble
     train_frac: float = 0.70                 # share of objects to train on
     val_frac: float = 0.15                   # share to choose the epoch and the threshold on
@@ -48,16 +62,21 @@ class Config(Inputs):
     apply_padding: bool = False              # zeros around the cutout
     out_size_when_padded: int = 64           # pixels on a side after padding
     augment: bool = True                     # training: the eight symmetries of the square, and noise
+    degrade_noise: float = 0.0               # training: white noise of up to so many times an image's own is added to half of the images
+    degrade_seeing: float = 0.0              # training: half of the images are broadened by up to a Gaussian of this FWHM, pixels
     use_metadata: bool = False               # add a term to the logit that follows from the metadata of the object
     metadata_columns: list[str] = several()  # which of metadata.parquet; none given: redshift seeing sersic_index half_light_radius ellipticity
     quality_weight: bool = False             # training: weight each example by the quality of its images (quality.parquet)
     model: str = "convnextv2"                # a name in model.py (python model.py lists them)
-    model_size: str = "nano"                 # its size, for a family that has sizes
+    model_size: str = ""                     # its size, for a family that has sizes; empty: its default (nano for convnextv2)
     model_kwargs: list[str] = several()      # its other options, key=value (timm: timm_name=resnet18)
     drop_path: float = 0.1                   # stochastic depth: chance that the last block is skipped
+    recompute: bool = free(False)            # keep fewer activations for the gradient, compute them again: less memory, more time, same numbers
+    channels_last: bool = free(False)        # images with their channels next to each other in memory: faster on some devices
     initial_checkpoint: str = free("")       # file of pretrained encoder weights (timm or Zoobot names)
 
     def __post_init__(self):
+        super().__post_init__()
         if self.apply_padding and self.out_size_when_padded < self.image_size:
             raise Mistake(f"--out_size_when_padded: got {self.out_size_when_padded}, expected at least "
                           f"--image_size {self.image_size}")
@@ -65,23 +84,43 @@ class Config(Inputs):
             raise Mistake(f"--drop_path: got {self.drop_path:g}, expected 0 <= drop_path < 1")
 
 
-def network(config: Config, channels: int) -> nn.Module:
-    """(image [B, C, H, W] physical units, present [B, C] bool, domain [B] int64) -> logit [B] of being a lens."""
-    side = (config.image_size, config.image_size)
-    options = dict(in_chans=channels, drop_path_rate=config.drop_path) | key_values(config.model_kwargs)
-    if config.model in MODELS and MODELS[config.model].sizes:
-        options |= dict(size=config.model_size)
+def network(config: Config, channels: int) -> LensNetwork:
+    """(image [B, C, H, W] physical units, present [B, C] bool, domain [B] int64, metadata) -> models/lens_network.py's answers."""
     try:
         preprocess = Preprocess(
-            side, smoothing=config.smoothing_mode, gaussian_sigma=config.gaussian_sigma,
+            (config.image_size, config.image_size), smoothing=config.smoothing_mode, gaussian_sigma=config.gaussian_sigma,
             guided_radius=config.guided_radius, guided_eps=config.guided_eps, edge=config.smoothing_edge,
             psf_fwhm=(config.psf_fwhm_slsim, config.psf_fwhm_hsc), psf_target=config.psf_target,
             normalise=config.apply_normalization, clip_q=config.clip_q, low_clip_q=config.low_clip_q,
             use_mad=config.use_mad, pad_to=config.out_size_when_padded if config.apply_padding else 0)
-        term = MetadataTerm(len(config.metadata_columns) or len(METADATA)) if config.use_metadata else None
-        return Preprocessed(preprocess, Augment() if config.augment else None, create_model(config.model, **options), term)
+        worse = config.degrade_noise or config.degrade_seeing
+        degrade = Degrade(config.degrade_noise, config.degrade_seeing) if worse else None
+        spec, body = MODELS.get(config.model), create_model(config.model, **network_options(config, channels))
+        body = recompute(body) if config.recompute else body
     except ValueError as error:
         raise Mistake(f"this network cannot be built: {error}") from error
+    if config.use_physics and not spec.physics:
+        raise Mistake(f"--use_physics: got --model {config.model}, expected one that supports it: "
+                      f"{', '.join(name for name in MODELS if MODELS[name].physics)}")
+    others = tuple(name for name in inferred(config) if name not in spec.infers)
+    return LensNetwork(
+        preprocess, Augment() if config.augment else None, body, degrade,
+        MetadataTerm(len(metadata_columns(config))) if config.use_metadata and not spec.metadata else None,
+        QuantityHead(body.feature_dim, others) if others else None,
+        LensFit(config.pixel_scale, config.seeing) if config.use_physics and not spec.infers else None,
+        DomainHead(body.feature_dim, len(buckets.DOMAINS)) if config.domain_adversarial else None, config.channels_last)
+
+
+def network_options(config: Config, channels: int) -> dict[str, Any]:
+    """The options of `create_model`: those that follow from the task, as far as this network has them, and --model_kwargs over them."""
+    spec = MODELS.get(config.model)
+    side = config.out_size_when_padded if config.apply_padding else config.image_size
+    follow = dict(image_size=side, pixel_scale=config.pixel_scale, seeing=config.seeing,
+                  fields=tuple(metadata_columns(config)) if config.use_metadata else ())
+    options = dict(in_chans=channels, drop_path_rate=config.drop_path) | {name: value for name, value in follow.items() if spec and name in spec.options}
+    if config.model_size:
+        options["size"] = config.model_size
+    return options | key_values(config.model_kwargs)
 
 
 def key_values(pairs: list[str]) -> dict[str, Any]:
@@ -98,34 +137,54 @@ def build(config: Config, run_dir: Path, workers: int) -> Task:
         raise Mistake(f"the validation split holds {len(data['val'])} examples of one class: give lenses and non-lenses, more "
                       "objects, or a larger --val_frac")
     model = network(config, len(bands) if config.band_mode == "stack" else 1)
+    columns = getattr(data["train"], "columns", {})
     if config.use_metadata:
-        model.metadata.fit(data["train"].columns["metadata"], data["train"].columns["metadata_mask"])
+        (model.metadata or model.network).fit(columns["metadata"], columns["metadata_mask"])
+    if "targets" in columns:
+        model.fit_quantities(columns["targets"])
     if config.initial_checkpoint:
         try:
-            print(load_pretrained(model.network, config.initial_checkpoint))
+            print(load_pretrained(getattr(model.network, "body", model.network), config.initial_checkpoint))
         except ValueError as error:
             raise Mistake(f"--initial_checkpoint: {error}") from error
-    return Task(model, data, loss, measure, {"auc": "max", "loss": "min", "acc": "max"}, summarise, report,
+    return Task(model, data, lens_losses.build(config, len(data["train"])), measure, {"auc": "max", "loss": "min", "acc": "max"},
+                lambda columns: summarise(trusted(config, columns)), report, partial(calibrate, config),
                 lambda writer, model, columns, epoch: illustrate(writer, columns, epoch, data["val"]), record)
 
 
-def logit_of(model: nn.Module, batch: Batch) -> Tensor:
-    """[B] float32."""
-    extras = [batch[name] for name in ("metadata", "metadata_mask") if name in batch]
-    return model(batch["image"], batch["present"], batch["domain"], *extras)
-
-
-def loss(model: nn.Module, batch: Batch, step: int) -> Loss:
-    logit = logit_of(model, batch)
-    value = binary_cross_entropy(logit, batch["label"])
-    return Loss(value * batch["weight"] if "weight" in batch else value, {"acc": ((logit > 0) == (batch["label"] > 0.5)).float()})
-
-
 def measure(model: nn.Module, batch: Batch) -> Columns:
-    """Scores of each example, [B]: loss, probability of a lens; and what it is."""
-    logit = logit_of(model, batch)
-    return dict(loss=binary_cross_entropy(logit, batch["label"]), prob=logit.sigmoid(),
-                **{name: batch[name] for name in ("label", "domain", "index")})
+    """Scores of each example: loss, logit and probability of a lens, [B]; errors of inferred quantities in their sigmas, [B, P]; and what it is."""
+    said = answers_of(model, batch)
+    columns = dict(loss=binary_cross_entropy(said["logit"], batch["label"]), logit=said["logit"], prob=said["logit"].sigmoid())
+    if "targets" in batch:
+        columns["error"] = (said["mean"] - batch["targets"]) / said["variance"].sqrt()
+    return columns | {name: batch[name] for name in ("label", "domain", "index")}
+
+
+def calibrate(config: Config, columns: Columns) -> dict[str, Any]:
+    """What validation says about the probabilities (utils/calibration.py) and the error bars: a factor for each quantity."""
+    kept = trusted(config, columns)
+    found: dict[str, Any] = dict(probability={})
+    for kind in typing.get_args(calibration.Kind):
+        with contextlib.suppress(Mistake):               # logits that do not rise with the label have none: predict says so when asked
+            found["probability"][kind] = calibration.fit(kind, kept["logit"].numpy(), kept["label"].numpy())
+    if "error" in columns:
+        found["quantities"] = {name: error_factor(kept["error"][:, place]) for name, place in slices(inferred(config)).items()}
+    return found
+
+
+def error_factor(errors: Tensor) -> float:
+    """Factor on the standard errors after which 68.3 % of these errors, in sigmas, are within one; 1 where fewer than 20 are known."""
+    known = errors[errors.isfinite()].abs()
+    return known.quantile(0.6827).item() if len(known) >= 20 else 1.0
+
+
+def trusted(config: Config, columns: Columns) -> Columns:
+    """The rows whose label may choose anything: those of --label_domain, if it is given."""
+    if not config.label_domain:
+        return columns
+    here = columns["domain"] == buckets.DOMAINS.index(config.label_domain)
+    return {name: column[here] for name, column in columns.items()}
 
 
 def summarise(columns: Columns) -> dict[str, float]:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data import buckets, cutouts, metadata, quality_table, split, store, streaming
+from data import buckets, cutouts, metadata, parameters, quality_table, split, store, streaming
+from tasks.lens_losses import inferred
 from utils import distributed
 from utils.config import free
 from utils.mistake import Mistake
@@ -122,14 +123,21 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def metadata_columns(config: Any) -> list[str]:
+    return list(config.metadata_columns) or METADATA
+
+
 def known(examples: cutouts.Cutouts, config: Any) -> cutouts.Cutouts:
     """The examples with the metadata of their objects (`metadata`, `metadata_mask` [B, M]) and weights (`weight` [B]), as asked for."""
-    columns = {}
+    columns, objects = {}, examples.object
     if config.use_metadata:
         table = examples.store.metadata
-        objects = examples.object
-        table = pd.DataFrame(dict(object=objects)) if table is None else table.set_index("object").reindex(objects).reset_index()
-        columns["metadata"], columns["metadata_mask"] = metadata.arrays(table, list(config.metadata_columns) or METADATA)
+        table = metadata.typed(parameters.metadata(parameters.read(examples.store.index["path"]))) if table is None else table
+        table = table.set_index("object").reindex(objects).reset_index()
+        columns["metadata"], columns["metadata_mask"] = metadata.arrays(table, metadata_columns(config))
+    if names := inferred(config):
+        columns["targets"] = parameters.components(parameters.read(examples.store.index["path"]), objects, names)
+        columns["targets"][examples.label != 1] = np.nan
     if config.quality_weight:
         weight = quality_table.of(examples.store, say)["weight"].to_numpy(np.float32)
         there = examples.rows >= 0

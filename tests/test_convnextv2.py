@@ -106,7 +106,7 @@ def test_features_are_timms(timm):
     ours, theirs = pair(timm, "atto", 2, num_classes=3)
     x = torch.randn(4, 2, 50, 70)
     features = ours.eval().features(x)
-    assert features.shape == (4, ours.num_features) and ours(x).shape == (4, 3)
+    assert features.shape == (4, ours.feature_dim) and ours(x).shape == (4, 3)
     assert torch.allclose(features, theirs.eval().forward_head(theirs.forward_features(x), pre_logits=True), atol=1e-5)
 
 

@@ -14,7 +14,7 @@ from sklearn import metrics
 
 import ensemble
 import evaluate
-from utils import predictions
+from utils import predictions, submission
 from utils.mistake import Mistake
 
 ROOT = Path(__file__).parent.parent
@@ -92,12 +92,12 @@ def test_the_header_is_the_requests_and_the_challenges(members, tmp_path):
     out = run(tmp_path / "out", **members)
     header, first, *_ = (out / "submission.csv").read_text().splitlines()
     assert len(header.split(",")) == 32 and re.fullmatch(r"object_00000,[01]" + ",-99" * 30, first)
-    assert len(set(ensemble.OFFICIAL.split(","))) == 41
+    assert len(set(submission.OFFICIAL.split(","))) == 41
     for request in SEEDS.glob("001_*.txt"):
         assert f"\n{header}\n" in request.read_text()
     out = run(out, "--columns", "official", "--fill", "-999", **members)
     header, first, *_ = (out / "submission.csv").read_text().splitlines()
-    assert header == ensemble.OFFICIAL and re.fullmatch(r"object_00000,[01]" + ",-999" * 39, first)
+    assert header == submission.OFFICIAL and re.fullmatch(r"object_00000,[01]" + ",-999" * 39, first)
     out = run(out, "--columns", "short", "--submit", "prob", "--submission", "prob.csv", **members)
     sent = pd.read_csv(out / "prob.csv")
     assert list(sent) == ["id", "prob"]
@@ -254,7 +254,13 @@ def test_threshold_needs_labels_of_both_classes(members, tmp_path):
 @pytest.mark.parametrize("flags, message", [
     ([], "expected --val and --test"), (["--test", "T"], "either --val, .* or --threshold_file"),
     (["--val", "V", "--threshold_file", "t.txt"], "give one of them"), (["--val", "V", "--combine", "max"], "mean, logit, median"),
-    (["--test", "T", "--threshold_file", "t.txt"], "--threshold_file 't.txt': expected a file")])
+    (["--test", "T", "--threshold_file", "t.txt"], "--threshold_file 't.txt': expected a file"),
+    (["--test", "T", "--threshold_file", "t.txt", "--combine", "stack"], "stack and stack_logit need --val or a --weights_file"),
+    (["--val", "V", "--weights_file", "w.json"], "--combine mean, --weights_file 'w.json'"),
+    (["--val", "V", "--combine", "stack", "--weights_file", "w.json"], "--weights_file 'w.json': expected a JSON file"),
+    (["--val", "V", "--calibrate", "vector", "--calibration_file", "c.json"], "give --calibration_file alone"),
+    (["--test", "T", "--threshold_file", "t.txt", "--calibrate", "vector"], "--calibrate vector: is fitted on --val"),
+    (["--val", "V", "--test_parameters", "P"], "fills columns of the submission of --test")])
 def test_flags_that_cannot_be(flags, message):
     with pytest.raises(Mistake, match=message):
         ensemble.main(flags)
@@ -278,6 +284,140 @@ def test_logits_are_averaged_though_a_member_is_certain():
     assert 0.5 < predictions.combined(np.array([[1.0], [1e-4], [0.2]]), "logit")[0] < 1
     assert predictions.combined(np.array([[1.0], [0.0]]), "logit")[0] == pytest.approx(0.5)
     assert np.isnan(predictions.combined(np.full((2, 1), np.nan), "median")[0])
+
+
+def networks(tmp_path: Path, which: str, objects: int, seed: int, skills=(1.5, 0.6, 0.0), blind: bool = False) -> list[str]:
+    """Predictions by networks of different skill, the last of which guesses; five bands an object."""
+    random, label = np.random.default_rng(seed), np.arange(objects) % 2
+    names = [f"object_{k:05d}" if blind else f"{which}_{'NL'[label[k]]}_{k:08d}" for k in range(objects)]
+    paths = []
+    for k, skill in enumerate(skills):
+        own = random.normal(skill * (2 * label - 1), 1.5)[:, None] * 2 + random.normal(0, 0.5, (objects, 5))
+        table = pd.DataFrame(dict(path=[f"/d/{name}_{band}.fits" for name in names for band in "grizy"], domain="hsc",
+                                  label="" if blind else np.repeat(label, 5), prob=expit(own).ravel()))
+        (tmp_path / f"net{k}").mkdir(exist_ok=True)
+        paths.append(str(tmp_path / f"net{k}" / f"pred_{which}.csv"))
+        table.to_csv(paths[-1], index=False)
+    return paths
+
+
+@pytest.mark.parametrize("how", ["stack", "stack_logit"])
+def test_weights_are_fitted_compared_and_used_again(tmp_path, capsys, how):
+    val, test = networks(tmp_path, "val", 400, 0), networks(tmp_path, "test", 300, 1)
+    out = run(tmp_path / "out", "--combine", how, val=val, test=test)
+    saved = json.loads((out / "weights.json").read_text())
+    assert saved["members"] == ["net0", "net1", "net2"] and saved["combine"] == how
+    assert saved["weights"][0] > 3 * saved["weights"][2]
+    assert saved["cross_validated"]["log_loss_stack"] < saved["cross_validated"]["log_loss_mean"]
+    said = capsys.readouterr().out
+    assert "weights: net0 0." in said and "on objects held out (5 folds, 400 rows): log loss lower by 0." in said
+    mean = run(tmp_path / "mean", val=val, test=test)
+    auc = [json.loads((folder / "metrics_test_ens.json").read_text())["global"]["roc_auc"] for folder in (out, mean)]
+    assert auc[0] > auc[1] + 0.01
+    again = run(tmp_path / "again", "--combine", how, "--weights_file", out / "weights.json", "--threshold_file", out / "threshold.txt", test=test)
+    for name in ("submission.csv", "test_ens_labeled.csv", "test_ens_objects.csv"):
+        assert (again / name).read_text() == (out / name).read_text()
+    files, objects = pd.read_csv(out / "test_ens_labeled.csv"), pd.read_csv(out / "test_ens_objects.csv")
+    probs = np.stack([pd.read_csv(path)["prob"] for path in test])
+    if how == "stack":
+        np.testing.assert_allclose(files["prob"], np.array(saved["weights"]) @ probs, rtol=1e-9)
+    else:
+        np.testing.assert_allclose(logit(files["prob"]), np.array(saved["weights"]) @ logit(probs) + saved["offset"], rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(logit(objects["prob"]), logit(files["prob"]).to_numpy().reshape(-1, 5).mean(1), rtol=1e-6)
+    with pytest.raises(Mistake, match="weights are of net0, net1, net2, the files of net1, net0, net2: give them in the order"):
+        run(tmp_path / "no", "--combine", how, "--weights_file", out / "weights.json", "--threshold_file", out / "threshold.txt",
+            test=[test[1], test[0], test[2]])
+    with pytest.raises(Mistake, match="weights of 3 members .* for 2 files"):
+        run(tmp_path / "no", "--combine", how, "--weights_file", out / "weights.json", "--threshold_file", out / "threshold.txt", test=test[:2])
+    run(tmp_path / "other", "--threshold_file", out / "threshold.txt", test=test)
+    assert "weights.json lies beside --threshold_file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["temperature", "vector", "isotonic"])
+def test_calibration_moves_no_object_but_its_probability(tmp_path, capsys, kind):
+    """4,000 objects: the sampling noise of a calibrated set's ECE is 0.019 then, a quarter of what is to be seen."""
+    val, test = networks(tmp_path, "val", 4000, 2), networks(tmp_path, "test", 4000, 3)
+    raw = run(tmp_path / "raw", val=val, test=test)
+    out = run(tmp_path / "out", "--calibrate", kind, val=val, test=test)
+    assert f"{kind} calibration, on objects held out (5 folds)" in capsys.readouterr().out
+    assert (out / "submission.csv").read_text() == (raw / "submission.csv").read_text()
+    before, after = (json.loads((folder / "metrics_test_ens.json").read_text())["global"] for folder in (raw, out))
+    assert after["roc_auc"] == pytest.approx(before["roc_auc"], abs=1e-12) and after["accuracy"] == before["accuracy"]
+    assert after["ece"] < 0.5 * before["ece"] and after["nll"] < before["nll"]
+    files = [pd.read_csv(folder / "test_ens_labeled.csv") for folder in (raw, out)]
+    assert (files[0]["prob"] == files[1]["prob"]).all() and files[1]["pred"].isna().all()      # single bands stay as they were
+    again = run(tmp_path / "again", "--calibration_file", out / "calibration.json", "--threshold_file", out / "threshold.txt", test=test)
+    for name in ("submission.csv", "test_ens_objects.csv"):
+        assert (again / name).read_text() == (out / name).read_text()
+    files = run(tmp_path / "files", "--calibrate", kind, "--id", "stem", val=val)
+    table = pd.read_csv(files / "val_ens.csv")
+    assert (table["pred"] == (table["prob"] >= float((files / "threshold.txt").read_text()))).all()
+    run(out, val=val)
+    assert not (out / "calibration.json").exists()           # t* there is one without it now
+
+
+def test_conformal_threshold_keeps_lenses(tmp_path, capsys):
+    val, test = networks(tmp_path, "val", 2000, 4), networks(tmp_path, "test", 2000, 5)
+    out = run(tmp_path / "out", "--threshold_by", "conformal", "--alpha", 0.1, "--uncertainty", "--calibrate", "vector", val=val, test=test)
+    objects = pd.read_csv(out / "val_ens_objects.csv")
+    lenses = np.sort(objects["prob"][objects["label"] == 1])
+    assert float((out / "threshold.txt").read_text()) == lenses[100 - 1]           # floor(1001 * 0.1) = 100
+    assert "keeps at least 0.9 of new lenses: rank 100 of 1000 lenses of --val" in capsys.readouterr().out
+    sheet = json.loads((out / "metrics_test_ens.json").read_text())["global"]
+    assert sheet["recall"] == pytest.approx(0.9, abs=4 * np.sqrt(2 * 0.09 / 1000))
+    unsure, objects = pd.read_csv(out / "uncertainty_test.csv"), pd.read_csv(out / "test_ens_objects.csv")
+    truth = np.where(objects["label"] == 1, "lens", "non-lens")
+    for value in ("lens", "non-lens"):
+        held = ((unsure["set"] == truth) | (unsure["set"] == "both"))[truth == value]
+        assert held.mean() == pytest.approx(0.9, abs=4 * np.sqrt(2 * 0.09 / 1000))
+    sure = run(tmp_path / "sure", "--threshold_by", "conformal", "--delta", 0.05, "--calibrate", "vector", val=val)
+    assert float((sure / "threshold.txt").read_text()) < float((out / "threshold.txt").read_text())
+    with pytest.raises(Mistake, match="objects are too few for alpha 0.0001: expected at least 9999 of the class"):
+        run(tmp_path / "no", "--threshold_by", "conformal", "--alpha", 0.0001, val=val)
+    run(tmp_path / "warned", "--threshold_by", "conformal", "--combine", "stack", val=val)
+    assert "its guarantee holds only about" in capsys.readouterr().err
+
+
+def test_uncertainty_has_a_row_for_each_object(members, tmp_path):
+    out = run(tmp_path / "out", "--uncertainty", **members)
+    for name in ("val", "test"):
+        table, objects = pd.read_csv(out / f"uncertainty_{name}.csv"), pd.read_csv(out / f"{name}_ens_objects.csv")
+        assert list(table) == ["id", "domain", "total", "aleatoric", "epistemic", "members"] and (table["id"] == objects["path"]).all()
+        p = objects["prob"]
+        np.testing.assert_allclose(table["total"], -p * np.log(p) - (1 - p) * np.log(1 - p), rtol=1e-9)
+        np.testing.assert_allclose(table["total"], table["aleatoric"] + table["epistemic"], rtol=1e-9)
+        assert (table["epistemic"] >= 0).all() and (table["members"] == 3).all()
+
+
+def test_inferred_parameters_fill_the_columns_of_lenses(members, tmp_path, capsys):
+    random = np.random.default_rng(0)
+    paths = []
+    for k in range(2):
+        table = pd.read_csv(members["test"][0])[["path"]].iloc[:-5]             # of the last object nothing is known
+        table["Rein"], table["Rein_err"] = random.uniform(0.5, 2, len(table)), random.uniform(0.05, 0.2, len(table))
+        table["ell_m_PA"], table["ell_m_PA_err"] = random.uniform(-5, 5, len(table)) % 180, 3.0
+        table.loc[5 * k:5 * k + 4, ["Rein", "Rein_err"]] = np.nan               # object k is known to the other member alone
+        table["mood"], table["mood_err"] = 1.0, 1.0
+        paths.append(str(tmp_path / f"parameters_{k}.csv"))
+        table.to_csv(paths[-1], index=False)
+    out = run(tmp_path / "out", "--test_parameters", *paths, **members)
+    sent, tables = pd.read_csv(out / "submission.csv"), [pd.read_csv(path) for path in paths]
+    rein = np.nanmean([table["Rein"].to_numpy().reshape(-1, 5).mean(1) for table in tables], axis=0)
+    lenses = (sent["preds"] == 1).to_numpy()
+    known = lenses & (np.arange(40) < 39)
+    assert 5 < known.sum() < 35
+    np.testing.assert_allclose(sent["Rein"][known], rein[np.flatnonzero(known)], rtol=1e-12)
+    assert (sent["Rein"][~known] == -99).all() and (sent["zlens"] == -99).all() and "mood" not in sent
+    turned = (sent["ell_m_PA"][known] + 90) % 180 - 90
+    assert (turned.abs() < 5).all()
+    assert "1 of 40 ids are not in them and keep --fill" in capsys.readouterr().err
+    text = (out / "submission.csv").read_text().splitlines()[1 + int(np.flatnonzero(~lenses)[0])]
+    assert set(text.split(",")[2:]) == {"-99"}
+    every = pd.read_csv(run(out, "--test_parameters", *paths, "--submit", "prob", **members) / "submission.csv")
+    np.testing.assert_allclose(every["Rein"][:39], rein, rtol=1e-12)
+    change(paths[0], path=lambda table: table["path"].str.replace("object", "thing"))
+    with pytest.raises(Mistake, match="holds none of the 40 ids, such as 'object_00000'"):
+        run(tmp_path / "no", "--test_parameters", paths[0], **members)
 
 
 def test_the_command_runs_and_prints_its_table(members, tmp_path):

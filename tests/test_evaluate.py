@@ -112,6 +112,25 @@ def test_plots_come_with_their_numbers(table, tmp_path):
     assert not [name for name in names if name.startswith(".")]
 
 
+@pytest.mark.parametrize("by_object", [False, True])
+def test_calibration_on_another_table(table, tmp_path, capsys, by_object):
+    """Too sure by a factor of three; fitted on half of the objects, judged on the rest."""
+    p = table["prob"].clip(1e-6, 1 - 1e-6)
+    table["prob"] = 1 / (1 + ((1 - p) / p) ** 3)
+    val, test = written(table.iloc[:500], tmp_path / "val.csv"), written(table.iloc[500:], tmp_path / "test.csv")
+    level = ["--by_object"] * by_object
+    before = run("--tag", "raw", "--csv", test, "--out_dir", tmp_path, *level)["global"]
+    capsys.readouterr()
+    metric = run("--tag", "t", "--csv", test, "--calibrate", "temperature", "--calibrate_on", val, "--plot", "--out_dir", tmp_path, *level)
+    after, said = metric["global"], capsys.readouterr().out
+    assert after["ece"] < 0.5 * before["ece"] and after["nll"] < before["nll"] and after["roc_auc"] == before["roc_auc"]
+    assert metric["about"]["calibration"]["kind"] == "temperature"
+    assert f"before        {before['ece']:.4f}        {before['adaptive_ece']:.4f}" in said and f"after         {after['ece']:.4f}" in said
+    assert set(pd.read_csv(tmp_path / "reliability_t.csv")["scope"]) == {"before calibration", "global"}
+    run("--tag", "same", "--csv", val, "--calibrate", "isotonic", "--calibrate_on", val, "--out_dir", tmp_path)
+    assert "these very predictions: what is reported after it is optimistic" in capsys.readouterr().out
+
+
 def test_one_class_is_judged_where_that_is_possible(table, tmp_path, capsys):
     path = written(table[table["label"] == 1], tmp_path / "p.csv")
     metric = run("--tag", "one", "--csv", path, "--plot", "--out_dir", tmp_path)["global"]
@@ -139,7 +158,9 @@ def test_a_table_that_cannot_be(tmp_path, text, message):
     (["--labels", "l.npy"], "expected either --from_csv"), (["--labels", "l.npy", "--probs", "p.npy"], "no file 'l.npy'"),
     (["--labels", "l.npy", "--probs", "p.npy", "--by_object"], "lack"), (["--csv", "P", "--tag", "a/b"], "--tag 'a/b'"),
     (["--csv", "P", "--threshold", ".5", "--optimize_threshold"], "--threshold and --optimize_threshold: give one"),
-    (["--csv", "P", "--threshold_file", "P"], "expected a file that holds one number")])
+    (["--csv", "P", "--threshold_file", "P"], "expected a file that holds one number"),
+    (["--csv", "P", "--calibrate", "vector"], "expected both, a kind and the table"),
+    (["--csv", "P", "--calibrate_on", "P"], "expected both, a kind")])
 def test_flags_that_cannot_be(table, tmp_path, flags, message):
     path = written(table, tmp_path / "p.csv")
     with pytest.raises(Mistake, match=message):

@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 from sklearn import metrics
+from sklearn.calibration import calibration_curve
 
 from utils import bootstrap, figures_of_merit
 from utils.mistake import Mistake
@@ -30,7 +31,7 @@ def test_agrees_with_scikit_learn(seed, n, distinct):
         recall_macro=metrics.recall_score(label, pred, average="macro"), f1_macro=metrics.f1_score(label, pred, average="macro"),
         balanced_accuracy=metrics.balanced_accuracy_score(label, pred), specificity=metrics.recall_score(label, pred, pos_label=0),
         brier=metrics.brier_score_loss(label, prob), roc_auc=metrics.roc_auc_score(label, prob),
-        pr_auc=metrics.average_precision_score(label, prob))
+        pr_auc=metrics.average_precision_score(label, prob), nll=metrics.log_loss(label, prob))
     if len(set(pred)) == 2:         # otherwise 0/0: scikit-learn calls it 0
         theirs["mcc"] = metrics.matthews_corrcoef(label, pred)
     for name, value in theirs.items():
@@ -111,6 +112,54 @@ def test_calibration_error_has_its_closed_form():
     theirs = sum(abs(prob[here].mean() - label[here].mean()) * here.sum() for k in range(15)
                  if (here := (prob >= k / 15) & (prob < (k + 1) / 15)).any()) / 5000
     assert figures_of_merit.ece(label, prob) == pytest.approx(theirs, abs=1e-12)
+
+
+def test_log_loss_of_certain_answers_is_scikit_learns():
+    """Right ones cost nothing, a wrong one what float64 can tell from 0; logits beyond float32 stay finite."""
+    label, prob = [1, 0, 1, 0, 1], np.array([1.0, 0.0, 0.0, 1.0, 1e-30])
+    for n in (2, 3, 5):
+        assert figures_of_merit.nll(label[:n], prob[:n]) == pytest.approx(metrics.log_loss(label[:n], prob[:n], labels=[0, 1]), rel=1e-12, abs=1e-15)
+    assert figures_of_merit.nll([1], [0.25]) == pytest.approx(math.log(4))
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "quantile"])
+def test_bins_are_those_of_scikit_learns_calibration_curve(strategy):
+    label, prob = scored(4, 3000, lenses=0.1)
+    table = figures_of_merit.reliability(label, prob, strategy == "quantile")
+    shares, means = calibration_curve(label, prob, n_bins=figures_of_merit.BINS, strategy=strategy)
+    there = table["n"] > 0
+    np.testing.assert_allclose(table["lenses"][there], shares, atol=1e-12)
+    np.testing.assert_allclose(table["prob"][there], means, atol=1e-12)
+    if strategy == "quantile":
+        assert table["n"].tolist() == [200] * 15
+
+
+@pytest.mark.parametrize("seed, n, distinct", [(1, 7, 3), (3, 400, 0), (4, 1000, 11), (5, 3000, 400), (6, 30000, 0)])
+def test_calibration_errors_are_those_of_netcal(seed, n, distinct):
+    """Its ECE in equal and in quantile bins, and its MCE. Its ACE weighs bins, not examples, alike: that mean of our bins is it, too.
+
+    Where so many probabilities tie that two quantiles coincide, netcal's quantile bins raise ValueError; ours have an empty bin.
+    """
+    netcal = pytest.importorskip("netcal.metrics", reason="netcal is not installed: pip install netcal")
+    label, prob = scored(seed, n, distinct, lenses=0.2)
+    bins = figures_of_merit.BINS
+    assert figures_of_merit.mce(label, prob) == pytest.approx(netcal.MCE(bins).measure(prob, label), abs=1e-12)
+    for equal_count in (False, True):
+        table = figures_of_merit.reliability(label, prob, equal_count)
+        if (np.diff(table["low"]) == 0).any():
+            assert (table["n"] == 0).any()
+            continue
+        ace = np.nanmean(np.abs(table["prob"] - table["lenses"]))
+        assert ace == pytest.approx(netcal.ACE(bins, equal_intervals=not equal_count).measure(prob, label), abs=1e-12)
+        theirs = netcal.ECE(bins, equal_intervals=not equal_count).measure(prob, label)
+        assert figures_of_merit.ece(label, prob, equal_count) == pytest.approx(theirs, abs=1e-12)
+
+
+def test_adaptive_calibration_error_does_not_depend_on_the_order_of_ties():
+    label, prob = scored(0, 300, distinct=4)
+    order = np.random.default_rng(0).permutation(300)
+    assert figures_of_merit.adaptive_ece(label, prob) == pytest.approx(figures_of_merit.adaptive_ece(label[order], prob[order]), abs=1e-15)
+    assert figures_of_merit.adaptive_ece([1, 0, 0, 0], [0.7] * 4) == pytest.approx(0.45) == figures_of_merit.mce([1, 0, 0, 0], [0.7] * 4)
 
 
 @pytest.mark.parametrize("label, prob, text", [

@@ -41,6 +41,6 @@ def test_the_lens_network_agrees_with_the_cpu(trained):
     config = recorded(lens.Config, saved["record"]["options"])
     inputs = torch.randn(16, 2, 41, 41), torch.ones(16, 2, dtype=torch.bool), torch.zeros(16, dtype=torch.int64)
     with torch.no_grad():
-        on_cpu = load_weights(lens.network(config, 2), saved, torch.device("cpu"))(*inputs)
-        on_gpu = load_weights(lens.network(config, 2), saved, torch.device("cuda"))(*(tensor.cuda() for tensor in inputs)).cpu()
+        on_cpu = load_weights(lens.network(config, 2), saved, torch.device("cpu"))(*inputs)["logit"]
+        on_gpu = load_weights(lens.network(config, 2), saved, torch.device("cuda"))(*(tensor.cuda() for tensor in inputs))["logit"].cpu()
     torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-3, atol=1e-3)

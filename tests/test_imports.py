@@ -9,10 +9,10 @@ ROOT = Path(__file__).parent.parent
 MAY_IMPORT = {
     "contract": set(),
     "physics": {"physics"},
-    "models": {"models", "contract"},
-    "losses": {"losses", "contract"},
+    "models": {"models", "physics", "contract"},
+    "losses": {"losses", "physics", "contract"},
     "samplers": {"samplers", "contract"},
-    "model": {"models"},
+    "model": {"models", "physics"},
     "utils": {"utils"},
     "data": {"data", "utils", "contract", "physics"},
     "tasks": {"tasks", "model", "models", "losses", "samplers", "physics", "data", "utils", "contract"},

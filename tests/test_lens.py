@@ -46,7 +46,8 @@ def test_preprocessing_stays_in_full_precision_under_bf16(task):
     task.model.eval()
     batch = task.data["train"].__getitems__([0, 1])
     seen = {}
-    task.model.network.register_forward_pre_hook(lambda module, inputs: seen.update(x=inputs[0]))
+    features = task.model.network.features
+    task.model.network.features = lambda x: seen.update(x=x) or features(x)
     with torch.no_grad():
         InPrecision(task.model, torch.bfloat16)(batch["image"], batch["present"], batch["domain"])
     expected = task.model.preprocess(batch["image"], batch["present"], batch["domain"])

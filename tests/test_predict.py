@@ -71,7 +71,7 @@ def test_the_probability_is_the_networks(run, trained, challenge):
         with fits.open(path) as hdus:
             image = torch.tensor(hdus[1].data[0][1].astype(np.float32))[None, None]
         with torch.no_grad():
-            logit = model(image, torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, dtype=torch.int64))
+            logit = model(image, torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, dtype=torch.int64))["logit"]
         assert prob == pytest.approx(logit.sigmoid().item(), abs=1e-5)
 
 

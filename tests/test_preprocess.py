@@ -7,8 +7,7 @@ import torch
 from scipy import ndimage
 from torch import nn
 
-from models.augment import Augment
-from models.preprocess import Preprocess, Preprocessed
+from models.preprocess import Preprocess
 
 FWHM = 2 * math.sqrt(2 * math.log(2))
 
@@ -192,24 +191,6 @@ def test_the_recipe_travels_with_the_weights(tmp_path):
     assert torch.equal(run(other, x, domain=domain), run(saved, x, domain=domain))
     assert repr(other) == repr(saved)
     assert torch.equal(run(other.half().bfloat16(), x, domain=domain), run(saved, x, domain=domain))
-
-
-def test_network_behind_its_preprocessing():
-    class Mean(nn.Module):
-        def forward(self, x):
-            self.seen = x
-            return x.square().mean((1, 2, 3))[:, None].bfloat16()
-
-    x, present, domain = galaxies(5), torch.ones(5, 2, dtype=torch.bool), torch.zeros(5, dtype=torch.int64)
-    model = Preprocessed(Preprocess(pad_to=64), Augment(), Mean())
-    logit = model.eval()(x, present, domain)
-    assert logit.shape == (5,) and logit.dtype == torch.float32
-    plain = Preprocess(pad_to=64)(x, present, domain)
-    assert torch.equal(model.network.seen, plain)              # not augmented outside training
-    model.train()(x, present, domain)
-    assert not torch.equal(model.network.seen, plain)
-    assert list(model.state_dict()) == ["preprocess.recipe"]
-    assert Preprocessed(Preprocess(), None, Mean()).train()(x, present, domain).isfinite().all()
 
 
 @pytest.mark.parametrize("options, words", [

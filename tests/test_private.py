@@ -49,12 +49,15 @@ class Permuted(nn.Module):
         return self.head(self.conv(x).contiguous(memory_format=torch.channels_last).mean((2, 3)))
 
 
+SMALL = {name: dict(size="18", width=0.125) for name in ("robust_resnet", "film_conditioned")}
+
+
 def networks():
     from model import MODELS, create_model
     yield "permuted", Permuted
     for name, spec in MODELS.items():
         if spec.private:
-            yield name, lambda name=name: create_model(name, **dict(size="atto") | dict(in_chans=1))
+            yield name, lambda name=name, spec=spec: create_model(name, in_chans=1, **SMALL.get(name, dict(size=spec.sizes[0])))
 
 
 def randomised(model):

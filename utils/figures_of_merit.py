@@ -9,7 +9,7 @@ import numpy as np
 
 from utils.mistake import Mistake
 
-BINS = 15        # of the reliability diagram and the calibration error, equally wide in probability
+BINS = 15        # of the reliability diagram and the calibration errors
 
 
 class Curve(NamedTuple):
@@ -103,21 +103,59 @@ def pr_auc(label, prob) -> float:
     return float(average_precision(points.tp, points.fp))
 
 
-def reliability(label, prob) -> dict[str, np.ndarray]:
-    """Per probability bin, [BINS]: low and high edge, n, mean probability and share of lenses (NaN where n = 0)."""
+def nll(label, prob) -> float:
+    """Mean negative log likelihood in nats; 0 and 1 are taken as the next float64, so a certain answer that is wrong costs 36."""
+    label, prob = probable(label, prob)
+    tiny = np.finfo(np.float64).eps
+    return float(-np.log(np.clip(np.where(label == 1, prob, 1 - prob), tiny, 1)).mean())
+
+
+def probable(label, prob) -> tuple[np.ndarray, np.ndarray]:
+    """What `checked` returns. Raises Mistake, too, if a probability is not from 0 to 1."""
     label, prob = checked(label, prob)
     if prob.min() < 0 or prob.max() > 1:
         raise Mistake(f"probabilities reach from {prob.min():g} to {prob.max():g}: expected 0 to 1, not logits")
-    at = np.minimum((prob * BINS).astype(np.int64), BINS - 1)
+    return label, prob
+
+
+def reliability(label, prob, equal_count: bool = False) -> dict[str, np.ndarray]:
+    """Per probability bin, [BINS]: low and high edge, n, mean probability and share of lenses (NaN where n = 0).
+
+    The bins are equally wide, or with `equal_count` bounded by quantiles of prob; equal probabilities share a bin, so
+    that with many of them bins may be empty.
+    """
+    label, prob = probable(label, prob)
+    edges = np.arange(BINS + 1) / BINS
+    if equal_count:
+        edges[1:-1] = np.quantile(prob, np.linspace(0, 1, BINS + 1)[1:-1])
+        at = np.searchsorted(edges[1:-1], prob, side="right")
+    else:
+        at = np.minimum((prob * BINS).astype(np.int64), BINS - 1)
     n, total, lenses = (np.bincount(at, weights, BINS) for weights in (None, prob, label))
-    return dict(low=np.arange(BINS) / BINS, high=np.arange(1, BINS + 1) / BINS, n=n,
-                prob=ratio(total, n), lenses=ratio(lenses, n))
+    return dict(low=edges[:-1], high=edges[1:], n=n, prob=ratio(total, n), lenses=ratio(lenses, n))
 
 
-def ece(label, prob) -> float:
+def ece(label, prob, equal_count: bool = False) -> float:
     """Expected calibration error: mean over examples of |mean probability - share of lenses| of the example's bin."""
-    table = reliability(label, prob)
+    table = reliability(label, prob, equal_count)
     return float(np.nansum(table["n"] * np.abs(table["prob"] - table["lenses"])) / table["n"].sum())
+
+
+def adaptive_ece(label, prob) -> float:
+    """The expected calibration error over bins of equal count: rare high probabilities get bins as fine as the many low ones.
+
+    Source: Nguyen & O'Connor 2015, arXiv:1508.05154.
+    """
+    return ece(label, prob, equal_count=True)
+
+
+def mce(label, prob) -> float:
+    """Maximum calibration error: the largest |mean probability - share of lenses| of the equally wide bins, however few are in it.
+
+    Source: Naeini, Cooper & Hauskrecht 2015, AAAI, 2901.
+    """
+    table = reliability(label, prob)
+    return float(np.nanmax(np.abs(table["prob"] - table["lenses"])))
 
 
 def youden(label, prob) -> tuple[float, float]:
@@ -151,7 +189,8 @@ def all_figures(label, prob, threshold: float) -> dict[str, float]:
     none, few = int(found(tp, fp, 0)), int(found(tp, fp, 9))
     values = rates(**counts(label, prob, threshold)) | dict(
         brier=np.mean((prob - label) ** 2), roc_auc=area_under_roc(tp, fp), pr_auc=average_precision(tp, fp),
-        ece=ece(label, prob), **{f"tpr_at_fpr_1e-{k}": tpr_at_fpr(tp, fp, 10.0 ** -k) for k in (2, 3)},
+        nll=nll(label, prob), ece=ece(label, prob), adaptive_ece=adaptive_ece(label, prob),
+        **{f"tpr_at_fpr_1e-{k}": tpr_at_fpr(tp, fp, 10.0 ** -k) for k in (2, 3)},
         tpr0=none / tp[-1] if both else np.nan, tpr10=few / tp[-1] if both and fp[-1] >= 10 else np.nan)
     return {name: float(value) for name, value in values.items()} | dict(
         tpr0_count=none, tpr10_count=few, threshold=float(threshold), **counts(label, prob, threshold),

@@ -1,9 +1,11 @@
 """Where a run is, and whether it still gets better."""
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from utils import distributed
+from utils import config, distributed
 from utils.ledger import Ledger, together
 
 
@@ -73,3 +75,9 @@ def best_epoch(history: list[dict[str, float]], monitor: str, sign: float, min_d
 def without_improvement(history: list[dict[str, float]], monitor: str, sign: float, min_delta: float) -> int:
     """Epochs since the best one."""
     return len(history) - best_epoch(history, monitor, sign, min_delta)
+
+
+def monitored(name: str, monitors: Mapping[str, str]) -> tuple[str, float]:
+    """The watched figure (empty: the first of `monitors`), and the sign that makes smaller better. Raises Mistake for one that is not there."""
+    name = name or next(iter(monitors))
+    return name, 1.0 if config.pick("monitor", name, dict(monitors)) == "min" else -1.0

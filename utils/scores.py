@@ -56,17 +56,6 @@ def write(scores: Scores, folder: Path, tag: str, about: dict | None = None) -> 
         pd.DataFrame(rows, columns=["scope", "metric", "value"]).to_csv(temporary, index=False)
 
 
-def read_threshold(path: str) -> float:
-    """The number in a threshold file. Raises Mistake if there is none."""
-    try:
-        threshold = float(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise Mistake(f"--threshold_file {path!r}: expected a file that holds one number, as ensemble.py writes it") from error
-    if not np.isfinite(threshold):
-        raise Mistake(f"--threshold_file {path!r}: holds {threshold}, expected a finite number")
-    return threshold
-
-
 def lines(scores: Scores, title: str = "") -> str:
     """The score sheet as a table in text."""
     rows = [(title, "n", "lenses", "AUC [95 %]", "accuracy", "TPR at FPR 1e-2", "1e-3", "TPR0", "TPR10", "threshold")]

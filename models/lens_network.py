@@ -1,0 +1,80 @@
+"""A lens finder whole: preprocessing, augmentation, a network, and everything that is read off the network's features."""
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.domain_head import DomainHead
+from models.lens_fit import LensFit, soft_geometry
+from models.quantity_head import QuantityHead
+from physics.lens_parameters import turn
+from physics.noise import noise_rms
+
+
+class LensNetwork(nn.Module):
+    """(image [B, C, H, W] physical units, present [B, C] bool, domain [B] int64, values and known [B, M] metadata) -> what it says.
+
+    logit            [B] float32 of being a lens; always
+    mean, variance   [B, P] of the components of `quantities` (physics/lens_parameters.py), as they are in the image that was given
+    domain_logit     [B, D] of each domain, its gradient reversed on the way back
+    light, arcs, flux, error, chi2, ring ...: what models/lens_fit.py makes of the inferred geometry, in the frame that the network saw
+    and whatever else the network itself infers (models/pinn_lens.py).
+
+    network         has features(x, [values, known]) -> [B, feature_dim] and classify(features) -> [B, 1]; if it has `inferred`, that gives
+                    (features, what else it infers). It gets the metadata if it was built with `fields`.
+    augment         sees the preprocessed images, in training only; None for none
+    degrade         worsens images before all else, in training only; None for not
+    metadata        None, or adds a term to the logit for a network that takes no metadata itself (models/metadata.py)
+    quantity_head   None, or infers quantities from the features
+    fit             None, or fits the geometry among these to the image
+    domains         None, or tells domains apart by the features
+    channels_last   the network gets images whose channels lie next to each other in memory, which some devices convolve faster
+    """
+
+    def __init__(self, preprocess: nn.Module, augment: nn.Module | None, network: nn.Module, degrade: nn.Module | None = None,
+                 metadata: nn.Module | None = None, quantity_head: QuantityHead | None = None, fit: LensFit | None = None,
+                 domains: DomainHead | None = None, channels_last: bool = False):
+        super().__init__()
+        self.preprocess, self.augment, self.network, self.degrade, self.metadata = preprocess, augment, network, degrade, metadata
+        self.quantity_head, self.fit, self.domains, self.channels_last = quantity_head, fit, domains, channels_last
+
+    @property
+    def heads(self) -> list[QuantityHead]:
+        """What infers quantities: the network's own, then `quantity_head`."""
+        return [head for head in (getattr(self.network, "quantity_head", None), self.quantity_head) if head is not None]
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """The names whose components `mean` and `variance` hold."""
+        return sum((head.names for head in self.heads), ())
+
+    def fit_quantities(self, targets: np.ndarray) -> None:
+        """Take typical values of the quantities from their components [N, P] in training; NaN: not known."""
+        at = 0
+        for head in self.heads:
+            head.fit(targets[:, at:at + len(head.centre)])
+            at += len(head.centre)
+
+    def forward(self, image: Tensor, present: Tensor, domain: Tensor, *metadata: Tensor) -> dict[str, Tensor]:
+        if self.training and self.degrade is not None:
+            image = self.degrade(image, present)
+        x, symmetry = self.preprocess(image, present, domain), None
+        if self.training and self.augment is not None:
+            x, symmetry = self.augment(x, present)
+        if self.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        own = metadata if getattr(self.network, "fields", ()) else ()
+        features, said = self.network.inferred(x, *own) if hasattr(self.network, "inferred") else (self.network.features(x, *own), {})
+        logit = (said["logit"] if "logit" in said else self.network.classify(features).squeeze(1)).float()
+        if self.metadata is not None:
+            logit = logit + self.metadata(*metadata).float()
+        if self.quantity_head is not None:
+            mean, variance = self.quantity_head(features)
+            if self.fit is not None:
+                said = said | self.fit(x, noise_rms(x), soft_geometry(mean, self.quantity_head))
+            said = said | {name: torch.cat([said[name], part], 1) if name in said else part
+                           for name, part in (("mean", mean), ("variance", variance))}
+        if symmetry is not None and "mean" in said:
+            said = said | {name: turn(self.quantities, said[name], symmetry, back=True, signed=name == "mean") for name in ("mean", "variance")}
+        if self.domains is not None:
+            said = said | dict(domain_logit=self.domains(features))
+        return said | dict(logit=logit)

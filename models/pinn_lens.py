@@ -1,0 +1,83 @@
+"""A network that explains a cutout by a lens: it infers the geometry, traces the rays, and judges by what is left over.
+
+Source of the idea: physics-informed networks (Raissi et al. 2019, J. Comput. Phys. 378, 686), with the lens equation as the physics.
+"""
+from difflib import get_close_matches
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.lens_fit import LensFit, soft_geometry
+from models.quantity_head import QuantityHead
+from models.resnet import ResNet
+from physics.lens_parameters import GEOMETRY
+from physics.noise import noise_rms
+
+SIZES = {"small": (0.25, 0.25), "base": (1.0, 0.5)}          # widths of the two ResNet-18: the one that infers, and the one that judges
+STRETCH = 3.0            # in units of the noise: brighter pixels are seen by their logarithm
+PLACES = 3               # the encoder's last map is read at so many places along a side
+
+
+class PinnLens(nn.Module):
+    """Images [B, in_chans, H, W], H and W at least 32, in any unit that is linear in flux -> logits [B, num_classes].
+
+    1. An encoder infers the geometry of a lens and its uncertainty (`quantity_head`), whatever the image is.
+    2. The lens equation makes an image of it, at the fluxes that fit best (models/lens_fit.py).
+    3. A second network sees the image, the image without the lens galaxy, and without the modelled arcs too; with the fluxes in units of
+       their errors, chi^2, and the geometry it decides.
+    What decides cannot change what is inferred: no gradient goes from 3 into 1 and 2. Otherwise the geometry would become a code for
+    the class instead of one for the sky. So the geometry is learnt from its own losses alone (--use_physics, --regression).
+    Both networks see asinh(x / 3 rms), each image in units of its own noise; sky that is not subtracted is fitted.
+
+    pixel_scale and seeing (FWHM) in arcsec. Raises ValueError for a size that is not known.
+    """
+
+    def __init__(self, size: str = "small", in_chans: int = 1, num_classes: int = 1, drop_path_rate: float = 0.0, image_size: int = 41,
+                 pixel_scale: float = 0.2, seeing: float = 0.75, feature_dim: int = 512):
+        super().__init__()
+        if size not in SIZES:
+            raise ValueError(f"pinn_lens has no size {size!r}: expected one of {', '.join(SIZES)} (nearest: {get_close_matches(str(size), SIZES, 1, 0)[0]})")
+        infers, judges = SIZES[size]
+        self.feature_dim = feature_dim
+        self.encoder = ResNet("18", in_chans, 1, drop_path_rate, infers, image_size=image_size)
+        self.judge = ResNet("18", 3 * in_chans, 1, drop_path_rate, judges, image_size=image_size)
+        self.encoder.head = self.judge.head = None
+        self.quantity_head = QuantityHead(self.encoder.feature_dim * PLACES**2, GEOMETRY)
+        self.fit = LensFit(pixel_scale, seeing)
+        evidence = 4 * in_chans + 2 * len(self.quantity_head.centre)
+        self.join = nn.Linear(self.encoder.feature_dim + self.judge.feature_dim + evidence, feature_dim)
+        self.classify = nn.Linear(feature_dim, num_classes)
+
+    def inferred(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(features [B, feature_dim], mean and variance [B, P] of the geometry's components and all of LensFit's answers)."""
+        noise = noise_rms(x)
+        maps = self.encoder.maps(stretched(x, noise))
+        mean, variance = self.quantity_head(F.adaptive_avg_pool2d(maps, PLACES).flatten(1))
+        fit = self.fit(x, noise, soft_geometry(mean, self.quantity_head))
+        shown = {name: value.detach() for name, value in (fit | dict(mean=mean, variance=variance)).items()}
+        left = x - shown["light"]
+        judged = self.judge.features(torch.cat([stretched(image, noise) for image in (x, left, left - shown["arcs"])], 1))
+        features = torch.cat([maps.mean((2, 3)), judged, self.evidence(shown)], 1)
+        return F.gelu(self.join(features)), fit | dict(mean=mean, variance=variance)
+
+    def evidence(self, shown: dict[str, Tensor]) -> Tensor:
+        """[B, 4 C + 2 P]: fluxes of lens and source in their errors, how well all fits, strength of the arcs, geometry and its uncertainty."""
+        C, head = shown["noise"].shape[1], self.quantity_head
+        rms = shown["noise"].clamp(min=1e-12)
+        significance = torch.asinh(shown["flux"] / shown["error"].clamp(min=1e-12)) * (shown["noise"] > 0)[..., None]
+        strength = (shown["arcs"] / rms[..., None, None]).square().mean((2, 3)).add(1e-4).log()
+        spread = head.spread.square()
+        return torch.cat([significance.reshape(-1, 2 * C), shown["chi2"].log1p(), strength, (shown["mean"] - head.centre) / head.spread,
+                          (shown["variance"] / spread).log()], 1)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.inferred(x)[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(self.features(x))
+
+
+def stretched(x: Tensor, noise: Tensor) -> Tensor:
+    """x [B, C, H, W] in units of the noise [B, C], linear where it is faint; a band that is not there stays 0."""
+    return torch.asinh(x / (STRETCH * noise.clamp(min=1e-12))[..., None, None]) * (noise > 0)[..., None, None]

@@ -1,0 +1,33 @@
+"""The lens finder whole: what goes in front of the network and what is read off its features."""
+import torch
+from torch import nn
+
+from models.augment import Augment
+from models.lens_network import LensNetwork
+from models.preprocess import Preprocess
+from tests.test_preprocess import galaxies
+
+
+class Mean(nn.Module):
+    """The mean square of the pixels, in half precision."""
+    feature_dim = 1
+
+    def features(self, x):
+        self.seen = x
+        return x.square().mean((1, 2, 3))[:, None].bfloat16()
+
+    def classify(self, features):
+        return features
+
+
+def test_the_logit_is_that_of_the_preprocessed_image():
+    x, present, domain = galaxies(5), torch.ones(5, 2, dtype=torch.bool), torch.zeros(5, dtype=torch.int64)
+    model = LensNetwork(Preprocess(pad_to=64), Augment(), Mean())
+    said = model.eval()(x, present, domain)
+    assert list(said) == ["logit"] and said["logit"].shape == (5,) and said["logit"].dtype == torch.float32
+    plain = Preprocess(pad_to=64)(x, present, domain)
+    assert torch.equal(model.network.seen, plain)              # not augmented outside training
+    model.train()(x, present, domain)
+    assert not torch.equal(model.network.seen, plain)
+    assert list(model.state_dict()) == ["preprocess.recipe"]
+    assert LensNetwork(Preprocess(), None, Mean()).train()(x, present, domain)["logit"].isfinite().all()
