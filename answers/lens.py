@@ -5,44 +5,91 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from answers import lens_explain
 from contract import Answer, Batch, Columns
 from data import buckets, cutouts, predicted, split, store
+from losses.uncertainty import predictive_parts
 from models.augment import dihedral
+from physics.lens_parameters import turn
+from physics.plausibility import Plausibility, plausibility
 from tasks import lens, lens_inputs
+from tasks.lens_losses import answers_of
+from utils import calibration, predictions
 from utils.mistake import Mistake
+from utils.seeding import seed_from
+
+
+UNCERTAINTY = ["total", "aleatoric", "epistemic"]       # entropies in nats (losses/uncertainty.py)
 
 
 @dataclass(frozen=True)
 class Config:
     images: str = ""                 # folder or manifest of unlabelled cutouts, instead of buckets
-    tta: bool = False                # mean of the probability over the eight symmetries of the square
+    tta: bool = False                # mean over the eight symmetries of the square
+    calibration: Literal["none", "temperature", "vector", "isotonic"] = "none"    # of the probabilities, as validation of the training gave it
     threshold: float = 0.5           # pred = 1 where prob >= threshold
     quarantined: Literal["empty", "nonlens"] = "empty"     # what a file that cannot be read gets: nothing, or prob 0
+    samples: int = 0                 # draws of the weights of a network that has a posterior (bayesian_ensemble): their mean, and uncertainty_<which>.csv
+    explain: int = 0                 # draw why the network says so, for this many examples of the highest probability (docs/explain.md)
+
+    def __post_init__(self):
+        if self.samples < 0:
+            raise Mistake(f"--samples: got {self.samples}, expected at least 0")
+        if not 0 <= self.explain <= lens_explain.MOST:
+            raise Mistake(f"--explain: got {self.explain}, expected 0 to {lens_explain.MOST}, as many as one picture can show")
 
 
 def build(options: Any, own: Config, task: lens.Config, saved: dict[str, Any]) -> Answer:
+    if own.explain:
+        lens_explain.import_captum()                         # now, not after a long prediction
     packed, rows = read_index(options, own, task)
     examples = lens_inputs.known(cutouts.examples(packed, rows, saved["record"]["data"]["bands"], task.band_mode), replace(task, quality_weight=False))
     if not len(examples):
         raise Mistake(f"none of the {len(rows)} files can be predicted: {packed.directory}/quarantine.csv names the reasons")
     channels = len(saved["record"]["data"]["bands"]) if task.band_mode == "stack" else 1
 
+    found = saved.get("calibration", {})
+    if own.calibration != "none" and own.calibration not in found.get("probability", {}):
+        raise Mistake(f"--calibration {own.calibration}: the checkpoint has none, as only a run that ended has; or its validation logits do not rise "
+                      "with the label. Use best.pt of a run that ended, or --calibration none")
+    names = lens.inferred(task)
+    model = lens.network(task, channels)
+    if own.samples and not hasattr(model.network, "posterior"):
+        raise Mistake(f"--samples {own.samples}: the network {task.model} has no posterior to draw from; bayesian_ensemble has")
+    model.samples = own.samples
+
     def ask(network: nn.Module, batch: Batch) -> Columns:
         packed.pixels.base.madvise(mmap.MADV_DONTNEED)       # what is read once need not stay in this process's memory
-        return dict(prob=probability(network, batch, own.tta))
+        return answered(network, batch, names, own.tta)
 
     def write(columns: dict[str, np.ndarray], out: Path) -> str:
         prob = columns["prob"]
+        if own.calibration != "none":
+            prob = calibration.apply(found["probability"][own.calibration], predictions.logit(prob)).astype(np.float32)
         frames = predicted.frames(rows, examples, prob, own.threshold, own.quarantined == "nonlens")
         without = predicted.write(frames, len(rows), out, options.which)
-        note = f", {without} without a probability (see quarantine_{options.which}.csv)" if without else ""
-        return f"{out}/pred_{options.which}.csv: {len(rows)} files, {len(prob)} examples{note}"
+        said, table = f"{out}/pred_{options.which}.csv: {len(rows)} files, {len(prob)} examples", None
+        if names:
+            table = predicted.quantities(names, columns["mean"], columns["variance"], found.get("quantities", {}))
+            if "plausibility" in columns:
+                table = table.join(predicted.plausibilities(columns["plausibility"], Plausibility._fields[1:]))
+            predicted.write_more(rows, examples, table, out / f"parameters_{options.which}.csv")
+            said += f", what they are like in parameters_{options.which}.csv"
+        if own.samples:
+            predicted.write_more(rows, examples, pd.DataFrame(columns["uncertainty"], columns=UNCERTAINTY), out / f"uncertainty_{options.which}.csv")
+            said += f", what is not known in uncertainty_{options.which}.csv"
+        said += f", {without} without a probability (see quarantine_{options.which}.csv)" if without else ""
+        if own.explain:
+            best = np.argsort(-columns["prob"], kind="stable")[:own.explain]
+            said += "\n" + lens_explain.explain(model, examples, best, prob, table, task.pixel_scale, options.batch_size, out, options.which)
+        return said
 
-    return Answer(lens.network(task, channels), examples, ask, write,
-                  key=[packed.manifest["index"], own.tta], notes=examples.report)
+    return Answer(model, examples, ask, write,
+                  key=[packed.manifest["index"], own.tta, own.samples], notes=examples.report)
 
 
 def read_index(options: Any, own: Config, task: lens.Config) -> tuple[store.Store, np.ndarray]:
@@ -66,7 +113,38 @@ def read_index(options: Any, own: Config, task: lens.Config) -> tuple[store.Stor
     return packed, rows
 
 
-def probability(network: nn.Module, batch: Batch, tta: bool) -> torch.Tensor:
-    """[B] float32: the probability of a lens, with `tta` its mean over the eight symmetries of the square."""
-    views = [dihedral(batch["image"], k) for k in range(8)] if tta else [batch["image"]]
-    return torch.stack([lens.logit_of(network, batch | dict(image=view)).sigmoid() for view in views]).mean(0)
+def answered(network: nn.Module, batch: Batch, names: tuple[str, ...], tta: bool) -> Columns:
+    """prob [B] float32 of a lens, and mean and variance [B, P] of the quantities `names`; with `tta` over the eight symmetries of the square.
+
+    Of a quantity the eight answers, turned back, are a mixture: its mean and variance. Where the network infers a lens, `plausibility`
+    [B, 4] of the one that it infers for the image as it is: the score, then its parts (physics/plausibility.py). Where samples of its weights
+    are drawn, prob is their mean, and `uncertainty` [B, 3] that of the image as it is.
+    """
+    if "index" in batch:                             # what is drawn follows from the examples, not from what was predicted before
+        torch.manual_seed(seed_from("posterior", int(batch["index"][0])))
+    B, device = len(batch["image"]), batch["image"].device
+    views, as_it_is = [], {}
+    for k in range(8 if tta else 1):
+        said = answers_of(network, batch | dict(image=dihedral(batch["image"], k)))
+        view = dict(prob=said["logit"].sigmoid())
+        if "posterior" in said:
+            parts = predictive_parts(said["posterior"].T)
+            view = dict(prob=parts["prob"].float())
+            as_it_is |= {} if k else dict(uncertainty=torch.stack([parts[name] for name in UNCERTAINTY], 1).float())
+        if names:
+            turned = torch.full((B,), k, device=device)
+            view |= {name: turn(names, said[name], turned, back=True, signed=name == "mean") for name in ("mean", "variance")}
+            if k == 0 and "arcs" in said:
+                as_it_is |= dict(plausibility=judged(said))
+        views.append(view)
+    together = {name: torch.stack([view[name] for view in views]) for name in views[0]}
+    columns = {name: values.mean(0) for name, values in together.items()}
+    if names and tta:
+        columns["variance"] = columns["variance"] + together["mean"].var(0, correction=0)
+    return columns | as_it_is
+
+
+def judged(said: dict[str, Tensor]) -> Tensor:
+    """[B, 4] plausibility of what a network says of a lens (models/lens_fit.py)."""
+    return torch.stack(plausibility(said["image"], said["light"] + said["arcs"], said["light"], said["pixel_error"], *said["angles"].unbind(1),
+                                    *said["rays"].unbind(1), said["einstein_radius"], torch.zeros_like(said["angles"][:, :, 0, 0])), 1)

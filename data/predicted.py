@@ -1,6 +1,6 @@
 """One row for each input file: the probabilities of examples and what they are like, written for the files they were made of."""
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,9 +79,14 @@ def quantities(names: tuple[str, ...], mean: np.ndarray, variance: np.ndarray, f
     return pd.DataFrame(columns)
 
 
-def write_quantities(rows: np.ndarray, examples: Cutouts, table: pd.DataFrame, out: Path, which: str) -> None:
-    """parameters_<which>.csv: path, then the columns of `table` [E]; a row for each input file, empty where nothing was predicted."""
-    with files.whole(out / f"parameters_{which}.csv") as temporary, open(temporary, "w") as file:
+def plausibilities(values: np.ndarray, parts: Sequence[str]) -> pd.DataFrame:
+    """[E] rows: plausibility and plausibility_<part>, from the score and its parts [E, 1 + parts] (physics/plausibility.py)."""
+    return pd.DataFrame(values, columns=["plausibility", *(f"plausibility_{part}" for part in parts)])
+
+
+def write_more(rows: np.ndarray, examples: Cutouts, table: pd.DataFrame, path: Path) -> None:
+    """A CSV of path, then the columns of `table` [E]; a row for each input file, empty where nothing was predicted."""
+    with files.whole(path) as temporary, open(temporary, "w") as file:
         for start in range(0, len(rows), ROWS):
             some = rows[start:start + ROWS]
             example = examples.example_of_row[some]

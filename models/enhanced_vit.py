@@ -237,6 +237,7 @@ class EnhancedViT(nn.Module):
     """
 
     recompute = False        # see models/recompute.py
+    fresh = ("metadata",)    # see models/pretrained.py
 
     def __init__(self, size: str = "small", in_chans: int = 1, num_classes: int = 1, drop_path_rate: float = 0.0, patch_size: int = 0,
                  fields: Sequence[str] = (), sky_degree: int = 6, lensing_bias: bool = True, dropout: float = 0.0):

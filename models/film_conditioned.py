@@ -47,6 +47,8 @@ class FiLMConditioned(ResNet):
     Raises ValueError as ResNet does, for stages that are not there, and for metadata of another shape than [B, M].
     """
 
+    fresh = ("standardise", "film_hidden", "film")       # see models/pretrained.py
+
     def __init__(self, size: str = "34", in_chans: int = 1, num_classes: int = 1, drop_path_rate: float = 0.0, width: float = 1.0,
                  stem: str = "auto", image_size: int = 41, fields: Sequence[str] = (), film_stages: Sequence[int] = (2, 3, 4),
                  metadata_dropout: float = 0.2, hidden: int = 64):

@@ -1,4 +1,6 @@
 """A lens model of an image: ray tracing of inferred parameters, fluxes solved for, and how well it fits."""
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
@@ -20,6 +22,7 @@ class LensFit(nn.Module):
     flux, error      [B, C, 2] of lens and source, and standard errors; of the source this is the evidence for arcs
     chi2             [B, C] mean over the pixels of (residual / error)^2
     image, noise     as given: [B, C, H, W], and [B, C]
+    pixel_error      [B, C, H, W] that of chi2: noise, and what a model is wrong by where it is bright; 0 in a band that is not there
     angles, rays     [B, 2, H, W] arcsec from the lens: of the pixels, and of where their light comes from in the source plane, both x and y
     einstein_radius  [B] arcsec
     ring, ring_model [B] arcsec: mean distance from the lens of the light in the image that is not the lens galaxy's, near arcs, and of the
@@ -34,7 +37,7 @@ class LensFit(nn.Module):
         with torch.autocast(image.device.type, enabled=False):
             image, noise = image.float(), noise.float()[..., None, None]
             H, W = image.shape[2:]
-            rows, columns = (observing_matrix(size, self.pixel_scale, self.seeing, self.supersample).to(image.device) for size in (H, W))
+            rows, columns = (observing(size, self.pixel_scale, self.seeing, self.supersample, image.device) for size in (H, W))
             side = max(H, W)
             x, y = (grid[:H * self.supersample, :W * self.supersample] for grid in
                     pixel_grid(side, self.pixel_scale, self.supersample, device=image.device))
@@ -52,7 +55,13 @@ class LensFit(nn.Module):
             angles, rays = (avg_pool2d(torch.stack(torch.broadcast_tensors(*plane), 1), self.supersample)
                             for plane in (from_lens(x, y, geometry), ends))
             return dict(light=light, arcs=arcs, flux=flux[..., [LENS, SOURCE]], error=error, chi2=chi2, image=image, noise=noise[..., 0, 0],
-                        angles=angles, rays=rays, einstein_radius=geometry["Rein"].exp()[:, 0]) | rings
+                        pixel_error=there * error2.sqrt(), angles=angles, rays=rays, einstein_radius=geometry["Rein"].exp()[:, 0]) | rings
+
+
+@lru_cache(16)
+def observing(size: int, pixel_scale: float, seeing: float, supersample: int, device: torch.device) -> Tensor:
+    """The matrix on the device, made once: it is the same in every step."""
+    return observing_matrix(size, pixel_scale, seeing, supersample).to(device)
 
 
 def from_lens(x: Tensor, y: Tensor, geometry: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

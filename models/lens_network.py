@@ -15,6 +15,7 @@ class LensNetwork(nn.Module):
 
     logit            [B] float32 of being a lens; always
     mean, variance   [B, P] of the components of `quantities` (physics/lens_parameters.py), as they are in the image that was given
+    posterior        [B, S] logits of samples of the weights, where `samples` is set
     domain_logit     [B, D] of each domain, its gradient reversed on the way back
     light, arcs, flux, error, chi2, ring ...: what models/lens_fit.py makes of the inferred geometry, in the frame that the network saw
     and whatever else the network itself infers (models/pinn_lens.py).
@@ -36,6 +37,7 @@ class LensNetwork(nn.Module):
         super().__init__()
         self.preprocess, self.augment, self.network, self.degrade, self.metadata = preprocess, augment, network, degrade, metadata
         self.quantity_head, self.fit, self.domains, self.channels_last = quantity_head, fit, domains, channels_last
+        self.samples = 0                 # of the weights, drawn in evaluation; only for a network that has a posterior
 
     @property
     def heads(self) -> list[QuantityHead]:
@@ -77,4 +79,6 @@ class LensNetwork(nn.Module):
             said = said | {name: turn(self.quantities, said[name], symmetry, back=True, signed=name == "mean") for name in ("mean", "variance")}
         if self.domains is not None:
             said = said | dict(domain_logit=self.domains(features))
+        if self.samples and not self.training:
+            said = said | dict(posterior=self.network.posterior(x, self.samples, *own).flatten(0, 1).T.float())
         return said | dict(logit=logit)

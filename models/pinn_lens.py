@@ -26,7 +26,7 @@ class PinnLens(nn.Module):
     2. The lens equation makes an image of it, at the fluxes that fit best (models/lens_fit.py).
     3. A second network sees the image, the image without the lens galaxy, and without the modelled arcs too; with the fluxes in units of
        their errors, chi^2, and the geometry it decides.
-    What decides cannot change what is inferred: no gradient goes from 3 into 1 and 2. Otherwise the geometry would become a code for
+    What decides cannot change what is inferred: in training no gradient goes from 3 into 1 and 2. Otherwise the geometry would become a code for
     the class instead of one for the sky. So the geometry is learnt from its own losses alone (--use_physics, --regression).
     Both networks see asinh(x / 3 rms), each image in units of its own noise; sky that is not subtracted is fitted.
 
@@ -55,7 +55,9 @@ class PinnLens(nn.Module):
         maps = self.encoder.maps(stretched(x, noise))
         mean, variance = self.quantity_head(F.adaptive_avg_pool2d(maps, PLACES).flatten(1))
         fit = self.fit(x, noise, soft_geometry(mean, self.quantity_head))
-        shown = {name: value.detach() for name, value in (fit | dict(mean=mean, variance=variance)).items()}
+        shown = fit | dict(mean=mean, variance=variance)
+        if self.training:                        # in evaluation, explanations and attacks follow the whole way
+            shown = {name: value.detach() for name, value in shown.items()}
         left = x - shown["light"]
         judged = self.judge.features(torch.cat([stretched(image, noise) for image in (x, left, left - shown["arcs"])], 1))
         features = torch.cat([maps.mean((2, 3)), judged, self.evidence(shown)], 1)

@@ -37,24 +37,30 @@ def plausibility(images: Tensor, models: Tensor, lens_light: Tensor, noise: Tens
                  einstein_radius: Tensor, centre: Tensor, aperture: float = APERTURE) -> Plausibility:
     """The plausibility of B lens models and its three parts; differentiable in all that the models say.
 
-    images, models, lens_light: [B, C, H, W] in one unit; noise: rms in it, [B, C, 1, 1] or [B, C, H, W].
+    images, models, lens_light: [B, C, H, W] in one unit; noise: rms in it, [B, C, 1, 1] or [B, C, H, W], 0 for a band that is not there.
     x, y: [H, W] arcsec; beta_x, beta_y: [B, H, W], where the lens sends these points in the source plane, arcsec.
     einstein_radius: [B] arcsec; centre: [B, 2] of the lens, arcsec; aperture: arcsec.
     """
     x0, y0 = centre[:, 0, None, None], centre[:, 1, None, None]
     dx, dy, radius = x - x0, y - y0, einstein_radius[:, None, None]
     inside = (dx**2 + dy**2 < aperture**2).to(images)
-    arcs = (images - lens_light) / noise
+    precision = (noise > 0) / torch.where(noise > 0, noise, 1)
+    arcs, residual = (images - lens_light) * precision, (images - models) * precision
     beta_x, beta_y = (beta_x - x0) / radius, (beta_y - y0) / radius          # from here on in Einstein radii
-    parts = (1 / (1 + residual_fit(images - models, noise, inside) / FIT),
+    parts = (1 / (1 + residual_fit(residual, inside) / FIT),
              1 / (1 + distance_ring(arcs, dx / radius, dy / radius, beta_x, beta_y, inside) / RING),
              1 / (1 + variance_unexplained(arcs, beta_x, beta_y, inside) / COUNTER_IMAGES))
     return Plausibility(parts[0] * parts[1] * parts[2], *parts)
 
 
-def residual_fit(residual: Tensor, noise: Tensor, inside: Tensor) -> Tensor:
-    """Reduced chi squared [B] above 1 (else 0) of what a model leaves [B, C, H, W], over the pixels `inside` [B, H, W]."""
-    squared = (residual / noise).square().mean(1)
+def bands_of(images: Tensor) -> Tensor:
+    """How many of the bands of each image [B, C, H, W] are there, at least 1: [B]. One that is not is zero everywhere."""
+    return (images != 0).flatten(2).any(2).sum(1).clamp(min=1).to(images)
+
+
+def residual_fit(residual: Tensor, inside: Tensor) -> Tensor:
+    """Reduced chi squared [B] above 1 (else 0) of what a model leaves [B, C, H, W], in noise rms, over the pixels `inside` [B, H, W]."""
+    squared = residual.square().sum(1) / bands_of(residual)[:, None, None]
     return ((squared * inside).sum((-2, -1)) / inside.sum((-2, -1)) - 1).clamp(min=0)
 
 
@@ -67,7 +73,7 @@ def distance_ring(arcs: Tensor, x: Tensor, y: Tensor, beta_x: Tensor, beta_y: Te
     no excuse. Where hardly any arcs are seen the distance goes to 1.
     """
     # Light summed over the bands, so that the noise of many bands does not look like arcs; squared: what is clear counts most.
-    significance = arcs.sum(1) / arcs.shape[1] ** 0.5
+    significance = arcs.sum(1) / bands_of(arcs)[:, None, None].sqrt()
     weight = (significance - SIGNIFICANT).clamp(min=0).square() * inside
     total = weight.sum((-2, -1)) + SIGNIFICANT**2
     mean_x, mean_y = ((weight * beta).sum((-2, -1)) / total for beta in (beta_x, beta_y))
@@ -85,9 +91,10 @@ def variance_unexplained(arcs: Tensor, beta_x: Tensor, beta_y: Tensor, inside: T
     end where a source has more than one image are spread bilinearly on a grid of the source plane, its cells' means are gathered
     back, and each pixel is compared with what the others say of its place, band by band. What noise alone would do is subtracted.
     """
-    light = arcs.flatten(2).mT                                                          # [B, P, C]
-    seen = (inside * (beta_x**2 + beta_y**2 < 1)).flatten(1)[..., None].to(arcs)        # [B, P, 1]
-    cell, tents = _places(beta_x.flatten(1), beta_y.flatten(1))
+    seen = (inside * (beta_x**2 + beta_y**2 < 1)).flatten(1).to(arcs)
+    some = seen.any(0).nonzero()[:, 0]                                                  # the others have no say: spare their sums
+    light, seen = arcs.flatten(2)[:, :, some].mT, seen[:, some, None]                   # [B, P, C], [B, P, 1]
+    cell, tents = _places(*(beta.flatten(1)[:, some] for beta in (beta_x, beta_y)))
     spread = tents * seen                                                               # [B, P, 4]
     averaged = spread / (_sums(cell, spread, CELLS**2) + 1e-6).gather(1, cell.flatten(1)).view_as(spread)
     means = torch.stack([_sums(cell, averaged * band[..., None], CELLS**2).gather(1, cell.flatten(1)).view_as(spread) for band in light.unbind(2)], 2)
@@ -99,8 +106,8 @@ def variance_unexplained(arcs: Tensor, beta_x: Tensor, beta_y: Tensor, inside: T
     others = ((averaged[..., :, None] * averaged[..., None, :]).flatten(2) * shared).sum(-1, keepdim=True) - own**2
     # The means of the others differ by (light - mean) / (1 - own); 1 - own says how many others there are.
     left = ((light - mean).square() * seen / (1 - own)).sum((1, 2))
-    left_noise = (((1 - own) + others / (1 - own)) * seen).sum((1, 2)) * light.shape[2]
-    total, total_noise = (light.square() * (1 - own) * seen).sum((1, 2)), ((1 - own) * seen).sum((1, 2)) * light.shape[2]
+    left_noise = (((1 - own) + others / (1 - own)) * seen).sum((1, 2)) * bands_of(arcs)
+    total, total_noise = (light.square() * (1 - own) * seen).sum((1, 2)), ((1 - own) * seen).sum((1, 2)) * bands_of(arcs)
     doubt = torch.sqrt(2 * total_noise + 1)                                             # the scatter of either sum by noise
     return ((left - left_noise).clamp(min=0) + doubt) / ((total - total_noise).clamp(min=0) + doubt)
 

@@ -77,6 +77,8 @@ class Config(Losses, Inputs):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.apply_padding and (self.use_physics or self.model in MODELS and MODELS[self.model].infers):
+            raise Mistake("--apply_padding: a lens model is fitted to the sky that was observed, and zeros around it are none; leave it out")
         if self.apply_padding and self.out_size_when_padded < self.image_size:
             raise Mistake(f"--out_size_when_padded: got {self.out_size_when_padded}, expected at least "
                           f"--image_size {self.image_size}")

@@ -59,9 +59,12 @@ def from_store(config: Any, run_dir: Path, workers: int) -> tuple[dict[str, cuto
 
 def streamed(config: Any) -> tuple[dict[str, streaming.Streamed], list[str], dict[str, Any]]:
     """The same of shards that are not packed."""
-    others = [name for name in ("store", "use_metadata", "quality_weight") if getattr(config, name)] + list(config.sources())
+    others = [name for name in ("store", "use_metadata", "quality_weight", "regression") if getattr(config, name)] + list(config.sources())
     if others:
         raise Mistake(f"--stream {config.stream!r} and --{others[0]}: not together; pack the shards into a store (convert.py shards --from) for that")
+    if inferred(config) and not config.use_physics:
+        raise Mistake(f"--stream {config.stream!r}: shards tell nothing of what --model {config.model} infers; give a store, or --use_physics, "
+                      "from which it learns alone")
     stream = streaming.open_stream(config.stream, config.bands, config.band_mode)
     if list(stream.manifest["shape"]) != [config.image_size] * 2:
         raise Mistake(f"--image_size: got {config.image_size}, but the images of --stream {config.stream!r} have "

@@ -27,7 +27,7 @@ class Losses:
     regression_weight: float = 0.3           # of their likelihood, a mean over the quantities, in nats
     use_physics: bool = False                # fit a lens model to every image, ray by ray; adds its terms for the lenses
     physics_weight: float = 0.1              # of all physics terms together
-    physics_terms: list[str] = several("lens_equation", "mass_conservation")    # or shear_consistency, a second view of each image; each may have a weight: lens_equation=0.5
+    physics_terms: list[str] = several("lens_equation", "mass_conservation")    # and shear_consistency, by a second view; or with weights: lens_equation=0.5
     domain_adversarial: bool = False         # features that do not tell the domains apart
     domain_weight: float = 0.1               # of that term
     domain_warmup: int = 1000                # steps over which its weight grows from zero
@@ -97,8 +97,6 @@ def build(config: Any, examples: int) -> LossFn:
         terms = dict(acc=((said["logit"] > 0) == (label > 0.5)).float())
         if "weight" in batch:
             value = value * batch["weight"]
-        if config.label_domain:
-            value = torch.where(batch["domain"] == DOMAINS.index(config.label_domain), value, 0.0)
         if "prior" in said:                      # of all weights: its share of each example makes the posterior of the whole data
             value = value + said["prior"] / examples
         if "targets" in batch:
@@ -108,6 +106,8 @@ def build(config: Any, examples: int) -> LossFn:
         for name, weight in physics.items():
             terms[name] = torch.where(label > 0.5, TERMS[name](said, again, places), 0.0)
             value = value + config.physics_weight * weight * terms[name]
+        if config.label_domain:                  # whether it is a lens, and what it is like, is told of this domain alone
+            value = torch.where(batch["domain"] == DOMAINS.index(config.label_domain), value, 0.0)
         if config.domain_adversarial:
             terms["domain"] = domain_confusion(said["domain_logit"], batch["domain"])
             value = value + config.domain_weight * min(1.0, (step + 1) / config.domain_warmup) * terms["domain"]

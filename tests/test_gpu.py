@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import train
+from model import MODELS, create_model
 from tests import toys
 from tests.test_ranks import ENVIRONMENT, TOYS, free_port
 from utils import checkpoint
@@ -31,6 +32,22 @@ def test_one_rank_over_nccl(tmp_path):
             "--save_dir", str(tmp_path / "run")]
     subprocess.run(argv, check=True, env=ENVIRONMENT, timeout=300, capture_output=True)
     assert checkpoint.load(tmp_path / "run" / "last.pt")["state"]["progress"]["step"] == 14
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "timm"])
+def test_each_network_agrees_with_the_cpu(name):
+    """Features, and the gradient of the weights, in float32."""
+    torch.manual_seed(0)
+    network = create_model(name, in_chans=5, **({"size": MODELS[name].sizes[0]} if MODELS[name].sizes else {})).eval()
+    image = torch.randn(8, 5, 41, 41)
+    found = []
+    for device in ("cpu", "cuda"):
+        network.to(device).zero_grad()
+        features = network.features(image.to(device))
+        network.classify(features).square().sum().backward()
+        found.append([features.detach().cpu()] + [p.grad.cpu() for p in network.parameters() if p.grad is not None])
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours - theirs).norm() <= 2e-3 * ours.norm() + 1e-6
 
 
 def test_the_lens_network_agrees_with_the_cpu(trained):

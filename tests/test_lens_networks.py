@@ -147,7 +147,8 @@ def test_images_are_worsened_in_training_alone(arguments, tmp_path):
 
 def test_labels_of_one_domain_alone(arguments, tmp_path):
     """--label_domain: the others have no part in the loss, nor in what validation chooses."""
-    task = lens.build(config_of(arguments("robust_resnet", "--label_domain", "slsim", "--domain_adversarial")), tmp_path, 1)
+    task = lens.build(config_of(arguments("robust_resnet", "--label_domain", "slsim", "--domain_adversarial", "--use_physics", "--regression", "zlens")),
+                      tmp_path, 1)
     batch = task.data["train"].__getitems__(list(range(len(task.data["train"]))))
     task.model.eval()
     value, terms = task.loss(task.model, batch, 0)
@@ -208,3 +209,40 @@ def test_the_checkpoint_rebuilds_every_head(arguments, tmp_path):
     model = lens.network(recorded(lens.Config, saved["record"]["options"]), 2)
     model.load_state_dict(saved["model"])
     assert model.quantities[-1] == "zsrc" and model.fit is not None and model.domains is not None
+
+
+def test_two_ranks_equal_one(arguments, tmp_path):
+    """With physics and quantities, of which non-lenses have none: every weight has a gradient on every rank."""
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    from tests.test_ranks import ENVIRONMENT, free_port
+    script = Path(__file__).parent.parent / "train.py"
+    argv = [*arguments("pinn_lens", "--use_physics", "--no_augment", "--drop_path", "0"), "--take_train_frac", "0.5"]
+    train.main([*argv, "--save_dir", str(tmp_path / "1")])
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port(), str(script), *argv,
+                    "--save_dir", str(tmp_path / "2")], check=True, env=ENVIRONMENT, timeout=300, capture_output=True)
+    one, two = (checkpoint.load(tmp_path / str(ranks) / "last.pt")["state"]["model"] for ranks in (1, 2))
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=2e-2, atol=2e-3)
+
+
+def test_samples_of_the_posterior_are_predicted_with_their_parts(arguments, challenge, stores, tmp_path):
+    """The same numbers again, whatever the batches were before; parts add up; one that has no posterior says so."""
+    train.main([*arguments("bayesian_ensemble"), "--save_dir", str(tmp_path)])
+    ask = ["--model_path", str(tmp_path / "best.pt"), "--data", str(challenge), "--store_dir", stores, "--which", "test", "--device", "cpu", "--samples", "5"]
+    tables = []
+    for folder in ("a", "b"):
+        torch.rand(7)
+        predict.main([*ask, "--output_dir", str(tmp_path / folder)])
+        tables.append([pd.read_csv(tmp_path / folder / f"{kind}_test.csv") for kind in ("pred", "uncertainty")])
+    pd.testing.assert_frame_equal(tables[0][1], tables[1][1])
+    pred, parts = tables[0]
+    p = pred["prob"]
+    np.testing.assert_allclose(parts["total"], -(p * np.log(p) + (1 - p) * np.log(1 - p)), rtol=1e-4)
+    np.testing.assert_allclose(parts["aleatoric"] + parts["epistemic"], parts["total"], rtol=1e-5)
+    assert (parts["epistemic"] > 0).all()
+    train.main([*arguments("robust_resnet"), "--save_dir", str(tmp_path / "other")])
+    with pytest.raises(Mistake, match="has no posterior"):
+        predict.main([*ask[2:], "--model_path", str(tmp_path / "other" / "best.pt"), "--output_dir", str(tmp_path / "c")])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from physics import imaging, lensing, light
-from physics.plausibility import distance_ring, plausibility, residual_fit, variance_unexplained
+from physics.plausibility import CELLS, REACH, distance_ring, plausibility, residual_fit, variance_unexplained
 
 SIZE, SCALE, FINE = 41, 0.2, 3
 COUNT, BANDS = 24, 2
@@ -135,7 +135,7 @@ def test_units_and_limits():
     inside = torch.ones(1, SIZE, SIZE, dtype=torch.float64)
     # Noise as announced is chi squared 1: nothing above it but its scatter; twice the noise is an excess of 3.
     residual = torch.randn(1, 5, SIZE, SIZE, dtype=torch.float64)
-    assert residual_fit(residual, torch.ones(()), inside) < 0.05 and residual_fit(2 * residual, torch.ones(()), inside) == pytest.approx(3, abs=0.2)
+    assert residual_fit(residual, inside) < 0.05 and residual_fit(2 * residual, inside) == pytest.approx(3, abs=0.2)
     # The images of a point behind a round isothermal lens, without seeing, are where the lens says and equally bright.
     alpha = lensing.deflection_sie(x, y, 0.0, 0.0, 1.0, 1.0, 0.0)
     beta_x, beta_y = (beta[None] for beta in lensing.shoot_rays(x, y, alpha))
@@ -180,3 +180,37 @@ def test_an_example_does_not_depend_on_its_neighbours(truth):
     alone = plausibility(image[some], model[some], lens_light[some], rms[some], x, y, *beta[:, some], radius[some], centre[some])
     for part, all_of_it in zip(alone, plausibility(image, model, lens_light, rms, x, y, *beta, radius, centre)):
         torch.testing.assert_close(part, all_of_it[some], rtol=1e-4, atol=1e-5)
+
+
+def test_a_band_that_is_not_there_says_nothing(truth):
+    """Zero, and its noise 0: as if there were no such channel."""
+    image, rms, lens_light, lens, shear, source = truth
+    x, y = imaging.pixel_grid(SIZE, SCALE)
+    planes = [x, y, *rays(lens, shear), lens["einstein_radius"][:, 0, 0], torch.zeros(COUNT, 2)]
+    bands = image, lens_light + arcs(lens, shear, source), lens_light, rms
+    whole = plausibility(*bands, *planes)
+    with_empty = plausibility(*(torch.cat([band, torch.zeros_like(band[:, :1])], 1) for band in bands), *planes)
+    for part, same in zip(whole, with_empty):
+        torch.testing.assert_close(part, same)
+
+
+def test_counter_images_against_matrices(truth):
+    """The diagonals of H and of H H^T, H the matrix that takes light to what the cells of the source plane say of each pixel, formed whole."""
+    image, rms, lens_light, lens, shear, _ = truth
+    radius = lens["einstein_radius"]
+    beta = [(beta / radius).double()[:2] for beta in rays(lens, shear)]
+    light = ((image - lens_light) / rms).double()[:2]
+    inside = torch.ones(2, SIZE, SIZE, dtype=torch.float64)
+    seen = (beta[0] ** 2 + beta[1] ** 2 < 1).flatten(1)
+    for i in range(2):
+        here, cells = seen[i], torch.linspace(-REACH, REACH, CELLS, dtype=torch.float64)
+        column, row = ((1 - (each[i].flatten()[here, None] - cells).abs() / (cells[1] - cells[0])).clamp(min=0) for each in beta)
+        spread = (row[:, :, None] * column[:, None, :]).flatten(1)
+        matrix = spread @ (spread / (spread.sum(0) + 1e-6)).T
+        own, pixels = matrix.diagonal()[:, None], light[i].flatten(1).T[here]
+        noise = ((torch.eye(len(matrix), dtype=torch.float64) - matrix).square().sum(1, keepdim=True) / (1 - own)).sum() * BANDS
+        left = ((pixels - matrix @ pixels).square() / (1 - own)).sum()
+        total, total_noise = (pixels.square() * (1 - own)).sum(), (1 - own).sum() * BANDS
+        doubt = (2 * total_noise + 1).sqrt()
+        expected = ((left - noise).clamp(min=0) + doubt) / ((total - total_noise).clamp(min=0) + doubt)
+        torch.testing.assert_close(variance_unexplained(light, *beta, inside)[i], expected, rtol=1e-6, atol=0)

@@ -123,7 +123,7 @@ def test_the_symmetries_average_to_a_prediction_that_turning_does_not_change(run
 def test_an_interrupted_prediction_goes_on(run, trained, challenge, tmp_path, monkeypatch):
     whole = run(trained["single"], "--data", challenge, "--which", "all", "--batch_size", "16")
     monkeypatch.setattr(predict, "PART", 32)
-    real, calls = answers.lens.probability, []
+    real, calls = answers.lens.answered, []
 
     def dying(*arguments):
         calls.append(1)
@@ -133,7 +133,7 @@ def test_an_interrupted_prediction_goes_on(run, trained, challenge, tmp_path, mo
 
     argv = ["--model_path", str(trained["single"] / "best.pt"), "--store_dir", str(tmp_path / "stores"), "--device", "cpu",
             "--output_dir", str(tmp_path / "broken"), "--data", str(challenge), "--which", "all", "--batch_size", "16"]
-    monkeypatch.setattr(answers.lens, "probability", dying)
+    monkeypatch.setattr(answers.lens, "answered", dying)
     with pytest.raises(KeyboardInterrupt):
         predict.main(argv)
     predict.main(argv)
@@ -146,14 +146,14 @@ def test_an_interrupted_prediction_goes_on(run, trained, challenge, tmp_path, mo
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux says what is resident")
 def test_pixels_that_were_read_are_let_go(run, trained, challenge, monkeypatch):
     """Else the memory of a job grows by all of its store, which schedulers count."""
-    real, resident = answers.lens.probability, []
+    real, resident = answers.lens.answered, []
 
     def looking(*arguments):
         for mapping in Path("/proc/self/smaps").read_text().split("VmFlags")[:-1]:
             resident.extend(line.split()[1] for line in mapping.splitlines() if "pixels.npy" in mapping and line.startswith("Rss:"))
         return real(*arguments)
 
-    monkeypatch.setattr(answers.lens, "probability", looking)
+    monkeypatch.setattr(answers.lens, "answered", looking)
     run(trained["single"], "--data", challenge, "--which", "all", "--batch_size", "16")
     assert len(resident) >= 8 and set(resident) == {"0"}
 

@@ -12,7 +12,9 @@ README = (ROOT / "README.md").read_text()
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.strip().splitlines()]
 SMALLER = [("--objects 500", "--objects 12"), ("--blind 200", "--blind 6"), ("run_sheets/quickstart.yaml", "run_sheets/quickstart.yaml --epochs 1"),
            ("--curves 4096", "--curves 60"), ("run_sheets/light_curve_recommended.yaml", "run_sheets/light_curve_recommended.yaml --epochs 1"),
-           ("--epochs 1 --epochs 2", "--epochs 1"), ("--batch_size 128", "--batch_size 16")]
+           ("--epochs 1 --epochs 2", "--epochs 1"), ("--batch_size 128", "--batch_size 16"), ("--explain 12", "--explain 2"),
+           ("run_sheets/pinn_lens.yaml", "run_sheets/pinn_lens.yaml --epochs 1 --model_size small"),
+           ("--calibrate temperature", "--calibrate isotonic")]        # which also fits a network that knows nothing yet
 
 
 def test_every_step_of_the_pipeline_runs(tmp_path):
@@ -34,6 +36,7 @@ def test_every_step_of_the_pipeline_runs(tmp_path):
     assert (tmp_path / "runs/demo/submission/submission.csv").exists()
     assert list((tmp_path / "runs/demo/evaluation").glob("*.png"))
     assert (tmp_path / "runs/curves/embedding/embedding_all.parquet").exists()
+    assert (tmp_path / "runs/demo/pinn/pred_test/explain_test.png").exists() and (tmp_path / "runs/demo/stacked/weights.json").exists()
 
 
 def test_every_command_is_accounted_for():
