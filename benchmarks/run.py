@@ -29,8 +29,9 @@ from utils.mistake import Mistake  # noqa: E402
 
 SHORT = ("convnext_speed", "train_step", "loop_overhead", "resume_latency", "gru_speed", "fits_speed", "shuffled_reads", "preprocess_speed",
          "predict_speed", "checkpoint_stall", "gpu_speed")
-LONG = ("growth", "galaxiesml_speed", "fuzz_fits", "kill_resume", "lens_auc", "light_curve_vae", "rr_lyrae")       # only when named
-OWN_TABLES = ("lens_auc", "light_curve_vae", "rr_lyrae")     # what these print is kept as it is: they make no rows
+LENS = ("lens_models", "lens_physics", "lens_robustness", "slacs_rings")
+LONG = ("growth", "galaxiesml_speed", "fuzz_fits", "kill_resume", "lens_auc", "light_curve_vae", "rr_lyrae", *LENS)       # only when named
+OWN_TABLES = ("lens_auc", "light_curve_vae", "rr_lyrae", *LENS)     # what these print is kept as it is: they make no rows
 SCRIPTS = ROOT / "benchmarks"
 BEGINS, ENDS = "<!-- benchmarks/run.py begins -->", "<!-- benchmarks/run.py ends -->"
 BUSY = 0.5                       # load average from which on figures are not to be trusted

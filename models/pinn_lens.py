@@ -27,7 +27,8 @@ class PinnLens(nn.Module):
     3. A second network sees the image, the image without the lens galaxy, and without the modelled arcs too; with the fluxes in units of
        their errors, chi^2, and the geometry it decides.
     What decides cannot change what is inferred: in training no gradient goes from 3 into 1 and 2. Otherwise the geometry would become a code for
-    the class instead of one for the sky. So the geometry is learnt from its own losses alone (--use_physics, --regression).
+    the class instead of one for the sky. So what the encoder makes of its maps as geometry is learnt from the geometry's own losses alone
+    (--use_physics; --regression_weight, where the training lenses' parameters are known); the maps themselves serve the label too.
     Both networks see asinh(x / 3 rms), each image in units of its own noise; sky that is not subtracted is fitted.
 
     pixel_scale and seeing (FWHM) in arcsec. Raises ValueError for a size that is not known.
