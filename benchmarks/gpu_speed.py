@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -255,7 +256,7 @@ def ensemble(asked: Config, options: Config, device: torch.device) -> list[Row]:
     start = time.perf_counter()
     for seed in range(options.ensemble_seeds):
         torch.manual_seed(seed_from(seed, "weights"))
-        task = Task(lens.network(replace(RECIPE, model_size=options.size), 1), data, lens_losses.build(RECIPE, len(data["train"])), lens.measure,
+        task = Task(lens.network(replace(RECIPE, model_size=options.size), 1), data, lens_losses.build(RECIPE, len(data["train"])), partial(lens.measure, config=RECIPE),
                     {"auc": "max"}, lens.summarise)
         told = train.TrainConfig(epochs=epochs, batch_size=options.ensemble_batch, precision=options.precision, patience=0,
                                  compile=options.compiled and device.type == "cuda", seed=seed)

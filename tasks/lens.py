@@ -27,7 +27,7 @@ from models.recompute import recompute
 from physics.lens_parameters import slices
 from tasks import lens_losses
 from tasks.lens_inputs import Inputs, from_store, metadata_columns, streamed
-from tasks.lens_losses import Losses, answers_of, inferred
+from tasks.lens_losses import Losses, answers_of, inferred, withstood
 from utils import calibration, figures_of_merit, plots
 from utils.config import free, several
 from utils.mistake import Mistake
@@ -149,17 +149,22 @@ def build(config: Config, run_dir: Path, workers: int) -> Task:
             print(load_pretrained(getattr(model.network, "body", model.network), config.initial_checkpoint))
         except ValueError as error:
             raise Mistake(f"--initial_checkpoint: {error}") from error
-    return Task(model, data, lens_losses.build(config, len(data["train"])), measure, {"auc": "max", "loss": "min", "acc": "max"},
+    return Task(model, data, lens_losses.build(config, len(data["train"])), partial(measure, config=config), {"auc": "max", "loss": "min", "acc": "max"},
                 lambda columns: summarise(trusted(config, columns)), report, partial(calibrate, config),
                 lambda writer, model, columns, epoch: illustrate(writer, columns, epoch, data["val"]), record)
 
 
-def measure(model: nn.Module, batch: Batch) -> Columns:
-    """Scores of each example: loss, logit and probability of a lens, [B]; errors of inferred quantities in their sigmas, [B, P]; and what it is."""
+def measure(model: nn.Module, batch: Batch, config: Config) -> Columns:
+    """Scores of each example: loss, logit and probability of a lens, [B]; errors of inferred quantities in their sigmas, [B, P]; and what it is.
+
+    With --adversarial also whether the answer withstands an attack, [B].
+    """
     said = answers_of(model, batch)
     columns = dict(loss=binary_cross_entropy(said["logit"], batch["label"]), logit=said["logit"], prob=said["logit"].sigmoid())
     if "targets" in batch:
         columns["error"] = (said["mean"] - batch["targets"]) / said["variance"].sqrt()
+    if config.adversarial != "none":
+        columns["robust"] = withstood(config, model, batch)
     return columns | {name: batch[name] for name in ("label", "domain", "index")}
 
 
@@ -192,7 +197,8 @@ def trusted(config: Config, columns: Columns) -> Columns:
 def summarise(columns: Columns) -> dict[str, float]:
     label, prob = columns["label"].numpy(), columns["prob"].numpy()
     return dict(loss=columns["loss"].double().mean().item(), acc=float(((prob >= 0.5) == (label > 0.5)).mean()),
-                auc=figures_of_merit.roc_auc(label, prob))
+                auc=figures_of_merit.roc_auc(label, prob)) \
+        | ({"robust_acc": columns["robust"].double().mean().item()} if "robust" in columns else {})
 
 
 def report(columns: Columns) -> dict[str, float | dict[str, float]]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from contract import Batch, Loss, LossFn
 from data.buckets import DOMAINS
-from losses.adversarial import adversarial
+from losses.adversarial import adversarial, attack
 from losses.classification import binary_cross_entropy
 from losses.domain import domain_confusion
 from losses.physics import TERMS
@@ -85,6 +85,15 @@ def label_loss(said: dict[str, Tensor], label: Tensor) -> Tensor:
     if "member_logit" not in said:
         return binary_cross_entropy(said["logit"], label)
     return torch.stack([binary_cross_entropy(logit, label) for logit in said["member_logit"].unbind(1)]).mean(0)
+
+
+def withstood(config: Any, model: nn.Module, batch: Batch) -> Tensor:
+    """[B] float32: 1 where the answer is right also for the worst image near each, searched for as in training (--adversarial)."""
+    def alone(model: nn.Module, batch: Batch, step: int) -> Loss:
+        return Loss(binary_cross_entropy(answers_of(model, batch)["logit"], batch["label"]), {})
+
+    worst = attack(model, batch, alone, 0, config.adversarial, config.adversarial_radius, config.adversarial_steps)
+    return ((answers_of(model, worst)["logit"] > 0) == (batch["label"] > 0.5)).float()
 
 
 def build(config: Any, examples: int) -> LossFn:

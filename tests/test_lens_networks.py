@@ -246,3 +246,12 @@ def test_samples_of_the_posterior_are_predicted_with_their_parts(arguments, chal
     train.main([*arguments("robust_resnet"), "--save_dir", str(tmp_path / "other")])
     with pytest.raises(Mistake, match="has no posterior"):
         predict.main([*ask[2:], "--model_path", str(tmp_path / "other" / "best.pt"), "--output_dir", str(tmp_path / "c")])
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_robust_accuracy_is_reported_beside_clean(norm, arguments, tmp_path):
+    train.main([*arguments("robust_resnet", "--adversarial", norm, "--adversarial_steps", "2"), "--save_dir", str(tmp_path)])
+    log, results = pd.read_csv(tmp_path / "training_log.csv"), json.loads((tmp_path / "results.json").read_text())
+    assert {"val_acc", "val_robust_acc", "train_clean_loss", "train_adversarial_loss"} <= set(log)
+    assert (log["train_adversarial_loss"] > log["train_clean_loss"]).all()
+    assert all(results[split]["robust_acc"] <= results[split]["acc"] + 0.05 for split in ("val", "test"))
