@@ -256,8 +256,8 @@ def ensemble(asked: Config, options: Config, device: torch.device) -> list[Row]:
     start = time.perf_counter()
     for seed in range(options.ensemble_seeds):
         torch.manual_seed(seed_from(seed, "weights"))
-        task = Task(lens.network(replace(RECIPE, model_size=options.size), 1), data, lens_losses.build(RECIPE, len(data["train"])), partial(lens.measure, config=RECIPE),
-                    {"auc": "max"}, lens.summarise)
+        task = Task(lens.network(replace(RECIPE, model_size=options.size), 1), data, lens_losses.build(RECIPE, len(data["train"])),
+                    partial(lens.measure, config=RECIPE), {"auc": "max"}, lens.summarise)
         told = train.TrainConfig(epochs=epochs, batch_size=options.ensemble_batch, precision=options.precision, patience=0,
                                  compile=options.compiled and device.type == "cuda", seed=seed)
         with tempfile.TemporaryDirectory() as folder:
