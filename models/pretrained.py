@@ -35,16 +35,30 @@ def load_pretrained(network: nn.Module, path: str | Path) -> Loaded:
     """Give `network` the encoder weights in the file: .safetensors, or what torch.save writes (tensors only).
 
     Prefixes of wrappers are taken off; the first layer is folded to the network's channels; a classifier of another
-    size stays as it was initialised. The network is a ConvNeXtV2 or one of timm's.
+    size stays as it was initialised, and so do the layers that the network's `fresh` names: what they do depends on
+    columns of metadata, of which a file of weights says nothing. For a ConvNeXtV2, a ResNet or FiLMConditioned (timm's ResNets
+    with GroupNorm), one of timm's, and for what this project trained.
 
-    Raises ValueError for a file that cannot be read, and, with nothing loaded, for an encoder that does not match.
+    Raises ValueError for a file that cannot be read, and, with nothing loaded, for an encoder that does not match; so for BatchNorm
+    weights of a network with GroupNorm, whose shapes are the same: their scales go with the statistics of many images.
     """
-    target = network.state_dict()
-    first, classifier = next(iter(target)), list(target)[-1].rpartition(".")[0] + "."
-    tensors, dropped = encoder_tensors(read_tensors(path), first)
-    tops = {name.partition(".")[0] for name in target}
+    target, fresh = network.state_dict(), tuple(f"{name}." for name in getattr(network, "fresh", ()))
+    own = [name for name in target if not name.startswith(fresh)]
+    first = next(name for name, _ in network.named_parameters() if not name.startswith(fresh))
+    classifier, tops = own[-1].rpartition(".")[0] + ".", {name.partition(".")[0] for name in own}
+    tensors, dropped = encoder_tensors(read_tensors(path), first, tops)
+    for theirs, ours in (("fc.weight", f"{classifier}weight"), ("fc.bias", f"{classifier}bias")):      # timm's ResNets name their classifier so
+        if theirs not in target and theirs in tensors and ours in target and tensors[theirs].shape == target[ours].shape:
+            tensors[ours] = tensors.pop(theirs)
     state, wrong, folded = {}, [], None
     for name, tensor in tensors.items():
+        if name.startswith(fresh):
+            dropped.append(name)
+            continue
+        layer, _, what = name.rpartition(".")
+        if what == "running_mean" and f"{layer}.weight" in target and name not in target:
+            raise ValueError(f"{path} does not fit this network: it has BatchNorm ({name}), the network GroupNorm; "
+                             "take weights that were trained with GroupNorm, such as timm's resnet50_gn")
         if name not in target:
             # a layer that the network lacks is another encoder, but for what sits on top of it
             (wrong if name.partition(".")[0] in tops - {"head"} and not name.startswith(classifier)
@@ -62,7 +76,7 @@ def load_pretrained(network: nn.Module, path: str | Path) -> Loaded:
         else:
             wrong.append(f"{name} {list(tensor.shape)} (the network's is {list(wanted)})")
     kept = [name for name in target if name not in state]
-    wrong += [f"{name} (absent)" for name in kept if not name.startswith((classifier, "head."))]
+    wrong += [f"{name} (absent)" for name in kept if not name.startswith((classifier, "head.", *fresh))]
     if wrong:
         raise ValueError(f"{path} does not fit this network: {first_names(wrong)}")
     if bad := [name for name, tensor in state.items() if not tensor.float().isfinite().all()]:
@@ -94,14 +108,19 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     return {name: value for name, value in content.items() if isinstance(value, Tensor)}
 
 
-def encoder_tensors(tensors: dict[str, Tensor], first: str) -> tuple[dict[str, Tensor], list[str]]:
+def encoder_tensors(tensors: dict[str, Tensor], first: str, tops: set[str]) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors of the encoder under the network's names, and the names of all others.
 
     `first` is the name of the network's first weight: what stands before it in the file is the wrappers' prefix
-    (module., encoder., _orig_mod., model.encoder. ...).
+    (module., encoder., _orig_mod., model.encoder. ...). Inner weights can be called the same, as layer1.0.conv1.weight is in a
+    ResNet, under the prefix and one of `tops`, the first words of the network's names.
     """
     anchor = re.compile(rf"(^|\.)({re.escape(first)}|downsample_layers\.0\.0\.weight)$")
-    anchors = [name for name in tensors if anchor.search(name)]
+    anchors: list[str] = []
+    for name in sorted(filter(anchor.search, tensors), key=len):
+        starts = [other[:anchor.search(other).start(2)] for other in anchors]
+        if not any(name.startswith(start) and name.removeprefix(start).partition(".")[0] in tops for start in starts):
+            anchors.append(name)
     if len(anchors) != 1:
         raise ValueError(f"expected one encoder, whose first weight is {first!r}; the file has "
                          f"{len(anchors)} such names: {first_names(anchors or list(tensors))}")

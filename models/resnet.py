@@ -135,7 +135,7 @@ class ResNet(nn.Module):
             raise ValueError(f"ResNet got images {list(x.shape)}: expected [B, {self.in_chans}, H, W], H and W at least {SMALLEST}")
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
         for number, stage in enumerate((self.layer1, self.layer2, self.layer3, self.layer4), 1):
-            x = chain(stage, x, recompute=self.recompute)
+            x = chain(stage, x, recompute=True) if self.recompute else stage(x)
             if change is not None:
                 x = change(number, x)
         return x

@@ -4,7 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source run_sheets/site.sh
-export DATA BLIND RUNS STORES CONFIG SEEDS EXTRA PYTHON GPUS
+NETWORKS=                                # one recipe, CONFIG; for several: advanced_ensemble.sh
+export DATA BLIND RUNS STORES CONFIG NETWORKS CALIBRATE SEEDS EXTRA PYTHON GPUS
 for seed in $SEEDS; do
     bash run_sheets/stage.sh train "$seed"
     bash run_sheets/stage.sh predict "$seed"

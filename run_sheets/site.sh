@@ -4,7 +4,9 @@
 : "${RUNS:=runs}"                        # run directories, predictions and the submission go here
 : "${STORES:=stores}"                      # FITS files are packed here, once for all runs
 : "${CONFIG:=run_sheets/nano.yaml}"      # recipe
-: "${SEEDS:=42 101 202 303 404}"         # one run each
+: "${NETWORKS:=}"                        # instead of CONFIG several: names of run_sheets/<name>.yaml, one ensemble of all (advanced_ensemble.sh)
+: "${CALIBRATE:=none}"                   # of the ensemble: none, temperature, vector or isotonic, fitted on validation
+: "${SEEDS:=42 101 202 303 404}"         # one run each, of each recipe
 : "${EXTRA:=}"                           # more flags for train.py
 : "${WALLTIME:=72:00:00}"                # of one training job
 : "${MAX_TIME:=71:50:00}"                # train.py stops with a checkpoint after this; a little less than WALLTIME

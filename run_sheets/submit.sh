@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
 # Submit the whole job: an array of training runs (one a seed), an array of predictions after it, the ensemble last.
 #   DATA=/data/challenge bash run_sheets/submit.sh slurm        (or pbspro, or torque)
+# Several networks, each with all seeds, and the ensemble of all: advanced_ensemble.sh --scheduler slurm.
 # A run that meets its wall time or is preempted goes on where it was: Slurm requeues it; under PBS the next of LINKS
 # training jobs takes it up, and finds nothing to do where the seed is done.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source run_sheets/site.sh
-export DATA BLIND RUNS STORES CONFIG SEEDS EXTRA MAX_TIME GPUS PYTHON PREPARE
+export DATA BLIND RUNS STORES CONFIG NETWORKS CALIBRATE SEEDS EXTRA MAX_TIME GPUS PYTHON PREPARE
 read -r -a seeds <<< "$SEEDS"
-last=$((${#seeds[@]} - 1))
+read -r -a networks <<< "${NETWORKS:-$CONFIG}"
+last=$((${#networks[@]} * ${#seeds[@]} - 1))
+result=$RUNS/$(basename "$CONFIG" .yaml)_ensemble
+[ -n "$NETWORKS" ] && result=$RUNS/ens_stack
 mkdir -p "$RUNS/logs"
 
 case ${1:-} in
@@ -36,4 +40,4 @@ pbspro | torque)
     exit 2
     ;;
 esac
-echo "train $train, predict $predict, ensemble $ensemble; logs in $RUNS/logs, result in $RUNS/$(basename "$CONFIG" .yaml)_ensemble/submission.csv"
+echo "train $train, predict $predict, ensemble $ensemble; logs in $RUNS/logs, result in $result/submission.csv"

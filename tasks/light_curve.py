@@ -96,7 +96,7 @@ def build(config: Config, run_dir: Path, workers: int) -> Task:
                 partial(scores.measure, kl_weight=config.kl_weight, likelihood=likelihood, counted=counted),
                 {"loss": "min", "gain": "max", "deviance": "min"}, scores.summarise,
                 lambda columns: scores.report(columns, LightCurves(packed, columns["row"].numpy(), config.max_points), likelihood),
-                partial(illustrate, data=data["val"], every=config.plot_every, run_dir=run_dir), record)
+                illustrate=partial(illustrate, data=data["val"], every=config.plot_every, run_dir=run_dir), record=record)
 
 
 def read(config: Config, workers: int) -> Packed:

@@ -4,7 +4,10 @@ import torch
 from torch import nn
 
 from models.convnextv2 import ConvNeXtV2
+from models.enhanced_vit import EnhancedViT
+from models.film_conditioned import FiLMConditioned
 from models.pretrained import load_pretrained
+from models.resnet import ResNet
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +140,66 @@ def test_timms_other_networks(timm, tmp_path):
     report = load_pretrained(target, save(tmp_path, source.state_dict()))
     assert report.folded == (3, 1) and report.kept == ("fc.weight", "fc.bias")
     assert torch.allclose(target.state_dict()[first], source.state_dict()[first].sum(1, keepdim=True))
+
+
+def timms_resnet(timm, size: str, classes: int = 10):
+    """With GroupNorm in the groups of models/resnet.py, and nothing that is zero or one."""
+    theirs = timm.create_model(f"resnet{size}", norm_layer=timm.layers.GroupNorm, num_classes=classes)
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    return theirs.eval()
+
+
+@pytest.mark.parametrize("size", ["18", "50"])
+def test_timms_resnets(timm, tmp_path, size):
+    """Their first weight is called as one in every block is; their classifier is called fc."""
+    theirs = timms_resnet(timm, size)
+    path, x = save(tmp_path, {"state_dict": {f"module.{name}": t for name, t in theirs.state_dict().items()}}), torch.randn(2, 3, 64, 64)
+    ours = ResNet(size, 3, 10, stem="patch").eval()
+    report = load_pretrained(ours, path)
+    assert len(report.loaded) == len(ours.state_dict()) and not (report.kept or report.dropped or report.folded)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
+    one = ResNet(size, 5, 1, stem="patch").eval()
+    report = load_pretrained(one, path)
+    assert report.folded == (3, 5) and report.kept == ("head.weight", "head.bias") and report.dropped == ("fc.weight", "fc.bias")
+    refused(ResNet(size, 3, 10), path, r"conv1.weight \[64, 3, 7, 7\] \(the network's is \[64, 3, 3, 3\]\)")         # the stem of small images
+
+
+def test_another_resnet_is_refused(timm, tmp_path):
+    path = save(tmp_path, timms_resnet(timm, "34").state_dict())
+    refused(ResNet("18", 3, stem="patch"), path, "does not fit this network: layer1.2.conv1.weight")
+    refused(ConvNeXtV2("atto", 3), path, "expected one encoder, whose first weight is 'stem.0.weight'; the file has 0 such names: conv1.weight")
+    two = {f"{name}.{key}": t for name in ("student", "teacher") for key, t in ResNet("18", 3).state_dict().items()}
+    refused(ResNet("18", 3), save(tmp_path, two), "the file has 2 such names: student.conv1.weight, teacher.conv1.weight")
+
+
+def test_batch_norm_is_no_group_norm(timm, tmp_path):
+    path = save(tmp_path, timm.create_model("resnet18").state_dict())
+    refused(ResNet("18", 3, stem="patch"), path, r"it has BatchNorm \(bn1.running_mean\), the network GroupNorm")
+    load_pretrained(timm.create_model("resnet18", num_classes=1), path)
+
+
+@pytest.mark.parametrize("build", [lambda fields: FiLMConditioned("18", 3, width=0.25, fields=fields), lambda fields: EnhancedViT("tiny", 3, fields=fields)],
+                         ids=["film_conditioned", "enhanced_vit"])
+def test_what_conditions_on_metadata_is_never_in_a_file(build, tmp_path):
+    """A file without metadata fits; one of another catalogue's columns gives its encoder and nothing else."""
+    plain, other, ours = build(()), build(("seeing", "snr")), build(("redshift", "magnitude_r"))
+    for network in (plain, other):
+        for parameter in network.parameters():
+            nn.init.normal_(parameter)
+        fresh = [name for name in ours.state_dict() if name.startswith(ours.fresh)]
+        before = {name: ours.state_dict()[name].clone() for name in fresh}
+        report = load_pretrained(ours, save(tmp_path, {"model": {f"network.{name}": t for name, t in network.state_dict().items()}}))
+        for name, tensor in ours.state_dict().items():
+            assert torch.equal(tensor, before[name] if name in before else network.state_dict()[name])
+        assert set(report.kept) == set(fresh) and set(report.dropped) == (set(fresh) if network is other else set())
+
+
+def test_a_transformer_of_timm_has_other_tokens(timm, tmp_path):
+    with torch.device("meta"):
+        theirs = timm.create_model("vit_tiny_patch16_224", num_classes=1).state_dict()
+    path = save(tmp_path, {name: torch.zeros(t.shape) for name, t in theirs.items()})
+    refused(EnhancedViT("tiny", 3), path, "first weight is 'stem.0.weight'; the file has 0 such names: cls_token, pos_embed")
 
 
 def refused(network, path, words):

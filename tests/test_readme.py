@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.strip().splitlines()]
-SMALLER = [("--objects 500", "--objects 12"), ("--blind 200", "--blind 6"), ("run_sheets/quickstart.yaml", "run_sheets/quickstart.yaml --epochs 1"),
+SMALLER = [("--objects 500", "--objects 16"), ("--blind 200", "--blind 6"), ("run_sheets/quickstart.yaml", "run_sheets/quickstart.yaml --epochs 1"),
            ("--curves 4096", "--curves 60"), ("run_sheets/light_curve_recommended.yaml", "run_sheets/light_curve_recommended.yaml --epochs 1"),
            ("--epochs 1 --epochs 2", "--epochs 1"), ("--batch_size 128", "--batch_size 16"), ("--explain 12", "--explain 2"),
            ("run_sheets/pinn_lens.yaml", "run_sheets/pinn_lens.yaml --epochs 1 --model_size small"),

@@ -1,4 +1,5 @@
 """The run sheets, executed: the quickstart, the whole job on one machine, and three schedulers that are made of shell."""
+import json
 import os
 import subprocess
 import sys
@@ -6,7 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
+
+from model import MODELS
 
 ROOT = Path(__file__).parent.parent
 EXTRA = "--model_size atto --epochs 1 --batch_size 16 --device cpu --bands g r --take_train_frac 0.3"       # two steps
@@ -120,6 +124,70 @@ def test_nano_ensemble_runs_all_seeds_and_a_second_time_does_not_train(challenge
     assert (tmp_path / "runs" / "nano_ensemble" / "test_ens_labeled.csv").exists()
 
 
+def test_an_ensemble_of_different_networks(challenge, tmp_path):
+    """Two networks, one seed, one epoch: mean and stack, calibrated, with the columns that one of them infers."""
+    env = os.environ | dict(PYTHON=sys.executable, DATA=str(challenge), BLIND=str(challenge / "test_dataset"), RUNS=str(tmp_path / "runs"),
+                            OMP_NUM_THREADS="1", STORES=str(tmp_path / "stores"), EXTRA=EXTRA.replace("atto", "small") + " --physics_terms lens_equation")
+    done = sheet("advanced_ensemble.sh", "--models", "enhanced_vit,pinn_lens", "--seeds", "7", "--calibrate=isotonic", env=env)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for combine in ("mean", "stack"):
+        folder = tmp_path / "runs" / f"ens_{combine}"
+        submission = pd.read_csv(folder / "submission.csv")
+        assert len(submission) == 8 and (folder / "val_ens_objects.csv").exists()
+        assert json.loads((folder / "calibration.json").read_text())["kind"] == "isotonic"
+        lenses = submission["preds"] == 1
+        assert (submission.loc[lenses, "Rein"] > 0).all() and (submission.loc[~lenses, "Rein"] == -99).all()
+    weights = json.loads((tmp_path / "runs/ens_stack/weights.json").read_text())
+    assert weights["members"] == ["enhanced_vit_s7", "pinn_lens_s7"] and sum(weights["weights"]) == pytest.approx(1)
+    assert not (tmp_path / "runs/ens_mean/weights.json").exists()
+
+
+# An interpreter that writes down its arguments and leaves what each stage is judged by.
+PRETENDER = """#!/bin/sh
+echo "$@" >> CALLS
+while [ $# -gt 1 ]; do
+    [ "$1" = --save_dir ] && mkdir -p "$2" && touch "$2/results.json"
+    [ "$1" = --output_dir ] && mkdir -p "$2" && case $2 in *pinn*test) touch "$2/parameters_test.csv" ;; esac
+    shift
+done
+true
+"""
+
+
+@pytest.mark.parametrize("dialect", ["", "slurm", "pbspro", "torque"])
+def test_each_network_has_each_seed_once(dialect, scheduler, tmp_path):
+    pretender, runs = tmp_path / "pretender", tmp_path / "runs"
+    pretender.write_text(PRETENDER.replace("CALLS", str(tmp_path / "calls")))
+    pretender.chmod(0o755)
+    env = (scheduler(dialect) if dialect else os.environ) | dict(PYTHON=str(pretender), DATA="/d", RUNS=str(runs), STORES="/s", LINKS="1", GPUS="1")
+    flags = ["--models", "pinn_lens,nano", "--seeds", "42 101", *(["--scheduler", dialect] if dialect else [])]
+    done = sheet("advanced_ensemble.sh", *flags, env=env)
+    assert done.returncode == 0 and f"{runs}/ens_stack/submission.csv" in done.stdout or not dialect, done.stderr
+    members = [(name, seed) for name in ("pinn_lens", "nano") for seed in (42, 101)]
+    calls = (tmp_path / "calls").read_text().splitlines()
+    train = [call for call in calls if call.startswith("train.py")]
+    assert train == [f"train.py --config run_sheets/{name}.yaml --data /d --store_dir /s --seed {seed} --save_dir {runs}/{name}_s{seed} "
+                     "--max_time 71:50:00" for name, seed in members]
+    assert sum(call.startswith("predict.py") for call in calls) == 8
+    tables = " ".join(f"--{which} " + " ".join(f"{runs}/{name}_s{seed}/pred_{which}/pred_{which}.csv" for name, seed in members) for which in ("val", "test"))
+    inferred = " ".join(f"{runs}/pinn_lens_s{seed}/pred_test/parameters_test.csv" for seed in (42, 101))
+    assert calls[-2:] == [f"ensemble.py {tables} --calibrate temperature --test_parameters {inferred} --combine {combine} --out_dir {runs}/ens_{combine}"
+                          for combine in ("mean", "stack")]
+    if not dialect:
+        again = sheet("advanced_ensemble.sh", *flags, env=env)
+        assert again.stdout.count("is done") == 4 and "train.py" not in "".join((tmp_path / "calls").read_text().splitlines()[len(calls):])
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--models", "enhanced_vit,robust_resnt"], "--models: got 'robust_resnt', expected some of atto bayesian_ensemble enhanced_vit"),
+    (["--models", "light_curve_request"], "--models: got 'light_curve_request'"), (["--models", ","], "expected at least one of each"),
+    (["--seeds"], "--seeds: expected a value after it"), (["--calibrate", "platt"], "expected none, temperature, vector or isotonic"),
+    (["--network", "nano"], "got '--network', expected --models, --seeds, --calibrate or --scheduler")])
+def test_what_an_ensemble_cannot_be_made_of(flags, words):
+    done = sheet("advanced_ensemble.sh", *flags, env=os.environ)
+    assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1
+
+
 @pytest.fixture
 def recorder(tmp_path):
     """An interpreter that only writes down the array index of its job and its arguments."""
@@ -184,6 +252,26 @@ def test_every_recipe_is_read(path):
     flat = config.flat(*options)
     for name, value in recipe.items():
         assert flat[name] == value
+
+
+NETWORKS = sorted(set(MODELS) - {"convnextv2", "timm"})
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_each_network_has_a_recipe(name):
+    """The network that the recipe builds for five bands answers images."""
+    import train
+    from tasks import lens
+    from utils import config
+    _, _, options = config.read(["--config", str(ROOT / "run_sheets" / f"{name}.yaml")], *train.classes_for("lens", "single"))
+    assert options.model == name and options.bands == list("grizy") and options.band_mode == "stack"
+    network = lens.network(options, 5).eval()
+    image, present = torch.randn(2, 5, 41, 41), torch.ones(2, 5, dtype=torch.bool)
+    columns = len(options.metadata_columns)
+    known = (torch.zeros(2, columns), torch.zeros(2, columns, dtype=torch.bool)) if options.use_metadata else ()
+    with torch.no_grad():
+        assert network(image, present, torch.zeros(2, dtype=torch.int64), *known)["logit"].isfinite().all()
+    assert options.clip_q < 0 or name not in ("gat_lens", "pinn_lens")       # these measure light, of which nothing may be cut off
 
 
 def test_every_sheet_is_sound_shell():

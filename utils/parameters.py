@@ -45,8 +45,8 @@ def read(path: str) -> pd.DataFrame:
 
 
 def names_of(table: pd.DataFrame) -> list[str]:
-    """The parameters that a table has columns of."""
-    return [name for name in table if name != "path" and not name.endswith(ERROR)]
+    """The parameters that a table has columns of; not plausibility and its parts, which judge them and have no error."""
+    return [name for name in table if name != "path" and not name.endswith(ERROR) and not name.startswith("plausibility")]
 
 
 def mixture(table: pd.DataFrame, keys) -> pd.DataFrame:
