@@ -31,3 +31,21 @@ def test_the_logit_is_that_of_the_preprocessed_image():
     assert not torch.equal(model.network.seen, plain)
     assert list(model.state_dict()) == ["preprocess.recipe"]
     assert LensNetwork(Preprocess(), None, Mean()).train()(x, present, domain)["logit"].isfinite().all()
+
+
+def test_channels_last_keeps_the_numbers():
+    """Another layout of the same pixels: the same logits and gradients but for rounding, and the same keys."""
+    from model import create_model
+    x, present, domain = galaxies(5), torch.ones(5, 2, dtype=torch.bool), torch.zeros(5, dtype=torch.int64)
+    found, seen = [], []
+    for channels_last in (False, True):
+        torch.manual_seed(0)
+        network = create_model("robust_resnet", size="18", width=0.25, in_chans=2)
+        network.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].stride()[1]))
+        model = LensNetwork(Preprocess(), None, network, channels_last=channels_last)
+        logit = model(x, present, domain)["logit"]
+        logit.square().sum().backward()
+        found.append([logit.detach(), *(p.grad for p in model.parameters())])
+    assert seen == [41 * 41, 1]                              # how far the next channel is
+    for plain, last in zip(*found, strict=True):
+        torch.testing.assert_close(last, plain, rtol=1e-3, atol=1e-5)
