@@ -114,3 +114,19 @@ def test_the_printed_configuration_is_plain_yaml(capsys):
     with pytest.raises(SystemExit):
         read("--print_config")
     assert yaml.safe_load(capsys.readouterr().out)["bands"] == ["g", "r"]
+
+
+def test_an_option_that_came_later_is_at_its_default():
+    """A checkpoint outlives new options: it is read, and its run resumed, as if they had been there, off."""
+    from dataclasses import dataclass
+
+    @dataclass(frozen=True)
+    class Later:
+        width: int = 8               # was there
+        twist: float = 0.0           # came later
+
+    assert config.recorded(Later, dict(width=16, task="x")) == Later(width=16)
+    record = dict(options=dict(width=16, save_dir="r"), data={})
+    config.refuse_changes(record, dict(options=dict(width=16, twist=0.0, save_dir="r"), data={}), Later)
+    with pytest.raises(Mistake, match=r"--twist 0.0 -> 0.5"):
+        config.refuse_changes(record, dict(options=dict(width=16, twist=0.5, save_dir="r"), data={}), Later)

@@ -73,9 +73,8 @@ def parser_for(classes: tuple[type, ...], script: str | None):
     for cls in classes:
         group, comments = parser.add_argument_group(title_of(cls)), comments_of(cls)
         for name, option in fields_of(cls).items():
-            default = option.default if option.default is not dataclasses.MISSING else option.default_factory()
             shape = dict(type=typing.get_args(option.type)[0], nargs="*") if takes_many(option) else dict(type=option.type)
-            group.add_argument(f"--{name}", default=default, help=comments.get(name, ""), **shape)
+            group.add_argument(f"--{name}", default=default_of(option), help=comments.get(name, ""), **shape)
     return parser
 
 
@@ -200,18 +199,23 @@ def flat(*instances: Any) -> dict[str, Any]:
 
 
 def recorded(cls: type, options: dict[str, Any]) -> Any:
-    """The configuration that a checkpoint's record holds. Raises Mistake for a record of another version."""
-    names = fields_of(cls).keys()
-    if missing := sorted(names - options.keys()):
-        raise Mistake(f"the checkpoint's record lacks {', '.join(missing[:3])}: it was made by another version of the "
-                      f"{options['task']} task; train again, or use that version")
-    return cls(**{name: options[name] for name in names})
+    """The configuration that a checkpoint's record holds.
+
+    An option that came after the checkpoint has its default, which changes nothing of what was there before it (a rule for new options).
+    """
+    return cls(**{name: options[name] for name in fields_of(cls) if name in options})
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], fields: dict[str, dataclasses.Field]) -> list[str]:
-    """What changed between two `flat` configurations, free options left out, in words."""
+    """What changed between two `flat` configurations, free options left out, in words; what came after the first one was at its default."""
+    defaults = {name: default_of(field) for name, field in fields.items()}
+    before, now = defaults | before, defaults | now
     return [f"--{name} {before.get(name)!r} -> {now.get(name)!r}" for name in {**before, **now}
             if not (name in fields and fields[name].metadata.get("free")) and before.get(name) != now.get(name)]
+
+
+def default_of(field: dataclasses.Field) -> Any:
+    return field.default if field.default is not dataclasses.MISSING else field.default_factory()
 
 
 def refuse_changes(before: dict[str, Any], now: dict[str, Any], *classes: type) -> None:
