@@ -47,7 +47,8 @@ def build(options: Any, own: Config, task: lens.Config, saved: dict[str, Any]) -
     if own.explain:
         lens_explain.import_captum()                         # now, not after a long prediction
     packed, rows = read_index(options, own, task)
-    examples = lens_inputs.known(cutouts.examples(packed, rows, saved["record"]["data"]["bands"], task.band_mode), replace(task, quality_weight=False))
+    examples = cutouts.examples(packed, rows, saved["record"]["data"]["bands"], task.band_mode)
+    examples = lens_inputs.known(examples, replace(task, quality_weight=False))
     if not len(examples):
         raise Mistake(f"none of the {len(rows)} files can be predicted: {packed.directory}/quarantine.csv names the reasons")
     channels = len(saved["record"]["data"]["bands"]) if task.band_mode == "stack" else 1
@@ -64,6 +65,8 @@ def build(options: Any, own: Config, task: lens.Config, saved: dict[str, Any]) -
 
     def ask(network: nn.Module, batch: Batch) -> Columns:
         packed.pixels.base.madvise(mmap.MADV_DONTNEED)       # what is read once need not stay in this process's memory
+        if own.samples:                                      # what is drawn follows from the examples, not from what was predicted before
+            torch.manual_seed(seed_from("posterior", int(batch["index"][0])))
         return answered(network, batch, names, own.tta)
 
     def write(columns: dict[str, np.ndarray], out: Path) -> str:
@@ -88,8 +91,7 @@ def build(options: Any, own: Config, task: lens.Config, saved: dict[str, Any]) -
             said += "\n" + lens_explain.explain(model, examples, best, prob, table, task.pixel_scale, options.batch_size, out, options.which)
         return said
 
-    return Answer(model, examples, ask, write,
-                  key=[packed.manifest["index"], own.tta, own.samples], notes=examples.report)
+    return Answer(model, examples, ask, write, key=[packed.manifest["index"], own.tta, own.samples], notes=examples.report)
 
 
 def read_index(options: Any, own: Config, task: lens.Config) -> tuple[store.Store, np.ndarray]:
@@ -120,8 +122,6 @@ def answered(network: nn.Module, batch: Batch, names: tuple[str, ...], tta: bool
     [B, 4] of the one that it infers for the image as it is: the score, then its parts (physics/plausibility.py). Where samples of its weights
     are drawn, prob is their mean, and `uncertainty` [B, 3] that of the image as it is.
     """
-    if "index" in batch:                             # what is drawn follows from the examples, not from what was predicted before
-        torch.manual_seed(seed_from("posterior", int(batch["index"][0])))
     B, device = len(batch["image"]), batch["image"].device
     views, as_it_is = [], {}
     for k in range(8 if tta else 1):

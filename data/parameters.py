@@ -3,6 +3,7 @@
 Lenses have the columns of the challenge's note of 25 August 2025, section 5.1 (physics/lens_parameters.py); others "Object ID", RA, Dec,
 z_central and magnitudes. An id that is there twice is dropped, as nobody can say which of the two a file belongs to.
 """
+import os
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ def read(paths) -> pd.DataFrame:
 
     Raises Mistake for a table that cannot be read.
     """
-    folders = sorted({str(Path(path).parent) for path in pd.unique(np.asarray(paths, dtype=object))})
+    folders = sorted({os.path.dirname(path) for path in paths})
     tables = [read_table(Path(folder) / NAME) for folder in folders if (Path(folder) / NAME).is_file()]
     if not tables:
         return pd.DataFrame(dict(object=pd.Series([], dtype=str)))

@@ -21,12 +21,14 @@ class LensFit(nn.Module):
     light, arcs      [B, C, H, W] the lens galaxy (with the sky) and the lensed source in the image, at the fluxes that fit best
     flux, error      [B, C, 2] of lens and source, and standard errors; of the source this is the evidence for arcs
     chi2             [B, C] mean over the pixels of (residual / error)^2
-    image, noise     as given: [B, C, H, W], and [B, C]
+    noise            [B, C] as given
+    ring, ring_model [B] arcsec: mean distance from the lens of the light in the image that is not the lens galaxy's, near arcs, and of the
+                     modelled arcs, each weighted by signal-to-noise
+    and, in evaluation, for what judges and draws the lens:
+    image            [B, C, H, W] as given
     pixel_error      [B, C, H, W] that of chi2: noise, and what a model is wrong by where it is bright; 0 in a band that is not there
     angles, rays     [B, 2, H, W] arcsec from the lens: of the pixels, and of where their light comes from in the source plane, both x and y
     einstein_radius  [B] arcsec
-    ring, ring_model [B] arcsec: mean distance from the lens of the light in the image that is not the lens galaxy's, near arcs, and of the
-                     modelled arcs, each weighted by signal-to-noise
     """
 
     def __init__(self, pixel_scale: float = 0.2, seeing: float = 0.75, supersample: int = 2):
@@ -52,10 +54,13 @@ class LensFit(nn.Module):
             error = covariance.diagonal(dim1=-2, dim2=-1)[..., [LENS, SOURCE]].clamp(min=0).sqrt()
             chi2 = ((image - light - arcs).square() * weight).mean((2, 3))
             rings = radii_of(image - light, arcs, there / torch.where(there, noise, 1), x, y, geometry, self.supersample)
+            said = dict(light=light, arcs=arcs, flux=flux[..., [LENS, SOURCE]], error=error, chi2=chi2, noise=noise[..., 0, 0]) | rings
+            if self.training:
+                return said
             angles, rays = (avg_pool2d(torch.stack(torch.broadcast_tensors(*plane), 1), self.supersample)
                             for plane in (from_lens(x, y, geometry), ends))
-            return dict(light=light, arcs=arcs, flux=flux[..., [LENS, SOURCE]], error=error, chi2=chi2, image=image, noise=noise[..., 0, 0],
-                        pixel_error=there * error2.sqrt(), angles=angles, rays=rays, einstein_radius=geometry["Rein"].exp()[:, 0]) | rings
+            return said | dict(image=image, pixel_error=there * error2.sqrt(), angles=angles, rays=rays,
+                               einstein_radius=geometry["Rein"].exp()[:, 0])
 
 
 @lru_cache(16)

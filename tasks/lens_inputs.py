@@ -51,7 +51,8 @@ def from_store(config: Any, run_dir: Path, workers: int) -> tuple[dict[str, cuto
     packed = opened(config, workers)
     index = split_index(packed.index, config)
     bands = used_bands(index, config.bands)
-    data = {name: known(cutouts.examples(packed, chosen(index, name, config), bands, config.band_mode), config) for name in split.SPLITS}
+    table = parameters.read(index["path"]) if config.use_metadata or inferred(config) else None
+    data = {name: known(cutouts.examples(packed, chosen(index, name, config), bands, config.band_mode), config, table) for name in split.SPLITS}
     if distributed.rank() == 0:
         summary(index, packed, data, run_dir)
     return data, bands, dict(bands=bands, files=len(index), digest=content_digest(index))
@@ -130,16 +131,20 @@ def metadata_columns(config: Any) -> list[str]:
     return list(config.metadata_columns) or METADATA
 
 
-def known(examples: cutouts.Cutouts, config: Any) -> cutouts.Cutouts:
-    """The examples with the metadata of their objects (`metadata`, `metadata_mask` [B, M]) and weights (`weight` [B]), as asked for."""
+def known(examples: cutouts.Cutouts, config: Any, table: pd.DataFrame | None = None) -> cutouts.Cutouts:
+    """The examples with what is asked for of their objects: metadata and metadata_mask [B, M], targets [B, P] to train on, weight [B].
+
+    table: data/parameters.read of their folders; without it there are no targets.
+    """
     columns, objects = {}, examples.object
     if config.use_metadata:
-        table = examples.store.metadata
-        table = metadata.typed(parameters.metadata(parameters.read(examples.store.index["path"]))) if table is None else table
-        table = table.set_index("object").reindex(objects).reset_index()
-        columns["metadata"], columns["metadata_mask"] = metadata.arrays(table, metadata_columns(config))
-    if names := inferred(config):
-        columns["targets"] = parameters.components(parameters.read(examples.store.index["path"]), objects, names)
+        about = examples.store.metadata
+        if about is None:
+            about = metadata.typed(parameters.metadata(parameters.read(examples.store.index["path"]) if table is None else table))
+        about = about.set_index("object").reindex(objects).reset_index()
+        columns["metadata"], columns["metadata_mask"] = metadata.arrays(about, metadata_columns(config))
+    if table is not None and (names := inferred(config)):
+        columns["targets"] = parameters.components(table, objects, names)
         columns["targets"][examples.label != 1] = np.nan
     if config.quality_weight:
         weight = quality_table.of(examples.store, say)["weight"].to_numpy(np.float32)

@@ -115,7 +115,7 @@ def test_the_fit_says_where_the_light_of_its_pixels_comes_from():
     """A round lens off the middle: beta = theta (1 - R / |theta|), from the lens; in a field that is wider than high."""
     spread = {name: torch.zeros(1, len(QUANTITIES[name].columns)) for name in GEOMETRY}
     place, radius = torch.tensor([[0.3, -0.2]]), 1.1
-    said = LensFit(0.2)(torch.randn(1, 2, 33, 41), torch.ones(1, 2), spread | dict(x_l=place, Rein=torch.full((1, 1), radius).log()))
+    said = LensFit(0.2).eval()(torch.randn(1, 2, 33, 41), torch.ones(1, 2), spread | dict(x_l=place, Rein=torch.full((1, 1), radius).log()))
     y, x = torch.meshgrid(*[(torch.arange(side) - (side - 1) / 2) * 0.2 for side in (33, 41)], indexing="ij")
     theta = torch.stack([x - 0.3, y + 0.2])[None]
     torch.testing.assert_close(said["angles"], theta, rtol=0, atol=1e-5)
