@@ -19,6 +19,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from models.enhanced_vit import EnhancedViT
 from models.resnet import ResNet
+from models.symmetric import ORDER, unturned
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,18 @@ SIZES = {
 
 
 class DroppedResNet(ResNet):
-    """A ResNet that drops whole channels of the map after each stage."""
+    """A ResNet that drops whole channels, or whole fields where it is symmetric, of the map after each stage."""
 
     def __init__(self, dropout: float, **options):
         super().__init__(**options)
         self.drop = nn.Dropout2d(dropout)
 
     def features(self, x: Tensor) -> Tensor:
-        return self.maps(x, lambda number, stage: self.drop(stage)).mean((2, 3))
+        features = self.maps(x, lambda number, stage: self.dropped(stage)).mean((2, 3))
+        return unturned(features) if self.symmetric else features
+
+    def dropped(self, x: Tensor) -> Tensor:
+        return self.drop(x.unflatten(1, (-1, ORDER)).flatten(2, 3)).reshape(x.shape) if self.symmetric else self.drop(x)
 
 
 class Heads(nn.Module):
@@ -76,12 +81,14 @@ class BayesianEnsemble(nn.Module):
     prior_deviation  of the Gaussian prior of each weight of a matrix or kernel, infinite for no prior; offsets and norms are free
     fields           names of the M columns of metadata, for the transformer; none: images alone
     image_size       pixels on a side that images will have, by which the ResNet chooses its stem; any size can be given
+    symmetric        the ResNet's features do not change when the image is turned or mirrored (models/symmetric.py)
 
     Raises ValueError for what cannot be built, and for images or metadata of another shape.
     """
 
     def __init__(self, size: str = "small", in_chans: int = 1, num_classes: int = 1, drop_path_rate: float = 0.0, dropout: float = 0.1,
-                 prior_deviation: float = 1.0, fields: Sequence[str] = (), image_size: int = 41):
+                 prior_deviation: float = 1.0, fields: Sequence[str] = (), image_size: int = 41,
+                 symmetric: bool = False):
         super().__init__()
         if size not in SIZES:
             raise ValueError(f"Bayesian ensemble has no size {size!r}: expected one of {', '.join(SIZES)} "
@@ -91,10 +98,10 @@ class BayesianEnsemble(nn.Module):
                              "more than 0")
         shape, shared = SIZES[size], dict(in_chans=in_chans, num_classes=num_classes, drop_path_rate=drop_path_rate)
         self.fields, self.prior_deviation = tuple(fields), prior_deviation
-        self.resnet = DroppedResNet(dropout, size="18", width=shape.resnet_width, image_size=image_size, **shared)
+        self.resnet = DroppedResNet(dropout, size="18", width=shape.resnet_width, image_size=image_size, symmetric=symmetric, **shared)
         self.vit = EnhancedViT(shape.vit, dropout=dropout, fields=fields, **shared)
         self.resnet.head = self.vit.head = nn.Identity()
-        self.head = Heads((self.resnet.feature_dim, self.vit.feature_dim), num_classes, dropout)
+        self.head = Heads((self.resnet.feature_dim // (ORDER if symmetric else 1), self.vit.feature_dim), num_classes, dropout)
         self.feature_dim = sum(self.head.widths)
 
     def fit(self, values: np.ndarray, present: np.ndarray) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.metadata import Standardise
 from models.resnet import ResNet
+from models.symmetric import ORDER, each_channel
 
 
 class HideFields(nn.Module):
@@ -50,9 +51,9 @@ class FiLMConditioned(ResNet):
     fresh = ("standardise", "film_hidden", "film")       # see models/pretrained.py
 
     def __init__(self, size: str = "34", in_chans: int = 1, num_classes: int = 1, drop_path_rate: float = 0.0, width: float = 1.0,
-                 stem: str = "auto", image_size: int = 41, fields: Sequence[str] = (), film_stages: Sequence[int] = (2, 3, 4),
+                 stem: str = "auto", image_size: int = 41, symmetric: bool = False, fields: Sequence[str] = (), film_stages: Sequence[int] = (2, 3, 4),
                  metadata_dropout: float = 0.2, hidden: int = 64):
-        super().__init__(size, in_chans, num_classes, drop_path_rate, width, stem, image_size)
+        super().__init__(size, in_chans, num_classes, drop_path_rate, width, stem, image_size, symmetric)
         if not set(film_stages) <= {1, 2, 3, 4} or not 0 <= metadata_dropout < 1 or hidden < 1:
             raise ValueError(f"FiLM: got film_stages {film_stages}, metadata_dropout {metadata_dropout}, hidden {hidden}; expected stages "
                              "from 1 to 4, a rate in [0, 1), and a width of at least 1")
@@ -60,7 +61,8 @@ class FiLMConditioned(ResNet):
         if self.fields:
             self.standardise, self.hide = Standardise(len(self.fields)), HideFields(metadata_dropout)
             self.film_hidden = nn.Linear(2 * len(self.fields), hidden)
-            self.film = nn.ModuleDict({str(stage): nn.Linear(hidden, 2 * self.widths[stage - 1]) for stage in film_stages})
+            alike = ORDER if symmetric else 1                # channels that metadata, which do not turn with the image, change alike
+            self.film = nn.ModuleDict({str(stage): nn.Linear(hidden, 2 * self.widths[stage - 1] // alike) for stage in film_stages})
             for layer in self.film.values():
                 nn.init.zeros_(layer.weight)
                 nn.init.zeros_(layer.bias)
@@ -84,7 +86,8 @@ class FiLMConditioned(ResNet):
         def condition(stage: int, x: Tensor) -> Tensor:
             if str(stage) not in self.film:
                 return x
-            gamma, beta = (self.film[str(stage)](known) * something)[:, :, None, None].chunk(2, 1)
+            numbers = self.film[str(stage)](known) * something
+            gamma, beta = (each_channel(numbers) if self.symmetric else numbers)[:, :, None, None].chunk(2, 1)
             return (1 + gamma) * x + beta
 
         return self.maps(x, condition).mean((2, 3))

@@ -3,6 +3,9 @@
 Names and shapes of the weights are those of timm's ResNet with GroupNorm (so `bn1` is a GroupNorm), but for the classifier, which
 is `head` and not `fc`. Every parameter is used by the forward of its own module only, as per-example gradients need it.
 
+With `symmetric` the convolutions know that a sky turned or mirrored is a sky (models/symmetric.py), and the logit does not change at all
+with the eight symmetries of the square.
+
 Source: He et al. 2015, arXiv:1512.03385, table 1, with the stride in the 3x3 convolution of a bottleneck as in torchvision;
 GroupNorm: Wu & He 2018, arXiv:1803.08494; the last norm of a block begins at zero: Goyal et al. 2017, arXiv:1706.02677, 5.1.
 """
@@ -10,6 +13,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +22,7 @@ from torch import Tensor, nn
 
 from models.convnextv2 import DropPath
 from models.recompute import chain
+from models.symmetric import ORDER, SymmetricConv2d, SymmetricMaxPool2d, SymmetricNorm, unturned
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,18 @@ def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> n
     return nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
 
 
+class Layers(NamedTuple):
+    """What blocks are made of: first and conv of (channels in, out, kernel, stride), norm of channels, pool of 3x3 pixels with stride 2."""
+    first: Callable[..., nn.Module]
+    conv: Callable[..., nn.Module]
+    norm: Callable[[int], nn.Module]
+    pool: Callable[[], nn.Module]
+
+
+PLAIN = Layers(conv, conv, norm, partial(nn.MaxPool2d, 3, 2, 1))
+SYMMETRIC = Layers(partial(SymmetricConv2d, first=True), SymmetricConv2d, SymmetricNorm, SymmetricMaxPool2d)
+
+
 class Block(nn.Module):
     """[B, I, H, W] -> [B, O, ceil(H / stride), ceil(W / stride)]: convolutions, added to what came in.
 
@@ -57,8 +75,9 @@ class Block(nn.Module):
     came in goes through a 1x1 convolution.
     """
 
-    def __init__(self, before: int, channels: int, stride: int, drop_path: float, bottleneck: bool):
+    def __init__(self, before: int, channels: int, stride: int, drop_path: float, bottleneck: bool, layers: Layers = PLAIN):
         super().__init__()
+        _, conv, norm, _ = layers
         if bottleneck:
             after = 4 * channels
             self.conv1, self.bn1 = conv(before, channels, 1), norm(channels)
@@ -89,6 +108,7 @@ class ResNet(nn.Module):
     stem             "patch": 7x7 convolution with stride 2 and a maximum with stride 2, a quarter of the resolution;
                      "fine": 3x3 convolution with stride 2, half of it; "auto": fine where `image_size` is below 96, else patch
     image_size       pixels on a side that images will have; only "auto" reads it, any size can be given to either stem
+    symmetric        an eighth of the weights at the same cost; a square image turned or mirrored has the same logit
 
     Raises ValueError for a size or stem that is not known, numbers that cannot be, and images with other channels or too few pixels.
     """
@@ -96,7 +116,7 @@ class ResNet(nn.Module):
     recompute = False        # see models/recompute.py
 
     def __init__(self, size: str = "50", in_chans: int = 1, num_classes: int = 1, drop_path_rate: float = 0.0, width: float = 1.0,
-                 stem: str = "auto", image_size: int = 41):
+                 stem: str = "auto", image_size: int = 41, symmetric: bool = False):
         super().__init__()
         size = str(size)
         for what, name, names in (("size", size, SIZES), ("stem", stem, ("auto", *STEMS))):
@@ -111,16 +131,17 @@ class ResNet(nn.Module):
         channels = [max(8, 8 * round(width * 2**i * 8)) for i in range(4)]
         self.widths = tuple(4 * c if bottleneck else c for c in channels)              # channels of each stage's map
         self.in_chans, self.feature_dim, self.stem = in_chans, self.widths[-1], stem
-        self.conv1, self.bn1 = conv(in_chans, channels[0], first.kernel, first.stride), norm(channels[0])
-        self.maxpool = nn.MaxPool2d(3, 2, 1) if first.pool else nn.Identity()
+        self.symmetric, layers = symmetric, SYMMETRIC if symmetric else PLAIN
+        self.conv1, self.bn1 = layers.first(in_chans, channels[0], first.kernel, first.stride), layers.norm(channels[0])
+        self.maxpool = layers.pool() if first.pool else nn.Identity()
         rates, before = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()), channels[0]
         for i in range(4):
             blocks = []
             for number in range(depths[i]):
-                blocks.append(Block(before, channels[i], 2 if i and not number else 1, next(rates), bottleneck))
+                blocks.append(Block(before, channels[i], 2 if i and not number else 1, next(rates), bottleneck, layers))
                 before = self.widths[i]
             setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
-        self.head = nn.Linear(self.feature_dim, num_classes)
+        self.head = nn.Linear(self.feature_dim // ORDER if symmetric else self.feature_dim, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -141,12 +162,12 @@ class ResNet(nn.Module):
         return x
 
     def features(self, x: Tensor) -> Tensor:
-        """What the classifier sees of images [B, C, H, W]: [B, feature_dim], the mean over the last map."""
+        """The mean over the last map of images [B, C, H, W]: [B, feature_dim]. Where `symmetric`, they turn with the image."""
         return self.maps(x).mean((2, 3))
 
     def classify(self, features: Tensor) -> Tensor:
         """Logits [B, num_classes] of features [B, feature_dim]."""
-        return self.head(features)
+        return self.head(unturned(features) if self.symmetric else features)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classify(self.features(x))

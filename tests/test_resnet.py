@@ -121,10 +121,10 @@ def test_one_seed_one_network_and_every_weight_learns():
 
 
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")
-@pytest.mark.parametrize("size", ["18", "50"])
-def test_per_example_gradients(size):
+@pytest.mark.parametrize("size, symmetric", [("18", False), ("50", False), ("18", True)])
+def test_per_example_gradients(size, symmetric):
     from opacus import GradSampleModule
-    network, x = randomised(ResNet(size, 2, width=0.125)).double(), torch.randn(3, 2, 41, 41, dtype=torch.float64)
+    network, x = randomised(ResNet(size, 2, width=0.125, symmetric=symmetric)).double(), torch.randn(3, 2, 41, 41, dtype=torch.float64)
     hooks = GradSampleModule(network, loss_reduction="sum", force_functorch=True)
     hooks(x).square().sum().backward()
     together = {name: p.grad_sample for name, p in network.named_parameters()}
