@@ -42,6 +42,7 @@ RECIPES = {name: flags.split() for name, flags in {
     "convnextv2": "--model convnextv2 --model_size nano --drop_path 0.05 --lr 1e-3",
     "enhanced_vit": "--model enhanced_vit --model_size small --drop_path 0.05 --lr 1e-3",
     "robust_resnet": "--model robust_resnet --model_size 18 --model_kwargs width=0.5 symmetric=true --drop_path 0.2 --lr 1e-3",
+    "plain_resnet": "--model robust_resnet --model_size 18 --model_kwargs width=0.5 --drop_path 0.2 --lr 1e-3",      # what symmetry is worth
     "pinn_lens": f"--model pinn_lens --model_size small --drop_path 0.2 --lr 1e-3 --use_physics --regression Rein {LINEAR}",
     "film_conditioned": "--model film_conditioned --model_size 34 --model_kwargs width=0.5 symmetric=true --drop_path 0.2 --lr 1e-3",
     "gat_lens": f"--model gat_lens --drop_path 0 --lr 1e-3 {LINEAR}",

@@ -81,11 +81,12 @@ class SymmetricConv2d(nn.Module):
         if out_channels % ORDER or not first and in_channels % ORDER:
             raise ValueError(f"SymmetricConv2d: got {in_channels} channels in and {out_channels} out; expected multiples of {ORDER}")
         self.channels, self.kernel, self.stride = 1 if first else ORDER, kernel, stride           # of an input field
-        self.weight = nn.Parameter(torch.empty(out_channels // ORDER, in_channels // self.channels, self.channels * kernel**2))
+        turning = () if first else (ORDER,)
+        self.weight = nn.Parameter(torch.empty(out_channels // ORDER, in_channels // self.channels, *turning, kernel, kernel))
         nn.init.normal_(self.weight, std=math.sqrt(2 / (out_channels * kernel**2)))      # that of the whole kernel: He et al. 2015, fan out
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = turned(self.weight, self.kernel, self.channels).transpose(1, 2).reshape(ORDER * len(self.weight), -1, self.kernel, self.kernel)
+        weight = turned(self.weight.flatten(2), self.kernel, self.channels).transpose(1, 2).reshape(ORDER * len(self.weight), -1, self.kernel, self.kernel)
         if self.stride == 2 and (pairs := tuple(2 - side % 2 for side in x.shape[2:])) != (1, 1):
             x = F.avg_pool2d(x, pairs, 1)
         return F.conv2d(x, weight, stride=self.stride, padding=self.kernel // 2)

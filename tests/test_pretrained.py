@@ -165,6 +165,17 @@ def test_timms_resnets(timm, tmp_path, size):
     refused(ResNet(size, 3, 10), path, r"conv1.weight \[64, 3, 7, 7\] \(the network's is \[64, 3, 3, 3\]\)")         # the stem of small images
 
 
+def test_symmetric_resnets(timm, tmp_path):
+    """Their own weights, for other bands too; timm's have another shape."""
+    source, target = (ResNet("18", bands, classes, width=0.25, symmetric=True).eval() for bands, classes in ((1, 3), (4, 1)))
+    torch.save(source.state_dict(), tmp_path / "source.pt")
+    assert load_pretrained(target, tmp_path / "source.pt").folded == (1, 4)
+    x = torch.randn(2, 1, 41, 41)
+    assert torch.allclose(target.features(x.expand(-1, 4, -1, -1)), source.features(x), atol=1e-5)
+    torch.save(timms_resnet(timm, "18").state_dict(), tmp_path / "timm.pt")
+    refused(ResNet("18", 3, 10, stem="patch", symmetric=True), tmp_path / "timm.pt", r"conv1.weight \[64, 3, 7, 7\] \(the network's is \[8, 3, 7, 7\]\)")
+
+
 def test_another_resnet_is_refused(timm, tmp_path):
     path = save(tmp_path, timms_resnet(timm, "34").state_dict())
     refused(ResNet("18", 3, stem="patch"), path, "does not fit this network: layer1.2.conv1.weight")
