@@ -16,7 +16,8 @@ from utils.config import recorded
 from utils.mistake import Mistake
 
 SMALL = {"convnextv2": ["--model_size", "atto"], "enhanced_vit": ["--model_size", "tiny"], "pinn_lens": ["--model_size", "small"],
-         "robust_resnet": ["--model_size", "18", "--model_kwargs", "width=0.125"], "film_conditioned": ["--model_size", "18", "--model_kwargs", "width=0.125"],
+         "robust_resnet": ["--model_size", "18", "--model_kwargs", "width=0.125", "symmetric=true"],
+         "film_conditioned": ["--model_size", "18", "--model_kwargs", "width=0.125"],
          "gat_lens": ["--model_kwargs", "layers=2"], "bayesian_ensemble": ["--model_size", "small"], "timm": ["--model_kwargs", "timm_name=resnet10t"]}
 RUN = ["--device", "cpu", "--epochs", "2", "--batch_size", "16"]
 OURS = [name for name in MODELS if name != "timm"]
