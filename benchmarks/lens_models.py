@@ -30,21 +30,24 @@ import predict  # noqa: E402  the path above comes first
 from answers import ANSWERS  # noqa: E402
 from contract import InPrecision  # noqa: E402
 from data.buckets import DOMAINS  # noqa: E402
+from physics.lens_parameters import GEOMETRY  # noqa: E402
 from tasks import lens, lens_inputs  # noqa: E402
 from utils import calibration, config, figures_of_merit, folds, predictions  # noqa: E402
 from utils.config import several  # noqa: E402
 from utils.mistake import Mistake  # noqa: E402
 
 SHARED = "--band_mode stack --batch_size 64 --patience 0 --ema_decay 0.99 --warmup_epochs 1 --apply_normalization --degrade_noise 0.5 --device cpu".split()
+SHARED += ["--regression", *GEOMETRY]        # what is known of the training lenses is learnt by all
 LINEAR = "--clip_q -1"           # for those that fit or find light: a clipped core is no light profile
+RESNET = "--model_size {} --drop_path 0.2 --lr 4e-3 --model_kwargs width=0.5"
 # Without metadata film_conditioned is a ResNet, to the bit; so it is the 34 here, or the table would have one network twice.
 RECIPES = {name: flags.split() for name, flags in {
     "convnextv2": "--model convnextv2 --model_size nano --drop_path 0.05 --lr 1e-3",
     "enhanced_vit": "--model enhanced_vit --model_size small --drop_path 0.05 --lr 1e-3",
-    "robust_resnet": "--model robust_resnet --model_size 18 --model_kwargs width=0.5 symmetric=true --drop_path 0.2 --lr 1e-3",
-    "plain_resnet": "--model robust_resnet --model_size 18 --model_kwargs width=0.5 --drop_path 0.2 --lr 1e-3",      # what symmetry is worth
-    "pinn_lens": f"--model pinn_lens --model_size small --drop_path 0.2 --lr 1e-3 --use_physics --regression Rein {LINEAR}",
-    "film_conditioned": "--model film_conditioned --model_size 34 --model_kwargs width=0.5 symmetric=true --drop_path 0.2 --lr 1e-3",
+    "robust_resnet": f"--model robust_resnet {RESNET.format(18)} symmetric=true",
+    "plain_resnet": f"--model robust_resnet {RESNET.format(18)}",          # what symmetry is worth
+    "pinn_lens": f"--model pinn_lens --model_size small --drop_path 0.2 --lr 4e-3 --use_physics {LINEAR}",
+    "film_conditioned": f"--model film_conditioned {RESNET.format(34)} symmetric=true",
     "gat_lens": f"--model gat_lens --drop_path 0 --lr 1e-3 {LINEAR}",
     "bayesian_ensemble": "--model bayesian_ensemble --model_size small --model_kwargs symmetric=true --drop_path 0 --lr 1e-3 --weight_decay 0",
 }.items()}

@@ -3,10 +3,10 @@
     python benchmarks/lens_physics.py --work runs/lens_physics --cores 2 --epochs 6
     python benchmarks/lens_physics.py --work runs/lens_physics --arms plain,regression,physics --only robust_resnet --table_only
 
-Pairs of runs that differ in the terms of the loss alone: same network, seed, order, epochs. "plain": the label alone; for pinn_lens the
-geometry then stays near its first guess, and what judges sees the residuals of that. "regression": quantities of the lens from
-parameters.fits besides. "physics": these, and the terms of the fitted lens (--use_physics). False positives are counted on test at the
-threshold that finds 90 % of the test lenses. Like benchmarks/lens_models.py, it goes on where it was.
+Pairs of runs that differ in the terms of the loss alone: same network, weights at the start, order, epochs. "plain": the label alone; for
+pinn_lens the geometry then stays near its first guess, and what judges sees the residuals of that. "regression": the geometry of the
+training lenses besides, from parameters.fits. "physics": this, and the terms of the fitted lens (--use_physics). False positives are
+counted on test at the threshold that finds 90 % of the test lenses. Like benchmarks/lens_models.py, it goes on where it was.
 The parameters are those of pinn_lens with physics, for the lenses of the test split; errors are predict.py's, calibrated on validation.
 Within 1 sigma is meant of the logarithm for a positive quantity. The size of an ellipticity or a shear cannot be normal near zero:
 it is never below, and what is inferred of it as a vector is nearer to zero than it is.
@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from data import parameters  # noqa: E402  the path above comes first
 from data.buckets import parse_name  # noqa: E402
 from lens_models import RECIPES, Runs, aligned, asked, finished, in_parallel, trained  # noqa: E402
-from physics.lens_parameters import GEOMETRY, QUANTITIES  # noqa: E402
+from physics.lens_parameters import QUANTITIES  # noqa: E402
 from utils import config, figures_of_merit, predictions  # noqa: E402
 from utils.config import several  # noqa: E402
 
@@ -34,8 +34,8 @@ AIM = -0.10                      # relative change of the false positives
 AIM_ERROR, AIM_COVERAGE = 0.10, (0.63, 0.73)
 ARMS = {
     "plain": ["--no_use_physics", "--regression_weight", "0"],
-    "regression": ["--no_use_physics", "--regression", *GEOMETRY],
-    "physics": ["--use_physics", "--regression", *GEOMETRY],
+    "regression": ["--no_use_physics"],
+    "physics": ["--use_physics"],
 }
 
 

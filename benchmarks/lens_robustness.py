@@ -28,12 +28,11 @@ import torch
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from contract import Loss  # noqa: E402  the path above comes first
-from data import metadata, parameters, store  # noqa: E402
+from data import metadata, parameters, store  # noqa: E402  the path above comes first
 from data.buckets import DOMAINS, parse_name  # noqa: E402
 from lens_models import RECIPES, Runs, aligned, asked, finished, in_parallel, inputs, judged, opened, trained  # noqa: E402
 from losses.adversarial import attack  # noqa: E402
-from tasks.lens_losses import answers_of, label_loss  # noqa: E402
+from tasks.lens_losses import answers_of, label_alone  # noqa: E402
 from utils import config, figures_of_merit, predictions  # noqa: E402
 from utils.config import several  # noqa: E402
 from utils.mistake import Mistake  # noqa: E402
@@ -138,10 +137,6 @@ def metadata_part(options: Config) -> list[tuple]:
 
 
 # ---- attacks
-
-def label_alone(model, batch, step) -> Loss:
-    return Loss(label_loss(answers_of(model, batch), batch["label"]), {})
-
 
 def survived(options: Config, run: Path) -> dict[str, float]:
     """Attack -> accuracy at t* of validation, of some test objects, kept in the run's directory; nothing if it may not be measured."""

@@ -12,8 +12,10 @@ NORMS = ("linf", "l2")
 
 
 def adversarial(loss: LossFn, norm: str = "linf", radius: float = 1.0, steps: int = 5, step_size: float | None = None,
-                share: float = 0.5) -> LossFn:
+                share: float = 0.5, search: LossFn | None = None) -> LossFn:
     """(1 - share) `loss` + share `loss` of the batch changed by `attack`; at share 1 that of Madry et al.
+
+    search: the loss that the attack makes large, where that is a part of `loss`; None: all of it.
 
     The network is in the mode, training or not, in which it is. All calls begin with the same random numbers, so that the attack,
     the changed and the given batch go through one augmentation and one dropout. Terms: those of `loss` for the batch as it is, the same
@@ -26,7 +28,7 @@ def adversarial(loss: LossFn, norm: str = "linf", radius: float = 1.0, steps: in
         raise ValueError(f"adversarial training: got share {share}, expected the part of the loss on changed images, 0 to 1")
 
     def mixed(model: nn.Module, batch: Batch, step: int) -> Loss:
-        changed = attack(model, batch, loss, step, norm, radius, steps, step_size)
+        changed = attack(model, batch, search or loss, step, norm, radius, steps, step_size)
         with same_random_numbers(batch["image"].device):
             hard = loss(model, changed, step)
         with torch.set_grad_enabled(torch.is_grad_enabled() and share < 1):

@@ -87,12 +87,14 @@ def label_loss(said: dict[str, Tensor], label: Tensor) -> Tensor:
     return torch.stack([binary_cross_entropy(logit, label) for logit in said["member_logit"].unbind(1)]).mean(0)
 
 
+def label_alone(model: nn.Module, batch: Batch, step: int) -> Loss:
+    """What an attack is after."""
+    return Loss(label_loss(answers_of(model, batch), batch["label"]), {})
+
+
 def withstood(config: Any, model: nn.Module, batch: Batch) -> Tensor:
     """[B] float32: 1 where the answer is right also for the worst image near each, searched for as in training (--adversarial)."""
-    def alone(model: nn.Module, batch: Batch, step: int) -> Loss:
-        return Loss(binary_cross_entropy(answers_of(model, batch)["logit"], batch["label"]), {})
-
-    worst = attack(model, batch, alone, 0, config.adversarial, config.adversarial_radius, config.adversarial_steps)
+    worst = attack(model, batch, label_alone, 0, config.adversarial, config.adversarial_radius, config.adversarial_steps)
     return ((answers_of(model, worst)["logit"] > 0) == (batch["label"] > 0.5)).float()
 
 
@@ -124,4 +126,5 @@ def build(config: Any, examples: int) -> LossFn:
 
     if config.adversarial == "none":
         return loss
-    return adversarial(loss, config.adversarial, config.adversarial_radius, config.adversarial_steps, share=config.adversarial_share)
+    return adversarial(loss, config.adversarial, config.adversarial_radius, config.adversarial_steps, share=config.adversarial_share,
+                       search=label_alone)

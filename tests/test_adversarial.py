@@ -97,6 +97,21 @@ def test_never_beyond_the_radius_and_the_loss_rises(norm, steps, step_size):
     assert all(torch.equal(changed[name], batch[name]) for name in ("present", "label")) and set(changed) == set(batch)
 
 
+def test_searched_by_a_part_of_the_loss():
+    """What else the loss holds, here a steeper slope the other way, does not lead the attack astray."""
+    model, batch = Linear(), batch_of()
+    batch["image"] /= 20
+
+    def whole(model, batch, step):
+        part = loss(model, batch, step)
+        return Loss(part.value + 10 * (2 * batch["label"] - 1) * part.terms["logit"], part.terms)
+
+    led, astray = (adversarial(whole, radius=0.3, steps=20, share=1, search=search)(model, batch, 0) for search in (loss, None))
+    sign, seen = 2 * batch["label"] - 1, batch["present"].any(1)
+    assert (sign * led.terms["adversarial_logit"] < sign * loss(model, batch, 0).terms["logit"])[seen].all()
+    assert (sign * astray.terms["adversarial_logit"] > sign * loss(model, batch, 0).terms["logit"])[seen].all()
+
+
 def test_random_start_is_even_in_the_ball():
     """Of a loss without slope nothing but the start is left. In a ball of D dimensions the mean radius is D / (D + 1)."""
     def flat(model, batch, step):
