@@ -15,7 +15,7 @@ from models.symmetric import ORDER, turned, unturned
 from physics.lens_parameters import GEOMETRY, turn
 from physics.noise import noise_rms
 
-SIZES = {"small": (0.25, 0.5), "base": (1.0, 1.0)}          # widths of the two ResNet-18: the one that infers, and the one that judges
+SIZES = {"small": (0.5, 0.25), "base": (1.0, 0.5)}          # widths of the two ResNet-18: the one that infers, and the one that judges
 STRETCH = 3.0            # in units of the noise: brighter pixels are seen by their logarithm
 PLACES = 3               # the encoder's last map is read at so many places along a side
 
