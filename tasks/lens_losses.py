@@ -24,7 +24,7 @@ METADATA = ("metadata", "metadata_mask")
 class Losses:
     """Terms of the loss besides the label's."""
     regression: list[str] = several()        # quantities to infer, by their first column in parameters.fits: Rein ell_m sh srcx zlens ...; all
-    regression_weight: float = 0.3           # of their likelihood, a mean over the quantities, in nats
+    regression_weight: float = 1.0           # of their likelihood, a mean over the quantities, in nats
     use_physics: bool = False                # fit a lens model to every image, ray by ray; adds its terms for the lenses
     physics_weight: float = 0.1              # of all physics terms together
     physics_terms: list[str] = several("lens_equation", "mass_conservation")    # and shear_consistency, by a second view; or with weights: lens_equation=0.5
