@@ -1,6 +1,7 @@
 """The table of measured figures and the script that fills it; what is measured takes minutes, and is not run here."""
 import importlib
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -94,7 +95,9 @@ def scripts(monkeypatch, tmp_path):
     monkeypatch.setattr(run, "SCRIPTS", tmp_path)
     monkeypatch.setattr("os.getloadavg", lambda: (0.6, 0.0, 0.0))
     (tmp_path / "R.md").write_text(FRESH)
-    return tmp_path / "R.md"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)    # a test before may have trained, and left its own
+    yield tmp_path / "R.md"
+    signal.signal(signal.SIGINT, before)
 
 
 def test_run_collects_rows_and_names_what_failed(scripts, capsys):

@@ -170,12 +170,13 @@ def test_the_most_probable_are_explained(trained, challenge, tmp_path, mode):
 
 @pytest.fixture(scope="module")
 def physical(challenge, tmp_path_factory):
-    """A network that infers lenses, trained for one step or two."""
+    """A network that infers lenses, and not the same ones in an image and in its mirror image; trained for one step or two."""
     folder = tmp_path_factory.mktemp("physical")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("utils.stop.signal.signal", lambda *_: None)
         train.main(["--data", str(challenge), "--store_dir", str(folder / "stores"), "--save_dir", str(folder / "run"), "--band_mode", "stack",
-                    "--model", "pinn_lens", "--use_physics", "--regression", "zlens", "--epochs", "1", "--batch_size", "32", "--device", "cpu"])
+                    "--model", "robust_resnet", "--model_size", "18", "--model_kwargs", "width=0.125", "--use_physics",
+                    "--regression", "zlens", "--epochs", "1", "--batch_size", "32", "--device", "cpu"])
     return folder / "run"
 
 
