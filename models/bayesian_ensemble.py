@@ -87,8 +87,7 @@ class BayesianEnsemble(nn.Module):
     """
 
     def __init__(self, size: str = "small", in_chans: int = 1, num_classes: int = 1, drop_path_rate: float = 0.0, dropout: float = 0.1,
-                 prior_deviation: float = 1.0, fields: Sequence[str] = (), image_size: int = 41,
-                 symmetric: bool = False):
+                 prior_deviation: float = 1.0, fields: Sequence[str] = (), image_size: int = 41, symmetric: bool = False):
         super().__init__()
         if size not in SIZES:
             raise ValueError(f"Bayesian ensemble has no size {size!r}: expected one of {', '.join(SIZES)} "
