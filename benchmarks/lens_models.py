@@ -36,8 +36,8 @@ from utils import calibration, config, figures_of_merit, folds, predictions  # n
 from utils.config import several  # noqa: E402
 from utils.mistake import Mistake  # noqa: E402
 
-SHARED = "--band_mode stack --batch_size 64 --patience 0 --ema_decay 0.99 --warmup_epochs 1 --apply_normalization --degrade_noise 0.5 --device cpu".split()
-SHARED += ["--regression", *GEOMETRY]        # what is known of the training lenses is learnt by all
+SHARED = "--band_mode stack --batch_size 64 --patience 0 --ema_decay 0.99 --warmup_epochs 1 --apply_normalization --degrade_noise 0.5 --rotate 0.7".split()
+SHARED += ["--device", "cpu", "--regression", *GEOMETRY]        # what is known of the training lenses is learnt by all
 LINEAR = "--clip_q -1"           # for those that fit or find light: a clipped core is no light profile
 RESNET = "--model_size {} --drop_path 0.2 --lr 4e-3 --model_kwargs width=0.5"
 # Without metadata film_conditioned is a ResNet, to the bit; so it is the 34 here, or the table would have one network twice.

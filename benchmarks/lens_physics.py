@@ -32,11 +32,11 @@ from utils.config import several  # noqa: E402
 COMPLETENESS = 0.9
 AIM = -0.10                      # relative change of the false positives
 AIM_ERROR, AIM_COVERAGE = 0.10, (0.63, 0.73)
-ARMS = {
+ARMS = {name: ["--rotate", "0", *flags] for name, flags in {             # few epochs: what delays learning by heart is not needed yet
     "plain": ["--no_use_physics", "--regression_weight", "0"],
     "regression": ["--no_use_physics"],
     "physics": ["--use_physics"],
-}
+}.items()}
 
 
 @dataclass(frozen=True)

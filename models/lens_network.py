@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from models.domain_head import DomainHead
 from models.lens_fit import LensFit, soft_geometry
 from models.quantity_head import QuantityHead
-from physics.lens_parameters import turn
+from physics.lens_parameters import rotate, turn
 from physics.noise import noise_rms
 
 
@@ -23,7 +23,8 @@ class LensNetwork(nn.Module):
     network         has features(x, [values, known]) -> [B, feature_dim] and classify(features) -> [B, 1]; if it has `inferred`, that gives
                     (features, what else it infers). It gets the metadata if it was built with `fields`.
     augment         sees the preprocessed images, in training only; None for none
-    degrade         worsens images before all else, in training only; None for not
+    degrade         worsens images before preprocessing, in training only; None for not
+    rotate          turns images by any angle before all else, in training only; None for not
     metadata        None, or adds a term to the logit for a network that takes no metadata itself (models/metadata.py)
     quantity_head   None, or infers quantities from the features
     fit             None, or fits the geometry among these to the image
@@ -33,9 +34,9 @@ class LensNetwork(nn.Module):
 
     def __init__(self, preprocess: nn.Module, augment: nn.Module | None, network: nn.Module, degrade: nn.Module | None = None,
                  metadata: nn.Module | None = None, quantity_head: QuantityHead | None = None, fit: LensFit | None = None,
-                 domains: DomainHead | None = None, channels_last: bool = False):
+                 domains: DomainHead | None = None, channels_last: bool = False, rotate: nn.Module | None = None):
         super().__init__()
-        self.preprocess, self.augment, self.network, self.degrade, self.metadata = preprocess, augment, network, degrade, metadata
+        self.preprocess, self.augment, self.network, self.degrade, self.rotate, self.metadata = preprocess, augment, network, degrade, rotate, metadata
         self.quantity_head, self.fit, self.domains, self.channels_last = quantity_head, fit, domains, channels_last
         self.samples = 0                 # of the weights, drawn in evaluation; only for a network that has a posterior
 
@@ -57,9 +58,12 @@ class LensNetwork(nn.Module):
             at += len(head.centre)
 
     def forward(self, image: Tensor, present: Tensor, domain: Tensor, *metadata: Tensor) -> dict[str, Tensor]:
+        angle = symmetry = None
+        if self.training and self.rotate is not None:
+            image, angle = self.rotate(image)
         if self.training and self.degrade is not None:
             image = self.degrade(image, present)
-        x, symmetry = self.preprocess(image, present, domain), None
+        x = self.preprocess(image, present, domain)
         if self.training and self.augment is not None:
             x, symmetry = self.augment(x, present)
         if self.channels_last:
@@ -77,6 +81,8 @@ class LensNetwork(nn.Module):
                            for name, part in (("mean", mean), ("variance", variance))}
         if symmetry is not None and "mean" in said:
             said = said | {name: turn(self.quantities, said[name], symmetry, back=True, signed=name == "mean") for name in ("mean", "variance")}
+        if angle is not None and "mean" in said:
+            said = said | {name: rotate(self.quantities, said[name], -angle, signed=name == "mean") for name in ("mean", "variance")}
         if self.domains is not None:
             said = said | dict(domain_logit=self.domains(features))
         if self.samples and not self.training:

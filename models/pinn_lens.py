@@ -30,8 +30,9 @@ class PinnLens(nn.Module):
     What decides cannot change what is inferred: in training no gradient goes from 3 into 1 and 2. Otherwise the geometry would become a code for
     the class instead of one for the sky. So what the encoder makes of its maps as geometry is learnt from the geometry's own losses alone
     (--use_physics; --regression_weight, where the training lenses' parameters are known); the maps themselves serve the label too.
-    Both networks see asinh(x / 3 rms), each image in units of its own noise; sky that is not subtracted is fitted. Both know the symmetries of
-    the square (models/symmetric.py): where a square image is turned or mirrored, the geometry is too, and the logit stays.
+    Both networks see asinh(x / 3 rms), each image in units of its own noise; sky that is not subtracted is fitted. The encoder sees the image
+    without the logarithm besides, in units of its spread: so a galaxy of one colour vanishes in the difference of two bands. Both know the
+    symmetries of the square (models/symmetric.py): where a square image is turned or mirrored, the geometry is too, and the logit stays.
 
     pixel_scale and seeing (FWHM) in arcsec. Raises ValueError for a size that is not known.
     """
@@ -44,7 +45,7 @@ class PinnLens(nn.Module):
         infers, judges = SIZES[size]
         self.feature_dim = feature_dim
         self.encoder, self.judge = (ResNet("18", channels, 1, drop_path_rate, width, image_size=image_size, symmetric=True)
-                                    for channels, width in ((in_chans, infers), (3 * in_chans, judges)))
+                                    for channels, width in ((2 * in_chans, infers), (3 * in_chans, judges)))
         self.encoder.head = self.judge.head = None
         self.quantity_head = QuantityHead(self.encoder.feature_dim * PLACES**2, GEOMETRY)
         self.fit = LensFit(pixel_scale, seeing)
@@ -55,7 +56,7 @@ class PinnLens(nn.Module):
     def inferred(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(features [B, feature_dim], mean and variance [B, P] of the geometry's components and all of LensFit's answers)."""
         noise = noise_rms(x)
-        maps = self.encoder.maps(stretched(x, noise))
+        maps = self.encoder.maps(torch.cat([standardised(x), stretched(x, noise)], 1))
         mean, variance = self.geometry(maps)
         fit = self.fit(x, noise, soft_geometry(mean, self.quantity_head))
         shown = fit | dict(mean=mean, variance=variance)
@@ -95,6 +96,12 @@ class PinnLens(nn.Module):
 def stretched(x: Tensor, noise: Tensor) -> Tensor:
     """x [B, C, H, W] in units of the noise [B, C], linear where it is faint; a band that is not there stays 0."""
     return torch.asinh(x / (STRETCH * noise.clamp(min=1e-12))[..., None, None]) * (noise > 0)[..., None, None]
+
+
+def standardised(x: Tensor) -> Tensor:
+    """x [B, C, H, W] less its mean, in units of its spread, for each image and channel; a band that is not there stays 0."""
+    x = x - x.mean((2, 3), keepdim=True)
+    return x / x.square().mean((2, 3), keepdim=True).clamp(min=1e-24).sqrt()         # clamped before the root, whose slope at 0 is infinite
 
 
 def symmetries(rows: Tensor) -> Tensor:

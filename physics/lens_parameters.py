@@ -119,3 +119,19 @@ def turn(names: tuple[str, ...], components: Tensor, k: Tensor, back: bool = Fal
                 part = torch.where(swap[:, None], part.flip(1), part)
         parts.append(part)
     return torch.cat(parts, 1)
+
+
+def rotate(names: tuple[str, ...], components: Tensor, angle: Tensor, signed: bool = True) -> Tensor:
+    """Components [B, P] of what is seen in images rotated by `angle` [B] radians, from +x towards +y.
+
+    signed: False for variances, whose two components are taken as independent before and after.
+    """
+    parts = []
+    for name, place in slices(names).items():
+        part, kind = components[:, place], QUANTITIES[name].kind
+        if kind in ("axis", "position"):
+            by = 2 * angle if kind == "axis" else angle
+            c, s, (x, y) = by.cos(), by.sin(), part.unbind(1)
+            part = torch.stack([c * x - s * y, s * x + c * y] if signed else [c * c * x + s * s * y, s * s * x + c * c * y], 1)
+        parts.append(part)
+    return torch.cat(parts, 1)

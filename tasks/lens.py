@@ -24,6 +24,7 @@ from models.quantity_head import QuantityHead
 from models.preprocess import Preprocess
 from models.pretrained import load_pretrained
 from models.recompute import recompute
+from models.rotate import Rotate
 from physics.lens_parameters import slices
 from tasks import lens_losses
 from tasks.lens_inputs import Inputs, from_store, metadata_columns, streamed
@@ -61,6 +62,7 @@ class Config(Losses, Inputs):
     use_mad: bool = False                    # normalisation: median and MAD instead of mean and deviation
     apply_padding: bool = False              # zeros around the cutout
     out_size_when_padded: int = 64           # pixels on a side after padding
+    rotate: float = 0.0                      # training: chance of an image to be turned by any angle
     augment: bool = True                     # training: the eight symmetries of the square, and noise
     degrade_noise: float = 0.0               # training: white noise of up to so many times an image's own is added to half of the images
     degrade_seeing: float = 0.0              # training: half of the images are broadened by up to a Gaussian of this FWHM, pixels
@@ -95,6 +97,7 @@ def network(config: Config, channels: int) -> LensNetwork:
             psf_fwhm=(config.psf_fwhm_slsim, config.psf_fwhm_hsc), psf_target=config.psf_target,
             normalise=config.apply_normalization, clip_q=config.clip_q, low_clip_q=config.low_clip_q,
             use_mad=config.use_mad, pad_to=config.out_size_when_padded if config.apply_padding else 0)
+        rotate = Rotate(config.rotate) if config.rotate else None
         worse = config.degrade_noise or config.degrade_seeing
         degrade = Degrade(config.degrade_noise, config.degrade_seeing) if worse else None
         spec, body = MODELS.get(config.model), create_model(config.model, **network_options(config, channels))
@@ -110,7 +113,7 @@ def network(config: Config, channels: int) -> LensNetwork:
         MetadataTerm(len(metadata_columns(config))) if config.use_metadata and not spec.metadata else None,
         QuantityHead(body.feature_dim, others) if others else None,
         LensFit(config.pixel_scale, config.seeing) if config.use_physics and not spec.infers else None,
-        DomainHead(body.feature_dim, len(buckets.DOMAINS)) if config.domain_adversarial else None, config.channels_last)
+        DomainHead(body.feature_dim, len(buckets.DOMAINS)) if config.domain_adversarial else None, config.channels_last, rotate)
 
 
 def network_options(config: Config, channels: int) -> dict[str, Any]:

@@ -134,9 +134,10 @@ def test_inferred_numbers_turn_with_the_image(arguments, tmp_path):
     assert 1 < len(distinct) <= 8                            # eight views of an image
 
 
-def test_images_are_worsened_in_training_alone(arguments, tmp_path):
+@pytest.mark.parametrize("flags", [["--degrade_noise", "3", "--degrade_seeing", "2"], ["--rotate", "0.75"]], ids=["degrade", "rotate"])
+def test_images_are_changed_in_training_alone(arguments, tmp_path, flags):
     """In physical units, before preprocessing: the network of a trained checkpoint sees images as they are."""
-    task = lens.build(config_of(arguments("robust_resnet", "--degrade_noise", "3", "--degrade_seeing", "2", "--no_augment")), tmp_path, 1)
+    task = lens.build(config_of(arguments("robust_resnet", *flags, "--no_augment")), tmp_path, 1)
     batch, seen = task.data["train"].__getitems__(list(range(16))), []
     task.model.preprocess.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     for training in (False, True):

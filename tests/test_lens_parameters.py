@@ -7,7 +7,7 @@ import torch
 from models.augment import dihedral
 from physics.imaging import pixel_grid
 from physics.lens_model import SKY, components, observing_matrix
-from physics.lens_parameters import GEOMETRY, QUANTITIES, decode, encode, slices, turn
+from physics.lens_parameters import GEOMETRY, QUANTITIES, decode, encode, rotate, slices, turn
 
 DOUBLE = torch.float64
 
@@ -68,6 +68,32 @@ def test_variances_only_change_places():
     turned = turn(GEOMETRY, variance, k, back=True, signed=False)
     assert (turned > 0).all() and torch.equal(turned.sort(1).values, variance.sort(1).values)
     assert torch.equal(turned[:4], variance[:4]) and not torch.equal(turned[4:], variance[4:])
+
+
+def test_quantities_rotate_with_the_image():
+    """Against the renderer again, which traces rays on axes turned the other way; a quarter is the symmetry that swaps and mirrors."""
+    parts, angle = geometry(4), torch.tensor([0.3, -1.1, 2.0, math.pi / 2], dtype=DOUBLE)
+    row = torch.cat([parts[name] for name in GEOMETRY], 1)
+    rotated = rotate(GEOMETRY, row, angle)
+    again = {name: rotated[:, place] for name, place in slices(GEOMETRY).items()}
+    x, y = pixel_grid(41, 0.2, 1, dtype=DOUBLE)
+    identity = torch.eye(41, dtype=DOUBLE)
+    for i in range(4):
+        c, s = angle[i].cos(), angle[i].sin()
+        one, other = ({name: part[i:i + 1] for name, part in each.items()} for each in (parts, again))
+        before = components(one, c * x + s * y, c * y - s * x, identity, identity)[0]
+        torch.testing.assert_close(components(other, x, y, identity, identity)[0], before, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(rotate(GEOMETRY, rotated, -angle), row)
+    quarter = torch.full((1,), 6)                            # mirrors rows, then swaps: (x, y) -> (-y, x)
+    torch.testing.assert_close(rotated[3:], turn(GEOMETRY, row[3:], quarter))
+
+
+def test_variances_rotate_as_those_of_many_draws():
+    mean, variance, angle = (torch.tensor([row], dtype=DOUBLE) for row in ([0.1, -0.2], [4e-4, 1e-4], [0.4]))
+    drawn = mean + variance.sqrt() * torch.randn(400_000, 2, dtype=DOUBLE, generator=torch.Generator().manual_seed(1))
+    for name in ("ell_m", "x_l"):
+        scatter = rotate((name,), drawn, angle[0].expand(len(drawn))).var(0)
+        torch.testing.assert_close(rotate((name,), variance, angle[0], signed=False)[0], scatter, rtol=0.01, atol=0)
 
 
 def test_the_image_of_a_system_against_lenstronomy():
