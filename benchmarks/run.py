@@ -29,7 +29,7 @@ from utils.mistake import Mistake  # noqa: E402
 
 SHORT = ("convnext_speed", "train_step", "loop_overhead", "resume_latency", "gru_speed", "fits_speed", "shuffled_reads", "preprocess_speed",
          "predict_speed", "checkpoint_stall", "gpu_speed")
-LENS = ("lens_models", "lens_physics", "lens_robustness", "slacs_rings")
+LENS = ("lens_models", "lens_physics", "lens_quantities", "lens_robustness", "slacs_rings")
 LONG = ("growth", "galaxiesml_speed", "fuzz_fits", "kill_resume", "lens_auc", "light_curve_vae", "rr_lyrae", *LENS)       # only when named
 OWN_TABLES = ("lens_auc", "light_curve_vae", "rr_lyrae", *LENS)     # what these print is kept as it is: they make no rows
 SCRIPTS = ROOT / "benchmarks"

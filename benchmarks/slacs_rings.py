@@ -30,7 +30,7 @@ from data.challenge_images import SURVEYS, pixel_noise, rubin_gain  # noqa: E402
 from data.challenge_lenses import BANDS, PIXEL_SCALE, ZERO_POINT  # noqa: E402
 from data.challenge_sky import SIZE  # noqa: E402
 from lens_models import Runs, aligned, asked, finished, in_parallel, script, trained  # noqa: E402
-from lens_physics import known, recovered  # noqa: E402
+from lens_quantities import known, recovered  # noqa: E402
 from utils import config  # noqa: E402
 from utils.config import several  # noqa: E402
 from utils.mistake import Mistake  # noqa: E402

@@ -17,10 +17,11 @@ sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
 import lens_models  # noqa: E402
 import lens_physics  # noqa: E402
+import lens_quantities  # noqa: E402
 import lens_robustness  # noqa: E402
 import slacs_rings  # noqa: E402
 
-BENCHMARKS = (lens_models, lens_physics, lens_robustness, slacs_rings)
+BENCHMARKS = (lens_models, lens_physics, lens_quantities, lens_robustness, slacs_rings)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,13 @@ def test_the_calibration_is_chosen_on_validation(here, tmp_path):
 def test_a_small_size_of_the_physics(here, capsys):
     lens_physics.main([*here[0], "--only", "pinn_lens", "--seeds", "1", "2"])
     said = capsys.readouterr().out
-    assert said.count("pinn_lens, plain") == said.count("pinn_lens, physics") == 1 and "Einstein radius: median relative error" in said
+    assert said.count("pinn_lens, plain") == said.count("pinn_lens, physics") == 1
+
+
+def test_a_small_size_of_the_quantities(here, capsys):
+    lens_quantities.main([*here[0], "--only", "pinn_lens,robust_resnet"])
+    said = capsys.readouterr().out
+    assert said.count("Einstein radius: median relative error") == 2 and "robust_resnet, seed 42" in said
 
 
 def test_a_small_size_of_robustness(here, work, capsys):
@@ -137,7 +144,7 @@ def test_coverage_of_errors_that_are_right():
     radius = truth["Rein"] * np.exp(0.1 * random.normal(size=4000))
     inferred = pd.DataFrame(dict(Rein=radius, Rein_err=0.1 * radius, sh=0.06, sh_err=0.001,
                                  sh_PA=(truth["sh_PA"] + 5 * random.normal(size=4000)) % 180, sh_PA_err=5.0))
-    rows = {row[0]: row[1:] for row in lens_physics.recovered(inferred, truth)}
+    rows = {row[0]: row[1:] for row in lens_quantities.recovered(inferred, truth)}
     assert float(rows["Rein"][1]) == pytest.approx(0.0674, abs=0.005) and float(rows["Rein"][2]) == pytest.approx(0.683, abs=0.03)
     assert float(rows["sh_PA"][0]) == pytest.approx(5 * 0.674, rel=0.08) and float(rows["sh_PA"][2]) == pytest.approx(0.683, abs=0.03)
     assert rows["sh"] == ("0.01", "", "0.000", "4,000")
