@@ -159,6 +159,8 @@ def summary(index: pd.DataFrame, packed: store.Store, data: dict[str, cutouts.Cu
     twice = buckets.duplicates(index)
     lines = [f"{len(index):,} files, {index['object'].nunique():,} objects"]
     lines += [f"{name}: {line}" for name, examples in data.items() for line in examples.report] + packed.summary() + warnings
+    if (targets := data["train"].columns.get("targets")) is not None and not np.isfinite(targets).any():
+        lines.append(f"no quantity of any training lens is known, and none is learnt from the data: expected {parameters.NAME} beside their files")
     if len(twice):
         lines.append(f"{len(twice)} files share object and band with another: see {run_dir}/duplicates.csv")
         twice.to_csv(run_dir / "duplicates.csv", index=False)

@@ -147,6 +147,15 @@ def test_images_are_changed_in_training_alone(arguments, tmp_path, flags):
     assert 4 <= changed.sum() <= 16 and seen[1].isfinite().all()
 
 
+def test_quantities_that_no_table_tells_are_named(arguments, tmp_path, capsys, monkeypatch):
+    config = config_of(arguments("robust_resnet", "--regression", "Rein"))
+    lens.build(config, tmp_path, 1)
+    assert "no quantity of any training lens" not in capsys.readouterr().out
+    monkeypatch.setattr("tasks.lens_inputs.parameters.read", lambda paths: pd.DataFrame(dict(object=pd.Series([], dtype=str))))
+    lens.build(config, tmp_path, 1)
+    assert capsys.readouterr().out.count("no quantity of any training lens is known") == 1
+
+
 def test_labels_of_one_domain_alone(arguments, tmp_path):
     """--label_domain: the others have no part in the loss, nor in what validation chooses."""
     task = lens.build(config_of(arguments("robust_resnet", "--label_domain", "slsim", "--domain_adversarial", "--use_physics", "--regression", "zlens")),

@@ -9,8 +9,6 @@ from models.lens_network import LensNetwork
 from models.preprocess import Preprocess
 from models.rotate import Rotate
 
-DOUBLE = torch.float64
-
 
 def blob(angle: torch.Tensor, height: int = 41, width: int = 41) -> torch.Tensor:
     """[B, 1, H, W] of an oblong Gaussian beside the middle, both rotated by `angle` [B] from +x towards +y."""
