@@ -1,7 +1,7 @@
 """What else may change besides the lens: metadata, the worst noise, the survey. Three tables, each with and without the cure.
 
     python benchmarks/lens_robustness.py --work runs/lens_models --cores 2 --epochs 10
-    python benchmarks/lens_robustness.py --work runs/lens_models --parts attacks --radii_l2 0.5 1 2 --attacked 1000 --table_only
+    python benchmarks/lens_robustness.py --work runs/lens_models --parts attacks --radii_linf 0.1 0.3 1 --attacked 1000 --table_only
 
 metadata   film_conditioned with and without --use_metadata. The simulated metadata (redshift, place, magnitudes) are drawn alike for
            lenses and look-alikes, so they say next to nothing. A column is added that does, by construction: line_snr, the
@@ -31,7 +31,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from data import metadata, parameters, store  # noqa: E402  the path above comes first
 from data.buckets import DOMAINS, parse_name  # noqa: E402
 from lens_models import RECIPES, Runs, aligned, asked, finished, in_parallel, inputs, judged, opened, trained  # noqa: E402
-from losses.adversarial import attack  # noqa: E402
+from losses.adversarial import NORMS, attack  # noqa: E402
 from tasks.lens_losses import answers_of, label_alone  # noqa: E402
 from utils import config, figures_of_merit, predictions  # noqa: E402
 from utils.config import several  # noqa: E402
@@ -48,15 +48,16 @@ STEPS = 20
 class Config(Runs):
     parts: str = ",".join(PARTS)             # with commas between
     domain_models: str = "robust_resnet"     # networks of the part "domains", with commas between
-    radii_l2: list[float] = several(1.0)     # of --adversarial l2, a network each
-    radii_linf: list[float] = several(0.03)  # of --adversarial linf
-    at_l2: list[float] = several(0.3, 1.0, 3.0)      # radii of the attacks, 1 among them
-    at_linf: list[float] = several(0.01, 0.03, 0.1, 1.0)
+    radii_l2: list[float] = several(3.0)     # of --adversarial l2, a network each
+    radii_linf: list[float] = several(0.1, 0.3)      # of --adversarial linf
+    at_l2: list[float] = several(1.0, 3.0)   # radii of the attacks, 1 among them
+    at_linf: list[float] = several(0.03, 0.1, 0.3, 1.0)
     attacked: int = 1000                     # test objects
 
     def __post_init__(self):
-        if 1 not in self.at_l2:
-            raise Mistake(f"--at_l2 {' '.join(map(str, self.at_l2))}: expected 1 among them, at which the cure is judged")
+        for norm in NORMS:
+            if 1 not in (radii := getattr(self, f"at_{norm}")):
+                raise Mistake(f"--at_{norm} {' '.join(map(str, radii))}: expected 1 among them, at which the cure is judged")
         for part in self.parts.split(","):
             config.pick("parts", part, PARTS)
         for name in self.domain_models.split(","):
@@ -142,7 +143,7 @@ def survived(options: Config, run: Path) -> dict[str, float]:
     """Attack -> accuracy at t* of validation, of some test objects, kept in the run's directory; nothing if it may not be measured."""
     kept = run / "attacked.json"
     results = json.loads(kept.read_text()) if kept.exists() else {}
-    wanted = {"clean": ("l2", 0.0)} | {f"{norm} {radius:g}": (norm, radius) for norm in ("l2", "linf") for radius in getattr(options, f"at_{norm}")}
+    wanted = {"clean": ("l2", 0.0)} | {f"{norm} {radius:g}": (norm, radius) for norm in NORMS for radius in getattr(options, f"at_{norm}")}
     missing = {name: how for name, how in wanted.items() if f"{name}, {options.attacked}" not in results}
     if missing and options.table_only:
         return {}
@@ -169,13 +170,14 @@ def survived(options: Config, run: Path) -> dict[str, float]:
 def attacks_part(options: Config) -> list[tuple]:
     kinds = {"as it is": ("robust_resnet",)} | {
         f"--adversarial {norm}, radius {radius:g}": (f"robust_resnet-{norm}{radius:g}", "--adversarial", norm, "--adversarial_radius", str(radius))
-        for norm in ("l2", "linf") for radius in getattr(options, f"radii_{norm}")}
+        for norm in NORMS for radius in getattr(options, f"radii_{norm}")}
     rows, accuracies = [], {key: survived(options, run) for key, run in runs(options, kinds).items()}
     for (kind, seed), accuracy in accuracies.items():
         if accuracy:
             plain = accuracies.get(("as it is", seed))
-            better = [f"{accuracy[name] - plain[name]:+.3f}" for name in ("l2 1", "clean")] if plain else ["", ""]
-            rows = rows or [("accuracy of robust_resnet, trained", *accuracy, "gain at l2 1", "clean")]
+            judged_at = ("clean", *(f"{norm} 1" for norm in NORMS))
+            better = [f"{accuracy[name] - plain[name]:+.3f}" if plain else "" for name in judged_at]
+            rows = rows or [("accuracy of robust_resnet, trained", *accuracy, *(f"gain at {name}" for name in judged_at))]
             rows.append((f"{kind}, seed {seed}", *(f"{value:.3f}" for value in accuracy.values()), *better))
     return rows
 

@@ -55,7 +55,7 @@ class Store:
 
     directory: Path
     manifest: dict
-    index: pd.DataFrame  # one row an input file: path, object, band, domain, label, reason
+    index: pd.DataFrame  # one row an input file: path (of a FITS file the absolute one), object, band, domain, label, reason
 
     def __post_init__(self):
         _ = self.sound  # made now, so that processes forked later share it
@@ -288,6 +288,8 @@ def _finish(inventory: pd.DataFrame, directory: Path, partial: Path, records: li
         for row, reason in record["bad"].items():
             reasons[int(row)] = reason
     index = inventory[COLUMNS].reset_index(drop=True).assign(reason=pd.array(reasons, dtype="str"))
+    if metadata is None:         # FITS files: what is known of their objects lies beside them, and the store may be opened from elsewhere
+        index["path"] = [os.path.abspath(path) for path in index["path"]]
     bad = index.loc[index["reason"] != "", ["path", "reason"]]
     if len(bad) == len(index):
         first = "; ".join(f"{path}: {reason}" for path, reason in bad.head(3).itertuples(index=False))

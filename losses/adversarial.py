@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from contract import Batch, Loss, LossFn
 from physics.noise import noise_rms
 
-NORMS = ("linf", "l2")
+NORMS = ("l2", "linf")
 
 
 def adversarial(loss: LossFn, norm: str = "linf", radius: float = 1.0, steps: int = 5, step_size: float | None = None,

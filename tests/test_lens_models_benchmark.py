@@ -90,9 +90,9 @@ def test_a_small_size_of_the_quantities(here, capsys):
 
 
 def test_a_small_size_of_robustness(here, work, capsys):
-    lens_robustness.main([*here[0], "--attacked", "8", "--at_linf", "0.1"])
+    lens_robustness.main([*here[0], "--attacked", "8", "--radii_linf", "0.1", "--at_l2", "1", "--at_linf", "1"])
     said = capsys.readouterr().out
-    for row in ("all metadata missing, seed 42", "--adversarial linf, radius 0.03, seed 42", "labels of slsim, --domain_adversarial, seed 42"):
+    for row in ("all metadata missing, seed 42", "--adversarial linf, radius 0.1, seed 42", "labels of slsim, --domain_adversarial, seed 42"):
         assert said.count(row) == 1
     known, unknown = (lens_robustness.store.open_store(work / f"store_{name}") for name in ("known", "unknown"))
     assert known.metadata["line_snr"].isna().mean() == pytest.approx(0.3, abs=0.2)

@@ -1,10 +1,12 @@
 """parameters.fits: what the challenge says of its objects, as targets and as metadata."""
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
 from astropy.table import Table
 
-from data import metadata, parameters
+from data import buckets, metadata, parameters, store
 from utils.mistake import Mistake
 
 
@@ -63,3 +65,13 @@ def test_without_tables_nothing_is_known(tmp_path):
     table = parameters.read([str(tmp_path / "1_g.fits")])
     assert not len(table) and np.isnan(parameters.components(table, np.array(["x"], dtype=object), ("Rein",))).all()
     assert not len(metadata.typed(parameters.metadata(table)))
+
+
+def test_a_store_that_was_packed_elsewhere_still_knows_them(challenge, table, tmp_path, monkeypatch):
+    monkeypatch.chdir(challenge)
+    inventory = buckets.inventory({"slsim_lenses": "slsim_lenses"})
+    assert not inventory["path"].map(os.path.isabs).any()
+    store.pack(inventory, tmp_path / "store", say=lambda line: None)
+    monkeypatch.chdir(tmp_path)
+    found = parameters.read(store.open_store("store").index["path"])
+    assert len(found) and set(found["object"]) <= set(table["object"])
