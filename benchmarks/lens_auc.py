@@ -24,6 +24,7 @@ from utils.config import several  # noqa: E402
 from utils.mistake import Mistake  # noqa: E402
 
 BANDS = ["--bands", "g", "r", "i", "z", "y"]
+RECIPE = "--model_size atto --batch_size 32 --lr 3e-4 --ema_decay 0.998 --drop_path 0 --apply_normalization".split()
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def shared(options: Config, fraction: float, mode: str) -> list:
 
 def ours(options: Config, fraction: float, mode: str, seed: int) -> Path:
     out = Path(options.out).resolve() / f"{mode}_{fraction:g}_s{seed}"
-    run("train.py", "--config", "run_sheets/quickstart.yaml", *shared(options, fraction, mode), "--patience", 0,
+    run("train.py", *shared(options, fraction, mode), *RECIPE, "--patience", 0,
         "--epochs", options.epochs if mode == "stack" else max(1, options.epochs // 5),
         "--seed", seed, "--save_dir", out, "--device", "cpu")
     for which in ("val", "test"):

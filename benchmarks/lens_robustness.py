@@ -8,8 +8,8 @@ metadata   film_conditioned with and without --use_metadata. The simulated metad
            significance of emission lines of a second redshift in a spectrum of the galaxy, by which SLACS found its lenses; a normal
            number of deviation 1 and mean LINES for lenses, 0 for others, unknown for a share UNKNOWN of both. Given the label it is
            independent of the image, so that its best use is known: to add its log likelihood ratio to the logit of the images.
-attacks    robust_resnet, trained as it is and with --adversarial in each norm; accuracy on test objects as they are, and changed by
-           `attack` of losses/adversarial.py, 20 steps, at t* of each network's validation. An L2 radius is what a matched filter would
+attacks    robust_resnet, trained as it is, and from there for --tuned epochs more, also as it is and with --adversarial in each norm;
+           accuracy on test objects as they are, and changed by `attack` of losses/adversarial.py, 20 steps, at t* of each network's validation. An L2 radius is what a matched filter would
            detect, in sigma. L-infinity moves every pixel of every band, in concert: at 1 rms up to sqrt(41 * 41 * 5) = 92 sigma.
 domains    trained with the labels of slsim alone, without and with --domain_adversarial, and tested on hsc.
 """
@@ -17,7 +17,7 @@ import io
 import json
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -41,15 +41,18 @@ from utils.seeding import seed_from  # noqa: E402
 LINES, UNKNOWN = 1.5, 0.3
 COLUMNS = ["redshift", "ra", "dec", *(f"magnitude_{band}" for band in "grizy"), "line_snr"]
 PARTS = dict.fromkeys(("metadata", "attacks", "domains"))
-STEPS = 20
+STEPS = 20                               # of the attacks that are judged
+STEPS_OF_TRAINING = ["--adversarial_steps", "3"]
+TUNING = ["--lr", "1e-3", "--warmup_epochs", "0"]
 
 
 @dataclass(frozen=True)
 class Config(Runs):
     parts: str = ",".join(PARTS)             # with commas between
     domain_models: str = "robust_resnet"     # networks of the part "domains", with commas between
+    tuned: int = 3                           # epochs on attacked images, after --epochs on images as they are
     radii_l2: list[float] = several(3.0)     # of --adversarial l2, a network each
-    radii_linf: list[float] = several(0.1, 0.3)      # of --adversarial linf
+    radii_linf: list[float] = several(0.1)   # of --adversarial linf
     at_l2: list[float] = several(1.0, 3.0)   # radii of the attacks, 1 among them
     at_linf: list[float] = several(0.03, 0.1, 0.3, 1.0)
     attacked: int = 1000                     # test objects
@@ -168,10 +171,16 @@ def survived(options: Config, run: Path) -> dict[str, float]:
 
 
 def attacks_part(options: Config) -> list[tuple]:
-    kinds = {"as it is": ("robust_resnet",)} | {
-        f"--adversarial {norm}, radius {radius:g}": (f"robust_resnet-{norm}{radius:g}", "--adversarial", norm, "--adversarial_radius", str(radius))
+    first = runs(options, {"as it is": ("robust_resnet",)})
+    flags = {("as it is", "plain"): []} | {
+        (f"--adversarial {norm}, radius {radius:g}", f"{norm}{radius:g}"): ["--adversarial", norm, "--adversarial_radius", str(radius), *STEPS_OF_TRAINING]
         for norm in NORMS for radius in getattr(options, f"radii_{norm}")}
-    rows, accuracies = [], {key: survived(options, run) for key, run in runs(options, kinds).items()}
+    tuned = replace(options, epochs=options.tuned)
+    jobs = {(f"and then {kind}", seed): lambda short=short, more=more, seed=seed, run=run: trained(
+                tuned, f"robust_resnet-{short}_after_{options.epochs}", seed, "--initial_checkpoint", str(run / "best.pt"), *TUNING, *more)
+            for (_, seed), run in first.items() for (kind, short), more in flags.items()}
+    then = {key: run for key, run in in_parallel(options, jobs).items() if (run / "results.json").exists()}
+    rows, accuracies = [], {key: survived(options, run) for key, run in (first | then).items()}
     for (kind, seed), accuracy in accuracies.items():
         if accuracy:
             plain = accuracies.get(("as it is", seed))
