@@ -8,9 +8,10 @@ metadata   film_conditioned with and without --use_metadata. The simulated metad
            significance of emission lines of a second redshift in a spectrum of the galaxy, by which SLACS found its lenses; a normal
            number of deviation 1 and mean LINES for lenses, 0 for others, unknown for a share UNKNOWN of both. Given the label it is
            independent of the image, so that its best use is known: to add its log likelihood ratio to the logit of the images.
-attacks    robust_resnet, trained as it is, and from there for --tuned epochs more, also as it is and with --adversarial in each norm;
-           accuracy on test objects as they are, and changed by `attack` of losses/adversarial.py, 20 steps, at t* of each network's validation. An L2 radius is what a matched filter would
-           detect, in sigma. L-infinity moves every pixel of every band, in concert: at 1 rms up to sqrt(41 * 41 * 5) = 92 sigma.
+attacks    robust_resnet, trained as it is, and from there for --tuned epochs more, once as it is, which is what the others are compared
+           with, and with --adversarial in each norm. Accuracy on test objects as they are, and changed by `attack` of
+           losses/adversarial.py, 20 steps, at t* of each network's validation. An L2 radius is what a matched filter would detect, in
+           sigma. L-infinity moves every pixel of every band, in concert: at 1 rms up to sqrt(41 * 41 * 5) = 92 sigma of that.
 domains    trained with the labels of slsim alone, without and with --domain_adversarial, and tested on hsc.
 """
 import io
@@ -42,8 +43,7 @@ LINES, UNKNOWN = 1.5, 0.3
 COLUMNS = ["redshift", "ra", "dec", *(f"magnitude_{band}" for band in "grizy"), "line_snr"]
 PARTS = dict.fromkeys(("metadata", "attacks", "domains"))
 STEPS = 20                               # of the attacks that are judged
-STEPS_OF_TRAINING = ["--adversarial_steps", "3"]
-TUNING = ["--lr", "1e-3", "--warmup_epochs", "0"]
+TUNING = "--lr 1e-3 --warmup_epochs 0 --adversarial_steps 3".split()
 
 
 @dataclass(frozen=True)
@@ -171,20 +171,18 @@ def survived(options: Config, run: Path) -> dict[str, float]:
 
 
 def attacks_part(options: Config) -> list[tuple]:
-    first = runs(options, {"as it is": ("robust_resnet",)})
-    flags = {("as it is", "plain"): []} | {
-        (f"--adversarial {norm}, radius {radius:g}", f"{norm}{radius:g}"): ["--adversarial", norm, "--adversarial_radius", str(radius), *STEPS_OF_TRAINING]
+    first, then = runs(options, {"as it is": ("robust_resnet",)}), replace(options, epochs=options.tuned)
+    kinds = {"as it is": ("plain",)} | {
+        f"--adversarial {norm}, radius {radius:g}": (f"{norm}{radius:g}", "--adversarial", norm, "--adversarial_radius", radius)
         for norm in NORMS for radius in getattr(options, f"radii_{norm}")}
-    tuned = replace(options, epochs=options.tuned)
-    jobs = {(f"and then {kind}", seed): lambda short=short, more=more, seed=seed, run=run: trained(
-                tuned, f"robust_resnet-{short}_after_{options.epochs}", seed, "--initial_checkpoint", str(run / "best.pt"), *TUNING, *more)
-            for (_, seed), run in first.items() for (kind, short), more in flags.items()}
-    then = {key: run for key, run in in_parallel(options, jobs).items() if (run / "results.json").exists()}
-    rows, accuracies = [], {key: survived(options, run) for key, run in (first | then).items()}
+    jobs = {(f"and then {kind}", seed): lambda name=name, flags=flags, seed=seed, run=run: trained(
+                then, f"robust_resnet-{name}_after_{options.epochs}", seed, *TUNING, "--initial_checkpoint", run / "best.pt", *flags)
+            for (_, seed), run in first.items() for kind, (name, *flags) in kinds.items()}
+    tuned = {key: run for key, run in in_parallel(options, jobs).items() if (run / "results.json").exists()}
+    rows, accuracies = [], {key: survived(options, run) for key, run in (first | tuned).items()}
     for (kind, seed), accuracy in accuracies.items():
         if accuracy:
-            plain = accuracies.get(("as it is", seed))
-            judged_at = ("clean", *(f"{norm} 1" for norm in NORMS))
+            plain, judged_at = accuracies.get(("and then as it is", seed)), ("clean", *(f"{norm} 1" for norm in NORMS))
             better = [f"{accuracy[name] - plain[name]:+.3f}" if plain else "" for name in judged_at]
             rows = rows or [("accuracy of robust_resnet, trained", *accuracy, *(f"gain at {name}" for name in judged_at))]
             rows.append((f"{kind}, seed {seed}", *(f"{value:.3f}" for value in accuracy.values()), *better))
