@@ -10,8 +10,8 @@ metadata   film_conditioned with and without --use_metadata. The simulated metad
            independent of the image, so that its best use is known: to add its log likelihood ratio to the logit of the images.
 attacks    robust_resnet, trained as it is, and from there for --tuned epochs more, once as it is, which is what the others are compared
            with, and with --adversarial in each norm. Accuracy on test objects as they are, and changed by `attack` of
-           losses/adversarial.py, 20 steps, at t* of each network's validation. An L2 radius is what a matched filter would detect, in
-           sigma. L-infinity moves every pixel of every band, in concert: at 1 rms up to sqrt(41 * 41 * 5) = 92 sigma of that.
+           losses/adversarial.py, 20 steps, or by white noise, at t* of each network's validation. An L2 radius is what a matched filter
+           would detect, in sigma. L-infinity moves every pixel of every band, in concert: at 1 rms up to sqrt(41 * 41 * 5) = 92 sigma.
 domains    trained with the labels of slsim alone, without and with --domain_adversarial, and tested on hsc.
 """
 import io
@@ -25,14 +25,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from data import metadata, parameters, store  # noqa: E402  the path above comes first
+from contract import Batch  # noqa: E402  the path above comes first
+from data import metadata, parameters, store  # noqa: E402
 from data.buckets import DOMAINS, parse_name  # noqa: E402
 from lens_models import RECIPES, Runs, aligned, asked, finished, in_parallel, inputs, judged, opened, trained  # noqa: E402
 from losses.adversarial import NORMS, attack  # noqa: E402
+from physics.noise import noise_rms  # noqa: E402
 from tasks.lens_losses import answers_of, label_alone  # noqa: E402
 from utils import config, figures_of_merit, predictions  # noqa: E402
 from utils.config import several  # noqa: E402
@@ -142,11 +145,20 @@ def metadata_part(options: Config) -> list[tuple]:
 
 # ---- attacks
 
+def spoilt(network: nn.Module, batch: Batch, norm: str, radius: float) -> Batch:
+    """The batch with its images changed by the attack, or by white "noise" of so many rms."""
+    if norm != "noise":
+        return attack(network, batch, label_alone, 0, norm, radius, STEPS)
+    noise = torch.randn_like(batch["image"]) * noise_rms(batch["image"], batch.get("present"))[:, :, None, None]
+    return batch | {"image": batch["image"] + radius * noise}
+
+
 def survived(options: Config, run: Path) -> dict[str, float]:
-    """Attack -> accuracy at t* of validation, of some test objects, kept in the run's directory; nothing if it may not be measured."""
+    """Change of the images -> accuracy at t* of validation, of some test objects, kept in the run's directory; nothing if it may not be measured."""
     kept = run / "attacked.json"
     results = json.loads(kept.read_text()) if kept.exists() else {}
-    wanted = {"clean": ("l2", 0.0)} | {f"{norm} {radius:g}": (norm, radius) for norm in NORMS for radius in getattr(options, f"at_{norm}")}
+    wanted = {"clean": ("noise", 0.0), "noise 1": ("noise", 1.0)}
+    wanted |= {f"{norm} {radius:g}": (norm, radius) for norm in NORMS for radius in getattr(options, f"at_{norm}")}
     missing = {name: how for name, how in wanted.items() if f"{name}, {options.attacked}" not in results}
     if missing and options.table_only:
         return {}
@@ -162,7 +174,7 @@ def survived(options: Config, run: Path) -> dict[str, float]:
             for part in np.array_split(chosen, math.ceil(count / 128)):
                 torch.manual_seed(0)
                 batch = answer.data.__getitems__(part.tolist())
-                changed = attack(network, batch, label_alone, 0, norm, radius, STEPS) if radius else batch
+                changed = spoilt(network, batch, norm, radius)
                 with torch.no_grad():
                     right += ((answers_of(network, changed)["logit"].sigmoid() >= threshold) == (batch["label"] > 0.5)).sum().item()
             results[f"{name}, {options.attacked}"] = right / count
@@ -182,7 +194,7 @@ def attacks_part(options: Config) -> list[tuple]:
     rows, accuracies = [], {key: survived(options, run) for key, run in (first | tuned).items()}
     for (kind, seed), accuracy in accuracies.items():
         if accuracy:
-            plain, judged_at = accuracies.get(("and then as it is", seed)), ("clean", *(f"{norm} 1" for norm in NORMS))
+            plain, judged_at = accuracies.get(("and then as it is", seed)), ("clean", "noise 1", *(f"{norm} 1" for norm in NORMS))
             better = [f"{accuracy[name] - plain[name]:+.3f}" if plain else "" for name in judged_at]
             rows = rows or [("accuracy of robust_resnet, trained", *accuracy, *(f"gain at {name}" for name in judged_at))]
             rows.append((f"{kind}, seed {seed}", *(f"{value:.3f}" for value in accuracy.values()), *better))
