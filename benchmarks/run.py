@@ -3,8 +3,9 @@
     python benchmarks/run.py
     python benchmarks/run.py --only fits_speed "lens_auc --data runs/lens_auc/data"
 
-The section of a script that ran replaces the one of its last run; all other sections stay. A script that fails is listed
-with its last line, and the exit code is 1. Give it an idle machine: the load at the start is written down with the figures.
+The section of a script that ran replaces the one of its last run, and has both tables if --only names it twice; all other sections stay.
+A script that fails is listed with its last line, and the exit code is 1. Give it an idle machine: the load at the start is written
+down with the figures.
 """
 import os
 import platform
@@ -120,7 +121,8 @@ def main(argv: list[str]) -> None:
         rows, lines, code = run(name, arguments)
         took = f"{time.monotonic() - began:.0f} s"
         print(f"=== {name}: {took}" + (f", failed with exit code {code}" if code else ""), flush=True)
-        sections[name] = section(" ".join([f"{name}.py", *arguments]), f"{took}, run of {stamp}", rows, lines, code)
+        body = section(" ".join([f"{name}.py", *arguments]), f"{took}, run of {stamp}", rows, lines, code)
+        sections[name] = "\n\n".join(filter(None, [sections.get(name), body]))
         failed += [name] if code else []
     about = machine(load)
     print(f"\n{about}\n\n" + "\n\n".join(f"### {name}\n\n{body}" for name, body in sections.items()), flush=True)

@@ -33,7 +33,7 @@ class Losses:
     domain_warmup: int = 1000                # steps over which its weight grows from zero
     label_domain: str = ""                   # learn labels of this domain alone: slsim or hsc; empty: all
     adversarial: Literal["none", "linf", "l2"] = "none"    # learn from the worst image near each image, in this norm
-    adversarial_radius: float = 1.0          # how near, in units of the noise of each image
+    adversarial_radius: float = 0.1          # how near, in units of the noise of each image; of l2 rather 3
     adversarial_steps: int = 5               # of the search for it
     adversarial_share: float = 0.5           # weight of the worst image; the rest is the image as it is
 

@@ -110,6 +110,9 @@ def test_run_collects_rows_and_names_what_failed(scripts, capsys):
         run.main(["--results", str(scripts), "--only", "train_step"])
     text = scripts.read_text()
     assert "**Failed**, exit code 1: `ValueError: no such thing`\n\n| what" in text and "```\na table\n```" in text
+    run.main(["--results", str(scripts), "--only", "lens_auc --seed 1", "lens_auc --seed 2"])
+    text = scripts.read_text()
+    assert text.count("a table") == 2 and text.count("### lens_auc") == 1 and "lens_auc.py --seed 1`" in text and "lens_auc.py --seed 2`" in text
     with pytest.raises(Mistake, match="fits_speed"):
         run.main(["--only", "fits_sped"])
 

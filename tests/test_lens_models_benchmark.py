@@ -98,8 +98,6 @@ def test_a_small_size_of_robustness(here, work, capsys):
     assert known.metadata["line_snr"].isna().mean() == pytest.approx(0.3, abs=0.2)
     assert unknown.metadata[lens_robustness.COLUMNS].isna().to_numpy().all()
     assert torch.equal(torch.from_numpy(known.read(np.arange(3))), torch.from_numpy(unknown.read(np.arange(3))))
-    with pytest.raises(Mistake, match="--at_l2 0.5"):
-        lens_robustness.main(["--at_l2", "0.5"])
 
 
 def test_a_small_size_of_the_rings(here, shared_data, capsys):
