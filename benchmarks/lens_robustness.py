@@ -81,11 +81,12 @@ def runs(options: Config, kinds: dict[str, tuple], data: list[str] | None = None
 
 # ---- metadata
 
-def with_metadata(options: Config, packed: store.Store, known: bool) -> Path:
-    """A store of the same pixels with COLUMNS for metadata; not `known`: all of them are missing."""
+def with_metadata(options: Config, run: Path, known: bool) -> Path:
+    """A store of the pixels that a run has seen, with COLUMNS for metadata; not `known`: all of them are missing."""
     out = Path(options.work).resolve() / f"store_{'known' if known else 'unknown'}"
     if (out / "manifest.json").exists():
         return out
+    packed = opened(run, *inputs(options))[1].data.store
     table = metadata.typed(parameters.metadata(parameters.read(packed.index["path"])))
     lens = packed.index.drop_duplicates("object").set_index("object")["label"].reindex(table["object"]).to_numpy() == 1
     random = np.random.default_rng(seed_from(11, "line_snr"))
@@ -120,8 +121,7 @@ def metadata_part(options: Config) -> list[tuple]:
     images = runs(options, {"images": ("film_conditioned",)})
     if not images:
         return rows
-    packed = opened(next(iter(images.values())), *inputs(options))[1].data.store
-    known, unknown = (["--store", str(with_metadata(options, packed, there))] for there in (True, False))
+    known, unknown = (["--store", str(with_metadata(options, next(iter(images.values())), there))] for there in (True, False))
     table = store.open_store(known[1]).metadata
     both = runs(options, {"both": ("film_conditioned-metadata", "--use_metadata", "--metadata_columns", *COLUMNS)}, known)
     found = {}
