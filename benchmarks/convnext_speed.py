@@ -42,13 +42,13 @@ class Config:
 
 def networks(size: str, compiled: bool) -> tuple[dict[str, nn.Module], str]:
     """The sides with the same weights, and why the compiled one is missing."""
-    theirs = build_timm(f"convnextv2_{size}").eval()
+    theirs = build_timm(f"convnextv2_{size}").body.eval()
     for name, parameter in theirs.named_parameters():
         if "grn" in name:
             nn.init.normal_(parameter, std=0.1)
     sides, missing = {"timm": theirs, "ours": ConvNeXtV2(size).eval()}, ""
     if compiled:
-        sides["compiled"] = build_timm(f"convnextv2_{size}").eval().to(memory_format=torch.channels_last)
+        sides["compiled"] = build_timm(f"convnextv2_{size}").body.eval().to(memory_format=torch.channels_last)
     for network in sides.values():
         network.load_state_dict(theirs.state_dict())
     if compiled:

@@ -82,7 +82,7 @@ def build_sides(options: Config, device: torch.device) -> tuple[dict[str, nn.Mod
     try:
         peer = f"timm {import_timm().__version__}"
         for layout in ("", " channels_last"):
-            network = build_timm(f"convnextv2_{options.size}")
+            network = build_timm(f"convnextv2_{options.size}").body
             network.load_state_dict(built["ours"][0].state_dict())
             built[f"timm{layout}"] = network, bool(layout)
     except ValueError as error:

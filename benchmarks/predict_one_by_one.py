@@ -58,7 +58,7 @@ def predict_one_by_one(folder: Path, network: nn.Module, out: Path) -> None:
 if __name__ == "__main__":
     images, weights, out = map(Path, sys.argv[1:])
     torch.set_num_threads(1)
-    network = build_timm("convnextv2_atto").eval()
+    network = build_timm("convnextv2_atto").body.eval()
     network.load_state_dict(torch.load(weights, weights_only=True))
     start = time.process_time()
     predict_one_by_one(images, network, out)

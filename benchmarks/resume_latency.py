@@ -29,6 +29,7 @@ from tests import toys  # noqa: E402
 from utils import checkpoint, config  # noqa: E402
 from utils.ema import Ema  # noqa: E402
 from utils.log import resident_gib  # noqa: E402
+from utils.mistake import Mistake  # noqa: E402
 from utils.schedule import ScheduleConfig  # noqa: E402
 
 
@@ -38,6 +39,10 @@ class Config:
     batch_size: int = 128        # examples a step
     rounds: int = 5              # of each size in turns
     json: str = ""               # also write the rows to this file
+
+    def __post_init__(self):
+        if self.rounds < 2:
+            raise Mistake(f"--rounds: got {self.rounds}, expected at least 2: the first warms the process up")
 
 
 class Reached(Exception):

@@ -71,7 +71,7 @@ def measure(options: Config) -> list[Row]:
     torch.manual_seed(options.seed)
     timm = import_timm()
     from timm.utils import ModelEmaV3
-    theirs, ours = build_timm(f"convnextv2_{options.size}").train(), ConvNeXtV2(options.size).train()
+    theirs, ours = build_timm(f"convnextv2_{options.size}").body.train(), ConvNeXtV2(options.size).train()
     ours.load_state_dict(theirs.state_dict())
     average = ModelEmaV3(theirs, decay=0.999)
     sides = {"timm": Side(theirs, lambda updates: average.update(theirs, updates), options.lr, foreach=True),

@@ -1,6 +1,7 @@
-"""The table of measured figures and the script that fills it; what is measured takes minutes, and is not run here."""
+"""The table of measured figures, the script that fills it, and the scripts that measure, in a small size."""
 import importlib
 import json
+import re
 import signal
 import sys
 from pathlib import Path
@@ -62,6 +63,25 @@ def test_a_missing_peer_is_one_line(monkeypatch, capsys):
     assert importlib.import_module("loop_overhead").lightning_version() == ""
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "pip install -r requirements-benchmarks.txt" in said
+
+
+SMALL = dict(                            # the least that each can measure
+    convnext_speed="--sizes atto --batch 4 --repeats 1 --no_compiled", train_step="--steps 3 --batch 4", loop_overhead="--steps 150 --rounds 1",
+    resume_latency="--examples 1000000 --rounds 2", gru_speed="--repeats 1", fits_speed="--files 8 --repeats 1", shuffled_reads="--samples 512 --turns 1",
+    preprocess_speed="--batch 8 --repeats 1", predict_speed="--files 20 --packed 0 --turns 1", checkpoint_stall="--saves 3",
+    gpu_speed="--no_compiled --ensemble_seeds 1")
+EQUAL = dict(convnext_speed="within 2e-06", train_step=r"differ by at most \S+e-0[67]", gru_speed=r"differ by \S+e-0[678]",
+             preprocess_speed=r"differ by at most \S+e-0[67]", resume_latency="as the order says", checkpoint_stall="the same bits")
+
+
+@pytest.mark.parametrize("name", run.SHORT)
+def test_each_script_measures_in_a_small_size(name, tmp_path):
+    """A peer that changes under a benchmark is noticed here and not when the figures are asked for."""
+    importlib.import_module(name).main([*SMALL[name].split(), "--json", str(tmp_path / "rows.json")])
+    rows = read(tmp_path / "rows.json")
+    assert all(row.ours is None or row.ours == row.ours for row in rows) and len(rows) > 0
+    if name in EQUAL:
+        assert re.search(EQUAL[name], rows[0].equal), rows[0].equal
 
 
 FRESH = "# Figures\n\nhead\n\n<!-- benchmarks/run.py begins -->\n<!-- benchmarks/run.py ends -->\n\n## Other\n\n### gru_speed\n\nby hand\n"
