@@ -204,7 +204,7 @@ def backprop(run: Run) -> Gradient:
             last = number == len(parts) - 1
             with contextlib.nullcontext() if last or ranks == 1 else ddp.no_sync():
                 value, terms = ddp(part, step)
-                run.scaler.scale(value.sum() * (ranks / size)).backward()      # DDP averages over ranks
+                run.scaler.scale(value).backward(torch.full_like(value, ranks / size))      # of the mean; DDP averages over ranks
             columns = {"loss": value.detach(), **terms}
             sums.append(torch.stack([*columns.values()]).sum(1))
         return dict(zip(columns, (reduce(torch.add, sums) / size).unbind()))

@@ -22,7 +22,6 @@ class Progress:
         self.names, self.adding = (), None               # here, as a vector in float64 on the device
         self.seen = Ledger()                             # this rank's share of the examples
 
-    @torch.no_grad()
     def add(self, means: dict[str, Tensor], size: int, ids: np.ndarray) -> None:
         """`means` over `size` examples of all ranks, of which this rank had `ids`."""
         self.seen.note(ids)
