@@ -32,6 +32,7 @@ from data.order import read
 from tasks import TASKS
 from utils import checkpoint, config, distributed, files
 from utils.mistake import Mistake
+from utils.transfer import beside
 
 PART = 8192              # examples that are written at once: what an interruption can cost, and what ranks share
 
@@ -43,6 +44,7 @@ class Compute:
     num_workers: int = 0             # processes that read data, besides this one
     device: str = "auto"             # auto, cpu, cuda or cuda:N
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"    # auto: what the network was trained in
+    compile: bool = False            # torch.compile the network: a minute at the start, for many examples on a GPU
 
     def __post_init__(self):
         if self.batch_size < 1 or self.num_workers < 0:
@@ -105,6 +107,14 @@ def load_weights(model: nn.Module, saved: dict[str, Any], device: torch.device) 
     return model.to(device).eval()
 
 
+def as_asked(model: nn.Module, precision: str, options: Compute) -> InPrecision:
+    """`model`, which stays as it is, in this precision, and compiled where that is wished."""
+    network = InPrecision(model, DTYPES[precision])
+    if options.compile:
+        network.compile()
+    return network
+
+
 @torch.no_grad()
 def predict_parts(data: Examples, ask: Callable[[Batch], Columns], options: Compute, device: torch.device, folder: Path, total: int,
                   rank: int = 0, ranks: int = 1) -> None:
@@ -114,7 +124,7 @@ def predict_parts(data: Examples, ask: Callable[[Batch], Columns], options: Comp
             path, stop = folder / f"{start:012d}.npz", min(start + PART, total)
             if not path.exists():
                 shares = (np.arange(at, min(at + options.batch_size, stop)) for at in range(start, stop, options.batch_size))
-                rows = [ask(batch) for batch, _ in read(data, shares, options.num_workers, device)]
+                rows = [ask(batch) for batch, _ in beside(read(data, shares, options.num_workers, device), device)]
                 with files.whole(path) as temporary, open(temporary, "wb") as file:
                     np.savez(file, **{name: torch.cat([row[name] for row in rows]).cpu().numpy() for name in rows[0]})
                     file.flush()
@@ -146,14 +156,14 @@ def main(argv: list[str]) -> None:
         answer = ANSWERS[saved["record"]["options"]["task"]].build(options, own, task, saved)
         model = load_weights(answer.model, saved, device)
         total = min(len(answer.data), options.max_samples or len(answer.data))
-        same = checkpoint.digest([model.state_dict(), answer.key, precision, options.which, options.max_samples, PART])
+        same = checkpoint.digest([model.state_dict(), answer.key, precision, options.compile, options.which, options.max_samples, PART])
         out = Path(options.output_dir)
         folder = out / f"parts_{same[:16]}"              # what an interrupted prediction of just this has done
         folder.mkdir(parents=True, exist_ok=True)
         if distributed.rank() == 0:
             for line in [*filter(None, [warning]), *answer.notes]:
                 print(f"predict.py: {line}", file=sys.stderr)
-        predict_parts(answer.data, partial(answer.predict, InPrecision(model, DTYPES[precision])), options, device, folder, total,
+        predict_parts(answer.data, partial(answer.predict, as_asked(model, precision, options)), options, device, folder, total,
                       distributed.rank(), distributed.world_size())
         distributed.barrier()
         if distributed.rank() == 0:

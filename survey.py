@@ -26,7 +26,7 @@ import torch
 
 import predict
 from answers import lens as question
-from contract import DTYPES, Batch, Columns, InPrecision
+from contract import Batch, Columns, InPrecision
 from data import completeness, cutouts, shards, store, survey_predictions
 from tasks import lens
 from utils import checkpoint, config, distributed
@@ -125,7 +125,7 @@ def predict_shards(options: PredictConfig) -> None:
     networks, channels = [], len(wanted["bands"]) if wanted["band_mode"] == "stack" else 1
     for each, precision in zip(saved, precisions if left else []):
         model = lens.network(config.recorded(lens.Config, each["record"]["options"]), channels)
-        networks.append(InPrecision(predict.load_weights(model, each, device), DTYPES[precision]))
+        networks.append(predict.as_asked(predict.load_weights(model, each, device), precision, options))
     for shard in mine:
         target = survey_predictions.path_of(folder, shard)
         try:

@@ -27,6 +27,16 @@ def test_a_killed_run_resumes_to_the_same_bits_on_a_gpu(precision, tmp_path, mon
     assert {part: checkpoint.digest(ours[part]) for part in theirs} == {part: checkpoint.digest(theirs[part]) for part in theirs}
 
 
+def test_a_compiled_run_learns_the_same_and_says_whether_graphs_pay(tmp_path, monkeypatch):
+    monkeypatch.setitem(train.TASKS, "toy", toys)
+    for name, more in {"plain": [], "compiled": ["--compile"]}.items():
+        train.main([*ARGV, "--save_dir", str(tmp_path / name), "--dropout", "0", "--precision", "fp32", *more])
+    assert "CUDA graphs: " in (tmp_path / "compiled" / "train.log").read_text()
+    plain, compiled = (checkpoint.load(tmp_path / name / "last.pt")["state"]["model"] for name in ("plain", "compiled"))
+    for key in plain:
+        torch.testing.assert_close(plain[key], compiled[key], rtol=1e-3, atol=1e-4)
+
+
 def test_one_rank_over_nccl(tmp_path):
     argv = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "1", "--master_port", free_port(), TOYS, *ARGV,
             "--save_dir", str(tmp_path / "run")]

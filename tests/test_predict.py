@@ -75,6 +75,11 @@ def test_the_probability_is_the_networks(run, trained, challenge):
         assert prob == pytest.approx(logit.sigmoid().item(), abs=1e-5)
 
 
+def test_compiled_it_answers_the_same(run, trained, challenge):
+    arguments = trained["single"], "--data", challenge, "--which", "val"
+    np.testing.assert_allclose(run(*arguments, "--compile")["prob"], run(*arguments)["prob"], atol=1e-5)
+
+
 def test_unlabelled_images_need_no_buckets(run, trained, challenge):
     for which in ("test", "blind", "all"):
         table = run(trained["single"], "--images", challenge / "test_dataset", "--which", which)
