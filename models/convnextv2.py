@@ -8,7 +8,7 @@ Source: Woo et al. 2023, arXiv:2301.00808, section 3.
 """
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -124,6 +124,13 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=weight.shape[-1] // 2, groups=len(weight)).permute(0, 2, 3, 1)
 
 
+@lru_cache
+def taps(H: int, W: int, k: int) -> Tensor:
+    """[k k, H W H W]: 1 where the second position of a map lies under this tap of a kernel that is centred on the first."""
+    under = F.unfold(torch.eye(H * W, device="cpu").view(H * W, 1, H, W), k, padding=k // 2)         # [second, tap, first]
+    return under.permute(1, 2, 0).flatten(1).contiguous()
+
+
 class Convolve(torch.autograd.Function):
     """`convolve`; the derivative to the weight by one matrix product a channel, of all positions with all positions."""
 
@@ -138,12 +145,9 @@ class Convolve(torch.autograd.Function):
         if torch.is_grad_enabled():
             return twice(convolve, (x, weight, bias), ctx.needs_input_grad, slope)
         of_x = convolve(slope, weight.flip(2, 3), None) if ctx.needs_input_grad[0] else None
-        (B, H, W, C), k = x.shape, weight.shape[-1]
+        B, H, W, C = x.shape
         pairs = torch.bmm(*(t.reshape(B, H * W, C).permute(2, *order).contiguous() for t, order in ((slope, (1, 0)), (x, (0, 1)))))
-        m, n, of_weight = min(k // 2, H - 1), min(k // 2, W - 1), torch.zeros_like(weight)
-        rows = [pairs.view(C, H, W, H, W).diagonal(shift, 1, 3).sum(-1) for shift in range(-m, m + 1)]     # each [C, W, W]
-        taps = [torch.stack(rows, 1).diagonal(shift, 2, 3).sum(-1) for shift in range(-n, n + 1)]
-        of_weight[:, 0, k // 2 - m:k // 2 + m + 1, k // 2 - n:k // 2 + n + 1] = torch.stack(taps, 2)
+        of_weight = product(pairs.flatten(1), taps(H, W, weight.shape[-1])).view_as(weight)
         return of_x, of_weight, slope.sum((0, 1, 2))
 
 
@@ -196,17 +200,18 @@ class Activate(torch.autograd.Function):
         x, weight, bias, norms = ctx.saved_tensors
         if torch.is_grad_enabled():
             return *twice(partial(activate, eps=ctx.eps), (x, weight, bias), ctx.needs_input_grad[:3], slope), None
-        of_x, of_weight = torch.empty_like(x), torch.zeros_like(weight)
+        of_x, of_weight, of_bias = torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(weight)
         for part, up, norm, out in zip(*(t.split(examples(x)) for t in (x, slope, norms, of_x))):
             y, mean = F.gelu(part), norm.mean(-1, keepdim=True) + ctx.eps
             relative = norm / mean
             of_scale = torch.mul(up, y, out=out).sum((1, 2), keepdim=True)
             of_weight += (of_scale * relative).sum((0, 1, 2))
+            of_bias += up.sum((0, 1, 2))
             of_relative = of_scale * weight
             of_norm = (of_relative - (of_relative * relative).mean(-1, keepdim=True)) / mean
             y.mul_(of_norm / norm).addcmul_(up, 1 + weight * relative)
             torch.ops.aten.gelu_backward.grad_input(y, part, approximate="none", grad_input=out)
-        return of_x, of_weight, slope.sum((0, 1, 2)), None
+        return of_x, of_weight, of_bias, None
 
 
 def examples(x: Tensor, times: int = 1) -> int:
