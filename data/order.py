@@ -93,10 +93,11 @@ def batches(data: Examples, order, steps: range, workers: int, device: torch.dev
         for step in steps:
             indices = order(step)
             sizes.append(len(indices))
-            yield np.concatenate([indices[lane::lanes] for lane in lanes_of(lanes)])
+            yield np.concatenate([indices[lane::lanes] for lane in mine])
 
     if hasattr(data, "follow"):
         data.follow(order, steps.start)                   # a stream reads ahead
+    mine = lanes_of(lanes)
     sizes: list[int] = []            # filled by the sampler, which runs ahead of the batches by the prefetch
     for batch, ids in read(data, shares(), workers, device):
         yield Share(batch, sizes.pop(0), ids)

@@ -15,7 +15,7 @@ class Ledger:
     def note(self, ids: np.ndarray) -> None:
         """ids: [B] int64."""
         count, total, exclusive_or = self.numbers
-        self.numbers = count + len(ids), total + int(ids.sum()), exclusive_or ^ int(np.bitwise_xor.reduce(ids))
+        self.numbers = count + len(ids), total + int(np.add.reduce(ids)), exclusive_or ^ int(np.bitwise_xor.reduce(ids))
 
     def checked(self, size: int, epoch: int) -> str:
         """A line for the log. Raises RuntimeError unless the ids are those of a data set of this size, 0 to size - 1, once each."""
