@@ -1,5 +1,6 @@
 """How well a network describes light curves, beside descriptions that need no network."""
 import sys
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -55,11 +56,17 @@ def constant(batch: Batch, seen: Tensor, counted: bool) -> Tensor:
     return variability.constant_rate_of_errors(batch["rate"], batch["error_low"], batch["error_up"], seen)
 
 
+@lru_cache
+def draws(latent: int, device: torch.device) -> Tensor:
+    """[DRAWS, latent] normal, the same numbers on every device, put there once."""
+    return torch.randn(DRAWS, latent, generator=torch.Generator().manual_seed(0)).to(device)
+
+
 def measure(model: nn.Module, batch: Batch, kl_weight: float, likelihood: str, counted: bool) -> Columns:
     """Scores of each curve [B], sums over its points and bands; in each band [B, C]; and the posterior's mean [B, L]."""
     observed = batch["observed"]
     said = described(model, batch, observed)
-    noise = torch.randn(DRAWS, said.mean.shape[1], generator=torch.Generator().manual_seed(0)).to(said.mean)[batch["index"] % DRAWS]
+    noise = draws(said.mean.shape[1], observed.device)[batch["index"] % DRAWS]
     cost = vae.sum_observed(misfit(described(model, batch, observed, noise), batch, likelihood), observed)
     divergence = vae.kl_gaussian(said.mean, said.logvar)
     turn = (torch.arange(observed.shape[1], device=observed.device) + batch["index"][:, None]) % HIDDEN_EVERY == 0

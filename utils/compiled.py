@@ -28,6 +28,12 @@ def with_graphs(model: nn.Module, stream: Iterator[Item], gradient: Callable, se
     batch, size, _ = share
     kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
+    def restore(scale: float = 1.0) -> None:
+        for name, tensor in model.state_dict().items():          # in place: graphs know the weights by their address
+            tensor.copy_(kept[name])
+        for parameter in model.parameters():
+            parameter.data.mul_(scale)
+
     def once() -> None:
         model.zero_grad(set_to_none=True)
         seed(step)
@@ -45,12 +51,10 @@ def with_graphs(model: nn.Module, stream: Iterator[Item], gradient: Callable, se
         synchronise()
         took, found = distributed.largest(round((time.perf_counter() - start) / TIMED * 1e6)) / 1e3, []
         for scale in (1.0, 1.1):
-            model.load_state_dict(kept)
-            for parameter in model.parameters():
-                parameter.data.mul_(scale)
+            restore(scale)
             once()
-            found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).clone())
-        model.load_state_dict(kept)
+            found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        restore()
         return took, found
 
     without, expected = tried(ways[0])
@@ -64,7 +68,7 @@ def with_graphs(model: nn.Module, stream: Iterator[Item], gradient: Callable, se
         pays = False
         torch.compiler.reset()               # gives back the memory of the graphs
         model.compile(**ways[0])
-    model.load_state_dict(kept)
+    restore()
     model.zero_grad(set_to_none=True)
     say(f"compiled {'with' if pays else 'without'} CUDA graphs: {why}")
     return chain([share], stream)
