@@ -60,7 +60,7 @@ def with_graphs(model: nn.Module, stream: Iterator[Item], gradient: Callable, se
     without, expected = tried(ways[0])
     try:
         took, found = tried(ways[1])
-        apart = max(((ours - theirs).norm() / theirs.norm()).item() for ours, theirs in zip(found, expected))
+        apart = torch.stack([(ours - theirs).norm() / theirs.norm() for ours, theirs in zip(found, expected)]).max().item()      # NaN, if one is
         pays, why = apart <= APART and took < without, f"{took:.3f} ms a step with them, {without:.3f} without; gradients {apart:.0e} apart"
     except RuntimeError as error:            # what cannot be recorded, or was overwritten while it was still needed
         pays, why = False, f"they fail here, {str(error).splitlines()[0][:200]}"
