@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import train
+from answers.lens import answered
 from contract import Objective
 from model import MODELS
 from modes import elastic
@@ -58,8 +59,8 @@ def as_on_a_device(monkeypatch):
     monkeypatch.setattr("utils.stop.signal.signal", lambda *_: None)
 
 
-def step_on_meta(task, monkeypatch) -> set[str]:
-    """What is noted in the second step and judgement; in the first, tables are made that stay on the device."""
+def noted_on_meta(task, monkeypatch, ask=None) -> set[str]:
+    """What is noted in the second step, judgement and prediction; in the first, tables are made that stay on the device."""
     batch = {name: tensor.to(META) for name, tensor in task.data["train"].__getitems__(range(12)).items()}
     monkeypatch.setattr("models.preprocess.Preprocess.follow_recipe", lambda self: None)
     model = task.model.to(META)
@@ -68,24 +69,25 @@ def step_on_meta(task, monkeypatch) -> set[str]:
             value, terms = Objective(model.train(), task.loss, torch.float32)(batch, 0)
             value.sum().backward()
             with torch.no_grad():
-                columns = task.measure(model.eval(), batch)
+                columns = task.measure(model.eval(), batch) | (ask(model, batch) if ask else {})
     assert {t.device for t in (value, *terms.values(), *columns.values())} == {META}
     assert {p.grad.device for p in model.parameters() if p.grad is not None} == {META}
     return watch.noted
 
 
-@pytest.mark.parametrize("name, options", [("convnextv2", options) for options in OPTIONS]
+@pytest.mark.parametrize("name, kind", [("convnextv2", kind) for kind in OPTIONS]
                          + [(name, "physics" if MODELS[name].physics else "plain") for name in MODELS if name != "convnextv2"])
-def test_a_lens_network(name, options, challenge, tmp_path, monkeypatch):
+def test_a_lens_network(name, kind, challenge, tmp_path, monkeypatch):
     argv = ["--data", str(challenge), "--store_dir", str(tmp_path), "--band_mode", "stack", "--apply_normalization", "--low_clip_q", "0.01",
-            "--model", name, *SMALL[name], *OPTIONS[options], *(METADATA if options in ("plain", "physics") else [])]
-    task = lens.build(config.read(argv, lens.Config)[0], tmp_path, 1)
+            "--model", name, *SMALL[name], *OPTIONS[kind], *(METADATA if kind in ("plain", "physics") else [])]
+    options = config.read(argv, lens.Config)[0]
+    task = lens.build(options, tmp_path, 1)
     with pytest.raises(NotImplementedError, match="nonzero") if name in WAITS else contextlib.nullcontext():
-        assert not step_on_meta(task, monkeypatch)
+        assert not noted_on_meta(task, monkeypatch, partial(answered, names=(), tta=True) if kind == "plain" else None)
 
 
 def test_the_light_curve_network(build, monkeypatch):  # noqa: F811  the fixture
-    assert not step_on_meta(build(), monkeypatch)
+    assert not noted_on_meta(build(), monkeypatch)
 
 
 class Uniform(toys.Clouds):
