@@ -4,6 +4,7 @@ Files of the plain forms are read by data/fits_layout.py, all others by astropy;
 geometry is declared by the caller and never made by reshaping another one, sizes are compared with the file before
 anything of the declared size is allocated, and what astropy only warns of (truncation) is refused.
 """
+import contextlib
 import errno
 import io
 import math
@@ -12,6 +13,8 @@ import re
 import stat
 import warnings
 import zlib
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
@@ -65,16 +68,21 @@ def read_cutout(path: str | os.PathLike, shape: tuple[int, ...] | None = (41, 41
 
 def by_astropy(raw: bytes, shape: tuple[int, ...] | None) -> np.ndarray:
     """The pixels of any file, [*shape] in whatever type they come. Raises BadFile."""
+    with opened(raw, uint=False, disable_image_compression=True) as hdus:  # uint: astropy otherwise forgets BLANK in unsigned integers
+        return _first_image(hdus, len(raw), shape)
+
+
+@contextlib.contextmanager
+def opened(raw: bytes, **options: Any) -> Iterator[fits.HDUList]:
+    """A file of these bytes by astropy; whatever astropy finds wrong, or whoever reads, is raised as BadFile."""
     check_counts(raw)
     with warnings.catch_warnings():
         # Non-standard cards and the like: astropy mends them, and a million files would bury the log.
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", message=".*truncated.*", category=AstropyUserWarning)
         try:
-            # uint=False: astropy otherwise forgets BLANK in unsigned integers.
-            with fits.open(io.BytesIO(raw), memmap=False, lazy_load_hdus=True, uint=False,
-                           disable_image_compression=True) as hdus:
-                return _first_image(hdus, len(raw), shape)
+            with fits.open(io.BytesIO(raw), memmap=False, lazy_load_hdus=True, **options) as hdus:
+                yield hdus
         except AstropyUserWarning:
             raise BadFile(f"truncated: {len(raw)} bytes are fewer than its headers declare") from None
         except (BadFile, MemoryError):

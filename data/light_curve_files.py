@@ -8,10 +8,8 @@
 Where a file has counts, they are what is used: rates and asymmetric errors are estimated from them, since the symmetric
 errors and negative rates that such files hold as well say little of a bin with few photons.
 """
-import io
 import os
 import re
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,9 +18,8 @@ import numpy as np
 import pandas as pd
 import torch
 from astropy.io import fits
-from astropy.utils.exceptions import AstropyUserWarning
 
-from data.fits import MACHINE_TROUBLE, BadFile, check_counts, check_size, first_line, fits_bytes
+from data.fits import MACHINE_TROUBLE, BadFile, check_size, first_line, fits_bytes, opened
 from physics.count_rates import source_rate
 from utils.config import several
 from utils.mistake import Mistake
@@ -109,19 +106,8 @@ def find_light_curves(path: str | os.PathLike, reading: Reading) -> list[Found]:
     if os.fspath(path).lower().endswith(TABLES):
         return [Found(curve) for curve in _from_table(_read_table(path), path, reading)]
     raw = fits_bytes(path, LARGEST)
-    check_counts(raw)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.filterwarnings("error", message=".*truncated.*", category=AstropyUserWarning)
-        try:
-            with fits.open(io.BytesIO(raw), memmap=False, lazy_load_hdus=True) as hdus:
-                return [_from_fits(hdus, len(raw), path, reading)]
-        except AstropyUserWarning:
-            raise BadFile(f"truncated: {len(raw)} bytes are fewer than its headers declare") from None
-        except (BadFile, MemoryError):
-            raise
-        except Exception as error:  # a hostile header can raise nearly anything out of astropy
-            raise BadFile(f"unreadable ({type(error).__name__} in astropy: {first_line(error)})") from error
+    with opened(raw) as hdus:
+        return [_from_fits(hdus, len(raw), path, reading)]
 
 
 def with_rates(found: list[Found]) -> list[LightCurve]:

@@ -9,7 +9,6 @@
 
 Reading goes block by block under partial_*/, each there whole or not at all: after kill -9 the same call goes on.
 """
-import errno
 import io
 import json
 import multiprocessing
@@ -39,8 +38,8 @@ from data.blocks import write_durably
 from data.buckets import check_utf8
 from data.fits import BadFile
 from data.light_curve_files import Reading, find_light_curves, with_rates
-from data.store import FULL, locked, read_manifest, statuses, sync_folder
-from utils.files import whole
+from data.store import locked, read_manifest, statuses, sync_folder
+from utils.files import whole, written_into
 from utils.mistake import Mistake
 
 VERSION = 1
@@ -201,22 +200,16 @@ def pack(paths: Sequence[str], reading: Reading, store_dir: str | os.PathLike, w
     directory = Path(store_dir) / f"light_curves_{digest[:16]}"
     if not _complete(directory, digest):
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-            with locked(directory, _say):
-                if not _complete(directory, digest):
-                    partial = directory / f"partial_{BLOCK_FILES}"
-                    _read_blocks(paths, reading, partial, workers)
-                    _finish(paths, directory, partial, digest)
+            with written_into(directory, "light curves"):
+                directory.mkdir(parents=True, exist_ok=True)
+                with locked(directory, _say):
+                    if not _complete(directory, digest):
+                        partial = directory / f"partial_{BLOCK_FILES}"
+                        _read_blocks(paths, reading, partial, workers)
+                        _finish(paths, directory, partial, digest)
         except BrokenProcessPool as error:
             raise Mistake(f"a process that reads light curves was killed; what is read stays in {str(directory)!r}: run the same command again, "
                           "with fewer workers if memory was short") from error
-        except OSError as error:
-            if error.errno in FULL:
-                raise Mistake(f"{str(directory)!r} is full ({error.strerror}): make room or choose another folder, then run the same command "
-                              "again") from error
-            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-                raise Mistake(f"cannot write light curves into {str(directory)!r}: {error.strerror}; choose another folder") from error
-            raise
     return open_packed(directory)
 
 

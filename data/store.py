@@ -35,13 +35,13 @@ from tqdm import tqdm
 
 from data.blocks import WorkerLost, pack_blocks, write_durably
 from data.source import Source
+from utils.files import FULL, written_into
 from utils.mistake import Mistake
 
 VERSION = 1
 METADATA = "metadata.parquet"
 COLUMNS = ["path", "object", "band", "domain", "label"]
 BLOCK_ROWS, BLOCK_BYTES = 1024, 2**24  # a block is the memory of a worker, and what a kill can cost
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}  # some cluster file systems are mounted without
 
 
@@ -195,22 +195,16 @@ def pack(inventory: pd.DataFrame, directory: str | os.PathLike, shape: tuple[int
     directory = Path(directory)
     digest = digest or inventory_digest(inventory, shape)
     if not _complete(directory, digest):
-        needed = len(inventory) * math.prod(shape) * 4
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-            with locked(directory, say):
-                if not _complete(directory, digest):
-                    _pack(inventory, directory, tuple(shape), workers, digest, say, source)
+            with written_into(directory, "the store", f"{len(inventory) * math.prod(shape) * 4:,} bytes"):
+                directory.mkdir(parents=True, exist_ok=True)
+                with locked(directory, say):
+                    if not _complete(directory, digest):
+                        _pack(inventory, directory, tuple(shape), workers, digest, say, source)
         except WorkerLost as error:
             raise Mistake(f"{error}; what is packed stays: run the same command again, with fewer workers if memory "
                           "was short") from error
-        except OSError as error:
-            if error.errno in FULL:
-                raise Mistake(f"{str(directory)!r} is full ({error.strerror}): the store needs {needed:,} bytes; make "
-                              "room or choose another folder, then run the same command again") from error
-            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-                raise Mistake(f"cannot write a store into {str(directory)!r}: {error.strerror}; choose another "
-                              "folder") from error
+        except OSError:
             # without locks another node may have finished the very same store under our hands
             if not _complete(directory, digest):
                 raise

@@ -29,6 +29,7 @@ from data.tar_files import ending, header, padding
 from data.tar_manifest import FORMAT, VERSION, open_manifest
 from data.tar_records import json_values
 from data.tar_source import open_source  # noqa: F401  this module is a kind of data/source.py
+from utils.files import written_into
 from utils.mistake import Mistake
 
 PART_BYTES = 2**24               # of images that a thread holds at once
@@ -61,13 +62,10 @@ def write_shards(store: stores.Store, directory: str | os.PathLike, per_shard: i
     if per_shard < 1:
         raise Mistake(f"per_shard {per_shard}: expected at least 1 object a shard")
     directory, plan = Path(directory), _plan(store, per_shard)
-    try:
+    with written_into(directory, "shards"):
         directory.mkdir(parents=True, exist_ok=True)
         with stores.locked(directory, lambda line: say(line.replace("packing", "writing"))):
             return _write(plan, directory, max(1, workers), say)
-    except OSError as error:
-        cure = "make room or choose another folder, then run the same command again" if error.errno in stores.FULL else "choose another folder"
-        raise Mistake(f"cannot write shards into {str(directory)!r}: {error.strerror}; {cure}") from error
 
 
 def _plan(store: stores.Store, per_shard: int) -> Plan:

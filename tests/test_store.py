@@ -365,7 +365,7 @@ def test_a_file_that_may_not_grow_is_one_line_too(tmp_path, workers):
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     write_cutouts(tmp_path / "in", 1)
     (tmp_path / "file").touch()
-    with pytest.raises(Mistake, match="cannot write a store into .*: .*; choose another folder"):
+    with pytest.raises(Mistake, match="cannot write the store into .*: .*; choose another folder"):
         store.pack(buckets.images_inventory(tmp_path / "in"), tmp_path / "file" / "out", say=quiet)
 
 

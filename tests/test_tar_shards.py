@@ -240,7 +240,7 @@ def test_a_full_disk_is_one_line(tmp_path, there, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
     monkeypatch.setattr(tar_shards, "_write_shard", full)
-    with pytest.raises(Mistake, match="No space left on device; make room"):
+    with pytest.raises(Mistake, match="shards. is full .No space left on device.; make room"):
         tar_shards.write_shards(there, tmp_path / "shards", 7, say=quiet)
 
 

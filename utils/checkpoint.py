@@ -2,7 +2,6 @@
 
 A file holds {"version", "checksum", "record", and the parts of a run}; the checksum is the SHA-256 of all the rest.
 """
-import errno
 import hashlib
 import os
 import sys
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from utils import tensor_file
+from utils.files import FULL
 from utils.mistake import Mistake
 
 VERSION = 1
@@ -62,7 +62,7 @@ def save(path: Path, tree: dict, previous: Path | None = None) -> None:
         tensor_file.write(temporary, dict(version=VERSION, checksum=digest(tree), **tree))
     except (OSError, RuntimeError) as error:      # torch's zip writer reports a full disk as a RuntimeError
         temporary.unlink(missing_ok=True)
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or isinstance(error, RuntimeError):
+        if getattr(error, "errno", None) in FULL or isinstance(error, RuntimeError):
             raise Mistake(f"{path}: could not be written ({first_line(error)}); the checkpoint before it is "
                           "kept: free some space and run the same command again") from error
         raise

@@ -1,9 +1,29 @@
 """Files that are there whole or not at all."""
 import contextlib
+import errno
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+from utils.mistake import Mistake
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+
+
+@contextlib.contextmanager
+def written_into(directory: Path, what: str, needed: str = "") -> Iterator[None]:
+    """A folder that is full, or may not be written into, is a Mistake; `needed` says how much room `what` takes."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise Mistake(f"{str(directory)!r} is full ({error.strerror}){needed and f': {what} needs {needed}'}; make room or choose another "
+                          "folder, then run the same command again") from error
+        if error.errno in FORBIDDEN:
+            raise Mistake(f"cannot write {what} into {str(directory)!r}: {error.strerror}; choose another folder") from error
+        raise
 
 
 @contextlib.contextmanager

@@ -16,7 +16,6 @@ to --max_masked, refused above. Pixel scales are the ones above where headers ha
 """
 import os
 import re
-from collections import Counter
 from functools import cached_property
 from typing import Any
 
@@ -24,7 +23,9 @@ import numpy as np
 import pandas as pd
 
 from data.catalogues.masked import check_max_masked, filled, masked_share
-from data.catalogues.planes import by, check_finite, check_geometry, check_shape, common_shape, fits_files, fitted, image_of, joined, middle, pixels, stem
+from data.catalogues.planes import (
+    by, check_finite, check_geometry, check_shape, common_shape, fits_files, fitted, geometries, image_of, joined, middle, pixels, stem,
+)
 from data.catalogues.sky import Place, place
 from data.catalogues.tables import is_numeric, numbers, read_table
 from data.fits import BadFile
@@ -113,16 +114,9 @@ class Bologna:
         return np.where(known, is_lens, -1).astype(np.int8), "bologna:n_source_im>0,mag_eff>1.6,n_pix_source>20"
 
     def _shape(self) -> tuple[int, int]:
-        shapes: Counter = Counter()
-        refused = ""
         first_of_camera = {camera: path for camera, path in zip(reversed(self.cameras), reversed(self.files))}
-        for path in [*first_of_camera.values(), *self.files[::max(1, len(self.files) // LOOKED_AT)]]:
-            try:
-                shapes[image_of(path)[1].plane_shape] += 1
-            except BadFile as error:
-                refused = refused or f"{path}: {error}"
-        if not shapes:
-            raise Mistake(f"none of the files can be read, the first is {refused}")
+        paths = [*first_of_camera.values(), *self.files[::max(1, len(self.files) // LOOKED_AT)]]
+        shapes = geometries(((path, lambda path=path: image_of(path)[1].plane_shape) for path in paths), "files")
         return common_shape(shapes, self.image_size, self.crop)
 
     @cached_property

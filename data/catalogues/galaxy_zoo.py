@@ -18,15 +18,14 @@ Source: Willett et al. 2013, MNRAS 435, 2835, table 2; Hart et al. 2016, MNRAS 4
 """
 import os
 import re
-from collections import Counter
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from data.buckets import parse_name
-from data.catalogues.planes import by, check_finite, check_geometry, check_shape, common_shape, fits_files, fitted, image_of, joined, pixels, stem
+from data.catalogues.planes import by, check_finite, check_geometry, check_shape, common_shape, fits_files, fitted, geometries, image_of, joined, pixels, stem
 from data.catalogues.sky import card, place
 from data.catalogues.tables import numbers, read_table
 from data.fits import BadFile
@@ -153,20 +152,16 @@ class GalaxyZoo:
 
     def _geometry(self) -> tuple[list[str], tuple[int, int]]:
         """(bands of a cube, shape of the images) as the first readable files have them."""
-        cube: list[str] | None = None
-        shapes: Counter = Counter()
-        step = max(1, len(self.files) // LOOKED_AT)
-        refused = ""
-        for path, single in list(zip(self.files, self.single))[::step]:
-            try:
-                _, hdu = image_of(path)
-                if not single and cube is None:
-                    cube = _bands(hdu)
-                shapes[hdu.plane_shape] += 1
-            except BadFile as error:
-                refused = refused or f"{path}: {error}"
-        if not shapes:
-            raise Mistake(f"none of the files can be read, the first is {refused}")
+        cube: list[str] = []
+
+        def geometry(path: str, single: bool) -> tuple[int, int]:
+            hdu = image_of(path)[1]
+            if not single and not cube:
+                cube.extend(_bands(hdu))
+            return hdu.plane_shape
+
+        some = list(zip(self.files, self.single))[::max(1, len(self.files) // LOOKED_AT)]
+        shapes = geometries(((path, partial(geometry, path, single)) for path, single in some), "files")
         return cube or [""], common_shape(shapes, self.image_size, self.crop)
 
     def _index(self) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import os
 import stat
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -238,6 +238,20 @@ def fitted_shape(shape: tuple[int, ...], image_size: int, crop: int) -> tuple[in
     """(H, W) of images of `shape` (..., H, W) after `fitted`."""
     side = image_size or crop
     return (side, side) if side else (shape[-2], shape[-1])
+
+
+def geometries(images: Iterable[tuple[str, Callable[[], tuple[int, int]]]], what: str) -> Counter:
+    """How many of the images have each (H, W): by the name of each and what reads its geometry. Raises: Mistake if none can be read."""
+    shapes: Counter = Counter()
+    refused = ""
+    for name, shape_of in images:
+        try:
+            shapes[shape_of()] += 1
+        except BadFile as error:
+            refused = refused or f"{name}: {error}"
+    if not shapes:
+        raise Mistake(f"none of the {what} can be read, the first is {refused}")
+    return shapes
 
 
 def common_shape(shapes: Counter, image_size: int, crop: int) -> tuple[int, int]:

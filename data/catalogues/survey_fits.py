@@ -19,7 +19,6 @@ Rows that name no file, and files that no row names, are counted and named in th
 """
 import os
 import re
-from collections import Counter
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
@@ -27,7 +26,9 @@ import numpy as np
 import pandas as pd
 
 from data.catalogues.masked import check_max_masked, filled, masked_share
-from data.catalogues.planes import by, check_finite, check_geometry, check_shape, common_shape, fits_files, fitted, hdus, image_of, joined, middle, pixels, stem
+from data.catalogues.planes import (
+    by, check_finite, check_geometry, check_shape, common_shape, fits_files, fitted, geometries, hdus, image_of, joined, middle, pixels, stem,
+)
 from data.catalogues.resample import rescaled_pixel_scale
 from data.catalogues.sky import card, place
 from data.catalogues.tables import MISSING, is_numeric, numbers, read_table
@@ -196,15 +197,8 @@ class SurveyFits:
         return [None if np.isnan(value) else int(value) for value in values]
 
     def _shape(self) -> tuple[int, int]:
-        shapes: Counter = Counter()
-        refused = ""
-        for image in self.images[::max(1, len(self.images) // LOOKED_AT)]:
-            try:
-                shapes[self._hdu(image)[1].plane_shape] += 1
-            except BadFile as error:
-                refused = refused or f"{image.name}: {error}"
-        if not shapes:
-            raise Mistake(f"none of the images can be read, the first is {refused}")
+        some = self.images[::max(1, len(self.images) // LOOKED_AT)]
+        shapes = geometries(((image.name, lambda image=image: self._hdu(image)[1].plane_shape) for image in some), "images")
         return common_shape(shapes, self.image_size, self.crop)
 
     # ---- metadata
