@@ -121,7 +121,7 @@ def train(task: Task, build_mode, options: TrainConfig, schedule: ScheduleConfig
 
     task = replace(task, data={**task.data, **{name: resident(task.data[name], options.resident, device) for name in ("train", "val")}})
     stream = beside(batches(task.data["train"], order, range(progress.step, total), options.num_workers, device, lanes), device)
-    if options.compile and device.type == "cuda" and options.accumulate == 1:      # graphs would overwrite a gradient that waits for another piece
+    if options.compile and options.accumulate == 1:      # graphs would overwrite a gradient that waits for another piece
         stream = with_graphs(model, stream, gradient, partial(seed_step, options.seed, distributed.rank()), progress.step, log.info)
     verdict, one = Verdicts(task.data["train"].names, scaler.is_enabled()), torch.ones((), device=device)
     since, waited, seen = time.perf_counter(), 0.0, 0

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
+import train
 from tests import toys
-from utils.compiled import with_graphs
+from utils import checkpoint, compiled
 from utils.seeding import seed_step
 
 
@@ -79,8 +80,8 @@ def test_the_faster_way_is_gone_if_it_is_right(way, said, monkeypatch):
         mse_loss(model(batch["x"]), batch["y"]).backward()
 
     share, lines = (batch, 16, None), []
-    stream = with_graphs(model, iter([share, "next"]), gradient, lambda step: seed_step(1, 0, step), 7, lines.append,
-                         (dict(backend=plain), dict(backend=way)))
+    monkeypatch.setitem(compiled.WAYS, "cpu", (dict(backend=plain), dict(backend=way)))
+    stream = compiled.with_graphs(model, iter([share, "next"]), gradient, lambda step: seed_step(1, 0, step), 7, lines.append)
     assert [*stream] == [share, "next"] and set(seen) == {7}
     assert len(lines) == 1 and re.search(said, lines[0]), lines
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
@@ -91,3 +92,24 @@ def test_the_faster_way_is_gone_if_it_is_right(way, said, monkeypatch):
     model(batch["x"])                                        # compiled anew where the first way is gone, which sleeps
     assert bool(next(calls)) == (way is not fast)
     torch.compiler.reset()
+
+
+@pytest.mark.parametrize("way", [fast, wrong])
+def test_a_run_is_none_the_different_for_the_trial(way, tmp_path, monkeypatch):
+    """Interrupted after the trial, and tried again at another step when it goes on."""
+    monkeypatch.setitem(train.TASKS, "toy", toys)
+    monkeypatch.setattr("utils.stop.signal.signal", lambda *_: None)
+    monkeypatch.setattr(nn.Module, "compile", lambda self, backend=fast: setattr(self, "_compiled_call_impl", torch.compile(self._call_impl, backend=backend)))
+    monkeypatch.setitem(compiled.WAYS, "cpu", (dict(backend=plain), dict(backend=way)))
+    argv = ["--task", "toy", "--norm", "batch", "--epochs", "2", "--batch_size", "32", "--device", "cpu", "--patience", "0"]
+    train.main([*argv, "--save_dir", str(tmp_path / "plain")])
+    train.main([*argv, "--save_dir", str(tmp_path / "tried"), "--compile"])
+    with pytest.raises(SystemExit):
+        train.main([*argv, "--save_dir", str(tmp_path / "broken"), "--compile", "--max_time", "0.0001"])
+    train.main([*argv, "--save_dir", str(tmp_path / "broken"), "--compile"])
+    torch.compiler.reset()
+    how = "with CUDA graphs" if way is fast else "without CUDA graphs"
+    assert [(tmp_path / name / "train.log").read_text().count(f"compiled {how}: ") for name in ("plain", "tried", "broken")] == [0, 1, 2]
+    plain_state, *others = (checkpoint.load(tmp_path / name / "last.pt")["state"] for name in ("plain", "tried", "broken"))
+    for state in others:
+        assert {part: checkpoint.digest(state[part]) for part in state} == {part: checkpoint.digest(plain_state[part]) for part in state}

@@ -9,21 +9,24 @@ from torch import Tensor, nn
 from utils import distributed
 from utils.transfer import Item
 
-GRAPHS = dict(mode="reduce-overhead")    # of torch.compile: what a pass launches is recorded once and replayed as a whole
+# Options of torch.compile without and with graphs, in which what a pass launches is recorded once and replayed as a whole.
+WAYS = {"cuda": ({}, dict(mode="reduce-overhead"))}
 WARM, TIMED = 4, 20                      # steps that compile and record, and steps that count
 APART = 1e-3                             # of its norm, that a gradient may differ: the kernels are the same
 
 
 def with_graphs(model: nn.Module, stream: Iterator[Item], gradient: Callable, seed: Callable[[int], None], step: int,
-                say: Callable[[str], None], ways: tuple[dict, dict] = ({}, GRAPHS)) -> Iterator[Item]:
+                say: Callable[[str], None]) -> Iterator[Item]:
     """Compile `model` in place with CUDA graphs, if they are faster and right, else without; returns `stream` from where it was.
 
     Both are tried on its next batch as training does it: `gradient(batch, size, step)`, seeded by `seed(step)`. Right is who gives
     the same gradient, also after the weights have moved in place. Weights, buffers and `p.grad` are then as if nothing had been. Of
-    several ranks all call this, and go the same way.
-
-    ways: options of torch.compile without and with graphs.
+    several ranks all call this, and go the same way. Where there are no such graphs nothing is done.
     """
+    device = next(model.parameters()).device.type
+    if device not in WAYS:
+        return stream
+    plain, graphs = WAYS[device]
     share = next(stream)
     batch, size, _ = share
     kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -57,9 +60,9 @@ def with_graphs(model: nn.Module, stream: Iterator[Item], gradient: Callable, se
         restore()
         return took, found
 
-    without, expected = tried(ways[0])
+    without, expected = tried(plain)
     try:
-        took, found = tried(ways[1])
+        took, found = tried(graphs)
         apart = torch.stack([(ours - theirs).norm() / theirs.norm() for ours, theirs in zip(found, expected)]).max().item()      # NaN, if one is
         pays, why = apart <= APART and took < without, f"{took:.3f} ms a step with them, {without:.3f} without; gradients {apart:.0e} apart"
     except RuntimeError as error:            # what cannot be recorded, or was overwritten while it was still needed
@@ -67,7 +70,7 @@ def with_graphs(model: nn.Module, stream: Iterator[Item], gradient: Callable, se
     if distributed.largest(not pays):
         pays = False
         torch.compiler.reset()               # gives back the memory of the graphs
-        model.compile(**ways[0])
+        model.compile(**plain)
     restore()
     model.zero_grad(set_to_none=True)
     say(f"compiled {'with' if pays else 'without'} CUDA graphs: {why}")
