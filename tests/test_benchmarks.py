@@ -69,12 +69,12 @@ SMALL = dict(                            # the least that each can measure
     convnext_speed="--sizes atto --batch 4 --repeats 1 --no_compiled", train_step="--steps 3 --batch 4", loop_overhead="--steps 150 --rounds 1",
     resume_latency="--examples 1000000 --rounds 2", gru_speed="--repeats 1", fits_speed="--files 8 --repeats 1", shuffled_reads="--samples 512 --turns 1",
     preprocess_speed="--batch 8 --repeats 1", predict_speed="--files 20 --packed 0 --turns 1", checkpoint_stall="--saves 3",
-    gpu_speed="--no_compiled --ensemble_seeds 1")
+    gpu_speed="--no_compiled --ensemble_seeds 1", growth="--sizes 200")
 EQUAL = dict(convnext_speed="within 2e-06", train_step=r"differ by at most \S+e-0[67]", gru_speed=r"differ by \S+e-0[678]",
              preprocess_speed=r"differ by at most \S+e-0[67]", resume_latency="as the order says", checkpoint_stall="the same bits")
 
 
-@pytest.mark.parametrize("name", run.SHORT)
+@pytest.mark.parametrize("name", SMALL)
 def test_each_script_measures_in_a_small_size(name, tmp_path):
     """A peer that changes under a benchmark is noticed here and not when the figures are asked for."""
     importlib.import_module(name).main([*SMALL[name].split(), "--json", str(tmp_path / "rows.json")])
