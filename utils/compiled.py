@@ -21,13 +21,13 @@ def with_graphs(model: nn.Module, stream: Iterator[Item], gradient: Callable, se
 
     Both are tried on its next batch as training does it: `gradient(batch, size, step)`, seeded by `seed(step)`. Right is who gives
     the same gradient, also after the weights have moved in place. Weights, buffers and `p.grad` are then as if nothing had been. Of
-    several ranks all call this, and go the same way. Where there are no such graphs nothing is done.
+    several ranks all call this, and go the same way. Where there are no such graphs, or no batch is left, nothing is done.
     """
     device = next(model.parameters()).device.type
-    if device not in WAYS:
+    share = next(stream, None) if device in WAYS else None
+    if share is None:                        # no such graphs, or a run that has ended
         return stream
     plain, graphs = WAYS[device]
-    share = next(stream)
     batch, size, _ = share
     kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
