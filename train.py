@@ -29,7 +29,7 @@ from data.resident import resident
 from modes import MODES, elastic
 from tasks import TASKS
 from utils import checkpoint, config, distributed
-from utils.compiled import with_graphs
+from utils.cuda_graphs import with_graphs
 from utils.config import free
 from utils.ema import Ema
 from utils.log import Log, environment, resident_gib, write_json

@@ -10,7 +10,7 @@ from torch.nn.functional import mse_loss
 
 import train
 from tests import toys
-from utils import checkpoint, compiled
+from utils import checkpoint, cuda_graphs
 from utils.seeding import seed_step
 
 
@@ -80,8 +80,8 @@ def test_the_faster_way_is_gone_if_it_is_right(way, said, monkeypatch):
         mse_loss(model(batch["x"]), batch["y"]).backward()
 
     share, lines = (batch, 16, None), []
-    monkeypatch.setitem(compiled.WAYS, "cpu", (dict(backend=plain), dict(backend=way)))
-    stream = compiled.with_graphs(model, iter([share, "next"]), gradient, lambda step: seed_step(1, 0, step), 7, lines.append)
+    monkeypatch.setitem(cuda_graphs.WAYS, "cpu", (dict(backend=plain), dict(backend=way)))
+    stream = cuda_graphs.with_graphs(model, iter([share, "next"]), gradient, lambda step: seed_step(1, 0, step), 7, lines.append)
     assert [*stream] == [share, "next"] and set(seen) == {7}
     assert len(lines) == 1 and re.search(said, lines[0]), lines
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
@@ -100,7 +100,7 @@ def test_a_run_is_none_the_different_for_the_trial(way, tmp_path, monkeypatch):
     monkeypatch.setitem(train.TASKS, "toy", toys)
     monkeypatch.setattr("utils.stop.signal.signal", lambda *_: None)
     monkeypatch.setattr(nn.Module, "compile", lambda self, backend=fast: setattr(self, "_compiled_call_impl", torch.compile(self._call_impl, backend=backend)))
-    monkeypatch.setitem(compiled.WAYS, "cpu", (dict(backend=plain), dict(backend=way)))
+    monkeypatch.setitem(cuda_graphs.WAYS, "cpu", (dict(backend=plain), dict(backend=way)))
     argv = ["--task", "toy", "--norm", "batch", "--epochs", "2", "--batch_size", "32", "--device", "cpu", "--patience", "0"]
     train.main([*argv, "--save_dir", str(tmp_path / "plain")])
     train.main([*argv, "--save_dir", str(tmp_path / "tried"), "--compile"])
