@@ -1,6 +1,7 @@
 """A training step never waits for the device. Shown on `meta`, which computes shapes alone: who asks it for a number fails.
 
 What would copy from the host, or mix tensors of both, is found by looking at every operator; both are as slow as a question on a GPU.
+Not seen: torch.tensor(numbers, device=...), which copies before an operator is asked.
 """
 import contextlib
 import sys
@@ -36,7 +37,7 @@ OPTIONS = {
 
 
 class Watch(TorchDispatchMode):
-    """Notes each operator of ours whose tensors are not all on one device; a number on the host is no tensor there."""
+    """Notes each operator of ours whose tensors are not all on one device, but for a number of the host beside tensors of the device."""
 
     def __init__(self):
         super().__init__()
@@ -44,9 +45,9 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         result = operator(*args, **kwargs or {})
-        given = {t.device for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and (t.ndim or t.device == META)}
-        made = {t.device for t in tree_leaves(result) if isinstance(t, Tensor)}
-        if len(given) > 1 or given and made - given:
+        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        given, made = ({t.device for t in some if isinstance(t, Tensor)} for some in (tensors, tree_leaves(result)))
+        if len({t.device for t in tensors if t.ndim or t.device == META}) > 1 or given and made - given:
             where = [frame for frame in traceback.extract_stack() if frame.filename.startswith(ROOT) and "/tests/" not in frame.filename]
             self.noted.add(f"{operator} in {where[-1].filename.removeprefix(ROOT)}:{where[-1].lineno}")
         return result
@@ -54,13 +55,16 @@ class Watch(TorchDispatchMode):
 
 @pytest.fixture(autouse=True)
 def as_on_a_device(monkeypatch):
-    """What `meta` lacks and a GPU has: autocast; settings that are read once, when a network moves, are kept."""
+    """`meta` has no autocast."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr("utils.stop.signal.signal", lambda *_: None)
 
 
 def noted_on_meta(task, monkeypatch, ask=None) -> set[str]:
-    """What is noted in the second step, judgement and prediction; in the first, tables are made that stay on the device."""
+    """What is noted in the second step, judgement and prediction; in the first, tables are made that stay on the device.
+
+    Preprocessing reads its settings from the device when the network moves, once: here it keeps those that it has.
+    """
     batch = {name: tensor.to(META) for name, tensor in task.data["train"].__getitems__(range(12)).items()}
     monkeypatch.setattr("models.preprocess.Preprocess.follow_recipe", lambda self: None)
     model = task.model.to(META)
