@@ -38,7 +38,7 @@ class Examples(Protocol):
     """A data set: deterministic, in physical units, read a batch at a time.
 
     May say `uniform = True`: all examples have tensors of one shape, so that the set can lie on the device whole. What is read
-    in an order of its own has `epochs(batch_size, seed, lanes) -> order` and `follow(order, step)`, which reads ahead (data/streaming.py).
+    in an order of its own has `epochs(batch_size, seed, lanes) -> order` and `follow(order, step)`, which reads ahead (data/tar_shards/stream.py).
     """
 
     def __len__(self) -> int: ...

@@ -10,8 +10,8 @@
     python convert.py match      --input stores/zoo stores/castles --output matches.csv
     python convert.py galaxy_zoo --help
 
-Pixels stay float32 in physical units; metadata.parquet has a row for each object (data/metadata.py), quality.parquet one for each
-image (data/quality.py). Interrupted, the same command goes on; `python train.py --store stores/zoo ...` trains on what it makes.
+Pixels stay float32 in physical units; metadata.parquet has a row for each object (data/cutouts/metadata.py), quality.parquet one for each
+image (data/cutouts/quality.py). Interrupted, the same command goes on; `python train.py --store stores/zoo ...` trains on what it makes.
 """
 import sys
 from collections.abc import Callable
@@ -19,8 +19,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from data import metadata, quality_table, store, tar_shards
-from data.source import Source, open_source
+from data.cutouts import metadata, quality_table, store
+from data.cutouts.source import Source, open_source
+from data.tar_shards import writer
 from utils import config, files, plots
 from utils.config import several
 from utils.mistake import Mistake
@@ -137,7 +138,7 @@ def convert(options: Any, kind: str, input_name: str) -> None:
 def shards(options: Shards) -> None:
     if options.from_shards:
         return pack(options, open_source(dict(kind="tar_shards", directory=options.from_shards)))
-    written = tar_shards.write_shards(store.open_store(options.input), options.output, options.per_shard, options.workers, say)
+    written = writer.write_shards(store.open_store(options.input), options.output, options.per_shard, options.workers, say)
     print(f"{options.output}: {written['samples']:,} objects, {written['images']:,} images in {len(written['shards']):,} shards")
 
 

@@ -24,13 +24,12 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from data import members
-from data.members import ROW, Members
-from utils import calibration, config, conformal, files, folds, parameters, predictions, scores, stacking, submission, thresholds, uncertainty
-from utils import rule as settled
+from evaluation import members, calibration, conformal, folds, inferred as parameters, predictions, scores, stacking, submission, thresholds, uncertainty, decision as settled
+from evaluation.decision import Rule
+from evaluation.members import ROW, Members
+from utils import config, files
 from utils.config import several
 from utils.mistake import Mistake
-from utils.rule import Rule
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,11 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from data import store, store_report
-from data.buckets import parse_name
-from utils import calibration, config, figures_of_merit, files, plots, predictions, scores, thresholds
+from data.cutouts import report as store_report, store
+from data.names import parse_name
+from evaluation import calibration, figures_of_merit, predictions, scores, thresholds
+from evaluation.plots import confusion, histogram, numbers, precision_recall, purity_completeness, reliability, roc, score_histogram, title_of
+from utils import config, files, plots
 from utils.mistake import Mistake
 
 
@@ -126,19 +128,19 @@ def draw(judged: pd.DataFrame, before: pd.DataFrame, sheet: scores.Scores, optio
     if before is not judged:
         bins = {"before calibration": figures_of_merit.reliability(before["label"], before["prob"])} | bins
     single = [scope for scope in parts if scope != "global"] or ["global"]
-    groups = {f"{plots.title_of(scope)} {kind}": parts[scope][1][parts[scope][0] == value]
+    groups = {f"{title_of(scope)} {kind}": parts[scope][1][parts[scope][0] == value]
               for scope in single for value, kind in ((1, "lenses"), (0, "non-lenses"))}
-    figures = dict(reliability=plots.reliability(bins), score_histogram=plots.score_histogram(groups, threshold),
-                   confusion=plots.confusion(sheet))
+    figures = dict(reliability=reliability(bins), score_histogram=score_histogram(groups, threshold),
+                   confusion=confusion(sheet))
     tables = dict(reliability=pd.concat([pd.DataFrame(dict(scope=scope) | table) for scope, table in bins.items()]),
-                  score_histogram=plots.histogram(groups),
+                  score_histogram=histogram(groups),
                   confusion=pd.DataFrame([dict(scope=scope) | {name: s[name] for name in ("threshold", "tn", "fp", "fn", "tp")}
                                           for scope, s in sheet.items()]))
     curves = {scope: figures_of_merit.curve(*part) for scope, part in parts.items() if 0 < part[0].mean() < 1}
     if "global" in curves:
-        figures |= dict(roc=plots.roc(curves), precision_recall=plots.precision_recall(curves),
-                        purity_completeness=plots.purity_completeness(curves["global"], threshold))
-        tables["curves"] = plots.numbers(curves)
+        figures |= dict(roc=roc(curves), precision_recall=precision_recall(curves),
+                        purity_completeness=purity_completeness(curves["global"], threshold))
+        tables["curves"] = numbers(curves)
     for name, figure in figures.items():
         plots.save(figure, folder, f"{name}_{options.tag}")
     for name, table in tables.items():

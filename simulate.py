@@ -19,10 +19,10 @@ import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from data import challenge as files
-from data import light_curve_products as products
-from data.challenge_lenses import BANDS
-from data.light_curve_simulation import Survey, read_exposures
+from simulations.challenge import files
+from simulations.challenge.lenses import BANDS
+from simulations.light_curves import products
+from simulations.light_curves.survey import Survey, read_exposures
 from utils import config
 from utils.config import several
 from utils.files import whole

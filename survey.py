@@ -16,7 +16,7 @@ import utils  # noqa: F401  first, before torch: it says how threads wait
 import shutil
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,18 @@ from typing import Any
 import numpy as np
 import torch
 
-import predict
-from answers import lens as question
 from contract import Batch, Columns, InPrecision
-from data import completeness, cutouts, shards, store, survey_predictions
+from data.cutouts import examples as cutouts
+from data.packing import locked
+from data.parts import PART, gather_parts, predict_parts
+from data.survey import plan as shards, predictions, proof
 from tasks import lens
+from tasks.lens import asked as question
+from trained import Compute, as_asked, load_weights, read_checkpoint, weights_of
 from utils import checkpoint, config, distributed
 from utils.config import several
 from utils.mistake import Mistake
+
 
 @dataclass(frozen=True)
 class PlanConfig:
@@ -50,7 +54,7 @@ class PackConfig:
 
 
 @dataclass(frozen=True)
-class PredictConfig(predict.Compute):
+class PredictConfig(Compute):
     out: str = ""                    # folder of the survey
     part: int = -1                   # which part of the shards, counted from 0; -1: the scheduler's array index
     parts: int = 1                   # how many parts there are
@@ -93,7 +97,7 @@ def read_networks(paths: list[str], survey: shards.Survey) -> tuple[list[dict[st
     """The checkpoints, what they take, and the folder of their predictions. Raises Mistake where they, or the plan, differ in it."""
     if not paths:
         raise Mistake("--model_path: expected a checkpoint, or several, such as runs/nano_s42/best.pt")
-    saved = [predict.read_checkpoint(path) for path in paths]
+    saved = [read_checkpoint(path) for path in paths]
     wanted, marks = [], []
     for path, each in zip(paths, saved):
         record = each["record"]
@@ -103,7 +107,7 @@ def read_networks(paths: list[str], survey: shards.Survey) -> tuple[list[dict[st
         if trained["use_metadata"]:
             raise Mistake(f"--model_path {path}: takes metadata, which the files of a survey do not have; predict a store with predict.py --store")
         wanted.append(dict(image_size=trained["image_size"], band_mode=trained["band_mode"], bands=record["data"]["bands"]))
-        marks.append([predict.weights_of(each), {name: trained[name] for name, field in config.fields_of(lens.Config).items()
+        marks.append([weights_of(each), {name: trained[name] for name, field in config.fields_of(lens.Config).items()
                                                  if not field.metadata.get("free")}])
         for name, value in wanted[-1].items():
             if value != wanted[0][name]:
@@ -117,17 +121,17 @@ def predict_shards(options: PredictConfig) -> None:
     mine = shards.share(len(survey), options.part, options.parts)
     saved, wanted, folder = read_networks(options.model_path, survey)
     precisions = [each["record"]["options"]["precision"] if options.precision == "auto" else options.precision for each in saved]
-    survey_predictions.claim(folder, settings := dict(wanted, precision=precisions, tta=options.tta, threshold=options.threshold))
-    left = {shard for shard in mine if not survey_predictions.path_of(folder, shard).exists()}
+    predictions.claim(folder, settings := dict(wanted, precision=precisions, tta=options.tta, threshold=options.threshold))
+    left = {shard for shard in mine if not predictions.path_of(folder, shard).exists()}
     device, warning = distributed.device_for(options.device)
     if warning:
         say(warning)
     networks, channels = [], len(wanted["bands"]) if wanted["band_mode"] == "stack" else 1
     for each, precision in zip(saved, precisions if left else []):
-        model = lens.network(config.recorded(lens.Config, each["record"]["options"]), channels)
-        networks.append(predict.as_asked(predict.load_weights(model, each, device), precision, options))
+        model = lens.build_network(config.recorded(lens.Config, each["record"]["options"]), channels)
+        networks.append(as_asked(load_weights(model, each, device), precision, options))
     for shard in mine:
-        target = survey_predictions.path_of(folder, shard)
+        target = predictions.path_of(folder, shard)
         try:
             if shard in left:
                 predict_shard(survey, shard, target, partial(ask, networks, options.tta), options, device, settings)
@@ -153,28 +157,28 @@ def predict_shard(survey: shards.Survey, shard: int, target: Path, asked, option
     packed.verify()
     packing = time.perf_counter() - start
     examples = cutouts.examples(packed, np.arange(len(packed.index)), settings["bands"], settings["band_mode"])
-    parts = target.with_suffix(".parts") / checkpoint.digest([packed.manifest["index"], packed.manifest["crc32"], predict.PART])[:16]
+    parts = target.with_suffix(".parts") / checkpoint.digest([packed.manifest["index"], packed.manifest["crc32"], PART])[:16]
     parts.mkdir(parents=True, exist_ok=True)
-    with store.locked(parts.parent, lambda line: say(line.replace("packing", "predicting"))):
+    with locked(parts.parent, lambda line: say(line.replace("packing", "predicting"))):
         if target.exists():
             return
-        predict.predict_parts(examples, asked, replace(options, num_workers=0), device, parts, len(examples))   # mapped: a worker would only copy
-        rows = survey_predictions.table(examples, predict.gather_parts(parts, len(examples)), options.threshold, len(settings["precision"]))
+        predict_parts(examples, asked, options.batch_size, 0, device, parts, len(examples))   # mapped: a worker would only copy
+        rows = predictions.table(examples, gather_parts(parts, len(examples)), options.threshold, len(settings["precision"]))
         seconds = time.perf_counter() - start
         record = dict(shard=shard, list=survey.plan["shards"][shard][1], settings=settings, files=len(rows), seconds=seconds,
                       incomplete=int((examples.rows < 0).any(1).sum()))
-        survey_predictions.write(target, rows, record)
+        predictions.write(target, rows, record)
     print(f"{target}: {len(rows):,} files, {len(examples):,} examples, {packing:.1f} s to pack and check, {seconds - packing:.1f} s to predict", flush=True)
 
 
 def reduce(options: ReduceConfig) -> None:
     survey = shards.open_survey(options.out)
     if not options.model_path:
-        totals = completeness.account_for_stores(survey, options.parts)
+        totals = proof.account_for_stores(survey, options.parts)
         print(f"{options.out}/stores.json: {totals['files']:,} files in {len(survey):,} stores, {totals['quarantined']:,} of them quarantined")
         return
     saved, _, folder = read_networks(options.model_path, survey)
-    summary = completeness.prove(survey, folder, len(saved), options.parts, options.csv)
+    summary = proof.prove(survey, folder, len(saved), options.parts, options.csv)
     print(f"{folder}/summary.json: {summary['files']:,} files, each in one row, {summary['with_probability']:,} with a probability, "
           f"{summary['positive']:,} of them at or above {summary['settings']['threshold']:g}")
 

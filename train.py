@@ -29,17 +29,18 @@ from data.resident import resident
 from modes import MODES, elastic
 from tasks import TASKS
 from utils import checkpoint, config, distributed
-from utils.cuda_graphs import with_graphs
 from utils.config import free
+from utils.cuda_graphs import with_graphs
 from utils.ema import Ema
+from utils.finite import Verdicts
 from utils.log import Log, environment, resident_gib, write_json
 from utils.mistake import Mistake
+from utils.optimizers import parameter_groups
 from utils.progress import Progress, best_epoch, monitored, without_improvement
 from utils.schedule import ScheduleConfig, learning_rate
 from utils.seeding import seed_from, seed_step
 from utils.stop import REASONS, Stop, exit_code, seconds_of
 from utils.transfer import beside
-from utils.verdict import Verdicts
 
 # What a run writes, and --restart deletes; nothing else in the directory is touched.
 WRITTEN = ("last.pt*", "previous.pt", "best.pt*", "config.yaml", "env.json", "results.json", "training_log.csv", "train.log",
@@ -213,14 +214,6 @@ def backprop(run: Run) -> Gradient:
         return dict(zip(columns, (reduce(torch.add, sums) / size).unbind()))
 
     return gradient
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Matrices and kernels decay; biases, norms and other per-channel scales (one axis longer than 1) do not."""
-    weights = [p for p in model.parameters() if p.requires_grad]
-    decays = [sum(length > 1 for length in p.shape) > 1 for p in weights]
-    return [dict(params=[p for p, d in zip(weights, decays) if d], weight_decay=weight_decay),
-            dict(params=[p for p, d in zip(weights, decays) if not d], weight_decay=0.0)]
 
 
 @torch.no_grad()

@@ -17,10 +17,11 @@ import numpy as np  # noqa: E402  the path above comes first
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
-from data import buckets, cutouts, predicted  # noqa: E402
-from models.augment import dihedral  # noqa: E402
+from data.cutouts import buckets, examples, file_rows  # noqa: E402
+from models.layers.augment import dihedral  # noqa: E402
 from models.timm_door import import_timm  # noqa: E402
-from tasks import lens, lens_inputs  # noqa: E402
+from tasks import lens  # noqa: E402
+from tasks.lens import inputs  # noqa: E402
 from utils import config  # noqa: E402
 
 
@@ -40,10 +41,10 @@ class Config:
 
 def main(argv: list[str]) -> None:
     options, task = config.read(argv, Config, lens.Config)
-    packed = lens_inputs.pack(buckets.inventory(task.sources()), task, options.num_workers)
-    index = lens_inputs.split_index(packed.index, task)
-    bands = lens_inputs.used_bands(index, task.bands)
-    data = {name: cutouts.examples(packed, lens_inputs.chosen(index, name, task), bands, task.band_mode) for name in ("train", "val", "test")}
+    packed = inputs.pack(buckets.inventory(task.sources()), task, options.num_workers)
+    index = inputs.split_index(packed.index, task)
+    bands = inputs.used_bands(index, task.bands)
+    data = {name: examples.examples(packed, inputs.chosen(index, name, task), bands, task.band_mode) for name in ("train", "val", "test")}
     torch.manual_seed(options.seed)
     train = data["train"].__getitems__(list(range(len(data["train"]))))
     images, labels = train["image"], train["label"]
@@ -79,8 +80,8 @@ def main(argv: list[str]) -> None:
         with torch.no_grad():
             probs = [model(scaled(data[name].__getitems__(list(rows))["image"])).squeeze(1).sigmoid().numpy()
                      for rows in np.array_split(np.arange(len(data[name])), max(1, len(data[name]) // 512))]
-        rows = lens_inputs.chosen(index, name, task)
-        predicted.write(predicted.frames(rows, data[name], np.concatenate(probs), 0.5, False), len(rows), out, name)
+        rows = inputs.chosen(index, name, task)
+        file_rows.write(file_rows.frames(rows, data[name], np.concatenate(probs), 0.5, False), len(rows), out, name)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""data/fits.py and data/fits_blocks.py beside astropy and fitsio: files a second on one core, and whether the pixels are equal.
+"""data/cutouts/fits.py and data/cutouts/fits_blocks.py beside astropy and fitsio: files a second on one core, and whether the pixels are equal.
 
     python benchmarks/fits_speed.py --files 1024 --repeats 7
 
@@ -19,9 +19,9 @@ import astropy  # noqa: E402  the path above comes first
 import numpy as np  # noqa: E402
 from astropy.io import fits  # noqa: E402
 
-from data import challenge  # noqa: E402
-from data.fits import read_cutout  # noqa: E402
-from data.fits_blocks import read_cutouts  # noqa: E402
+from data.cutouts.fits import read_cutout  # noqa: E402
+from data.cutouts.fits_blocks import read_cutouts  # noqa: E402
+from simulations.challenge import files as challenge  # noqa: E402
 from table import Row, show  # noqa: E402
 from utils import config  # noqa: E402
 

@@ -34,10 +34,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import numpy as np  # noqa: E402  the path above comes first
 from astropy.io import fits  # noqa: E402
 
-from data import challenge  # noqa: E402
-from data.fits import BadFile, by_astropy, fits_bytes, read_cutout  # noqa: E402
-from data.fits_blocks import read_cutouts  # noqa: E402
-from data.fits_layout import BLOCK, CARD, KNOWN, find_image, padded, plain_pixels  # noqa: E402
+from data.cutouts.fits import BadFile, by_astropy, fits_bytes, read_cutout  # noqa: E402
+from data.cutouts.fits_blocks import read_cutouts  # noqa: E402
+from data.cutouts.fits_layout import BLOCK, CARD, KNOWN, find_image, padded, plain_pixels  # noqa: E402
+from simulations.challenge import files as challenge  # noqa: E402
 from table import Row, show  # noqa: E402
 from utils import config  # noqa: E402
 

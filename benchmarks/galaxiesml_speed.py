@@ -72,7 +72,7 @@ def ours(path: Path, out: Path, side: int) -> None:
     from hashlib import blake2b
 
     from data.catalogues.galaxiesml import open_source
-    from data.store import pack
+    from data.cutouts.store import pack
     source = open_source(path, image_size=side if side != SIDE else 0)
     status = os.stat(path)
     digest = blake2b(repr((source.recipe, status.st_size, status.st_mtime_ns)).encode(), digest_size=16).hexdigest()
@@ -122,7 +122,7 @@ def compare(path: Path, out: Path) -> dict[str, float]:
     import h5py
     import numpy as np
 
-    from data.store import open_store
+    from data.cutouts.store import open_store
     store = open_store(out)
     with h5py.File(path) as file:
         image, ids = file["image"], file["object_id"][:].astype(str)
@@ -143,7 +143,7 @@ def compare_fits(path: Path, out: Path) -> dict[str, float]:
     import numpy as np
     from astropy.io import fits
 
-    from data.store import open_store
+    from data.cutouts.store import open_store
     store = open_store(path)
     rows = zip(store.index["object"], store.index["band"], store.pixels)
     return dict(differ=sum(np.asarray(fits.getdata(out / f"{name}_{band}.fits"), "f4").tobytes() != image.tobytes() for name, band, image in rows))
@@ -154,7 +154,7 @@ def compare_flux(path: Path, out: Path) -> dict[str, float]:
     import h5py
     import numpy as np
 
-    from data.store import open_store
+    from data.cutouts.store import open_store
     with h5py.File(path) as file:
         images = file["image"][:].reshape(-1, SIDE, SIDE).astype(np.float64)
     change = np.array([image.sum(dtype=np.float64) for image in open_store(out).pixels]) - images.sum((1, 2))
@@ -170,7 +170,7 @@ def stage(name: str, arguments: list) -> None:
     from PIL import Image, PngImagePlugin  # noqa: F401
 
     import data.catalogues.galaxiesml
-    import data.store  # noqa: F401
+    import data.cutouts.store  # noqa: F401
     imports, start = os.times(), time.perf_counter()
     result = globals()[name](*(Path(argument) if isinstance(argument, str) else argument for argument in arguments)) or {}
     end = os.times()

@@ -35,9 +35,10 @@ import train  # noqa: E402
 from contract import DTYPES, Batch, InPrecision, Loss, Objective, Task  # noqa: E402
 from losses.classification import binary_cross_entropy  # noqa: E402
 from models.convnextv2 import ConvNeXtV2  # noqa: E402
-from models.preprocess import Preprocess  # noqa: E402
+from models.layers.preprocess import Preprocess  # noqa: E402
 from models.timm_door import build_timm, import_timm  # noqa: E402
-from tasks import lens, lens_losses  # noqa: E402
+from tasks import lens  # noqa: E402
+from tasks.lens import judge, losses  # noqa: E402
 from utils import config  # noqa: E402
 from utils.ema import Ema  # noqa: E402
 from utils.schedule import ScheduleConfig  # noqa: E402
@@ -220,7 +221,7 @@ def measure_kind(kind: str, make: Callable, asked: Config, options: Config, devi
 
 
 class Noise:
-    """Examples of a split: number i is one of 4,096 images of noise; raw pixels as those of data/cutouts.py."""
+    """Examples of a split: number i is one of 4,096 images of noise; raw pixels as those of data/cutouts/examples.py."""
     uniform = True                       # so that they lie on the device whole
 
     def __init__(self, size: int):
@@ -256,8 +257,8 @@ def ensemble(asked: Config, options: Config, device: torch.device) -> list[Row]:
     start = time.perf_counter()
     for seed in range(options.ensemble_seeds):
         torch.manual_seed(seed_from(seed, "weights"))
-        task = Task(lens.network(replace(RECIPE, model_size=options.size), 1), data, lens_losses.build(RECIPE, len(data["train"])),
-                    partial(lens.measure, config=RECIPE), {"auc": "max"}, lens.summarise)
+        task = Task(lens.build_network(replace(RECIPE, model_size=options.size), 1), data, losses.build(RECIPE, len(data["train"])),
+                    partial(judge.measure, config=RECIPE), {"auc": "max"}, judge.summarise)
         told = train.TrainConfig(epochs=epochs, batch_size=options.ensemble_batch, precision=options.precision, patience=0,
                                  compile=options.compiled and device.type == "cuda", seed=seed)
         with tempfile.TemporaryDirectory() as folder:

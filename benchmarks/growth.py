@@ -57,10 +57,11 @@ def stage(name: str, folder: str, size: int) -> None:
     if name == "write":
         write(Path(folder) / "data", size)
     elif name == "pack":
-        from data import buckets
-        from tasks import lens, lens_inputs
+        from data.cutouts import buckets
+        from tasks import lens
+        from tasks.lens import inputs
         task = lens.Config(data=f"{folder}/data", store_dir=f"{folder}/stores")
-        index = lens_inputs.pack(buckets.inventory(task.sources()), task, 1).index
+        index = inputs.pack(buckets.inventory(task.sources()), task, 1).index
         row = float(index.memory_usage(deep=True).sum()) / size
     elif name == "train":
         train.main([*data, "--model", "patches", "--save_dir", f"{folder}/run", "--epochs", "1", "--apply_normalization"])
@@ -88,14 +89,14 @@ def write(root: Path, size: int) -> None:
     """So many objects in two buckets; the pixels of each are one of 64 images of noise."""
     import numpy as np
 
-    from data import challenge
-    images = np.random.default_rng(0).normal(size=(64, challenge.SIZE, challenge.SIZE)).astype(np.float32)
+    from simulations.challenge import files
+    images = np.random.default_rng(0).normal(size=(64, files.SIZE, files.SIZE)).astype(np.float32)
     for label, bucket in enumerate(("slsim_nonlenses", "slsim_lenses")):
         (root / bucket).mkdir(parents=True)
         for number in range(size // 2):
-            name = challenge.object_name(bucket, "slsim", label, number)
+            name = files.object_name(bucket, "slsim", label, number)
             with open(root / bucket / f"{name}_g.fits", "wb", buffering=0) as file:
-                file.write(challenge.encode(bucket, name, label, "g", images[number % len(images)] + label))
+                file.write(files.encode(bucket, name, label, "g", images[number % len(images)] + label))
 
 
 def cpu_seconds() -> float:

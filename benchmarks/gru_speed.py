@@ -19,7 +19,7 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence  # noqa: E402
 
 from losses.vae import kl_gaussian, poisson_nll, sum_observed  # noqa: E402
-from models.gru import PaddedGRU, last_state  # noqa: E402
+from models.layers.gru import PaddedGRU, last_state  # noqa: E402
 from table import Row, show  # noqa: E402
 from utils import config  # noqa: E402
 

@@ -41,7 +41,7 @@ import torch.utils.tensorboard  # noqa: E402, F401
 import train  # noqa: E402
 from table import Row, show  # noqa: E402
 from models.timm_door import import_timm  # noqa: E402
-from tasks import lens  # noqa: E402
+from tasks.lens import judge  # noqa: E402
 from utils import checkpoint, config, plots  # noqa: E402
 from utils.mistake import Mistake  # noqa: E402
 
@@ -219,7 +219,7 @@ def measure(options: Config) -> list[Row]:
     subprocess.run([sys.executable, str(ROOT / "simulate.py"), "challenge", "--out", str(folder / "data"), "--objects", "9",
                     "--bands", "g", "r", "--workers", "1"], check=True, stdout=subprocess.DEVNULL)
     import_timm()
-    lens.illustrate = plots.curves = plots.save = lambda *_: None
+    judge.illustrate = plots.curves = plots.save = lambda *_: None
     tallies, rows = [Tally(*each) for each in product((1, 2), ("fp32", "fp16"), (1, 3))], []
     for number, tally in enumerate(tallies):
         began, quota = time.monotonic(), options.kills * (number + 1) // len(tallies) - options.kills * number // len(tallies)

@@ -27,12 +27,14 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import predict  # noqa: E402  the path above comes first
-from answers import ANSWERS  # noqa: E402
 from contract import InPrecision  # noqa: E402
-from data.buckets import DOMAINS  # noqa: E402
+from data.cutouts.buckets import DOMAINS  # noqa: E402
+from evaluation import calibration, figures_of_merit, folds, predictions  # noqa: E402
 from physics.lens_parameters import GEOMETRY  # noqa: E402
-from tasks import lens, lens_inputs  # noqa: E402
-from utils import calibration, config, figures_of_merit, folds, predictions  # noqa: E402
+from tasks import lens  # noqa: E402
+from tasks.lens import inputs as lens_inputs  # noqa: E402
+from trained import load_weights  # noqa: E402
+from utils import config  # noqa: E402
 from utils.config import several  # noqa: E402
 from utils.mistake import Mistake  # noqa: E402
 
@@ -168,8 +170,8 @@ def best_calibration(path: Path) -> str:
 def opened(run: Path, *flags: str):
     """(the network of a run, the answer that predict.py would use: its examples, and how it asks the network)."""
     options, own, task, saved = predict.read_options(["--model_path", str(run / "best.pt"), "--device", "cpu", *flags])
-    answer = ANSWERS["lens"].build(options, own, task, saved)
-    return predict.load_weights(answer.model, saved, torch.device("cpu")), answer
+    answer = lens.answer(options, own, task, saved)
+    return load_weights(answer.model, saved, torch.device("cpu")), answer
 
 
 def cost(options: Runs, run: Path) -> dict[str, float]:

@@ -20,7 +20,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from lens_models import RECIPES, Runs, aligned, asked, finished, in_parallel, trained  # noqa: E402  the path above comes first
 from lens_quantities import objects  # noqa: E402
-from utils import config, figures_of_merit, predictions  # noqa: E402
+from evaluation import figures_of_merit, predictions  # noqa: E402
+from utils import config  # noqa: E402
 from utils.config import several  # noqa: E402
 
 COMPLETENESS = 0.9

@@ -17,11 +17,12 @@ import pandas as pd
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from data import parameters  # noqa: E402  the path above comes first
-from data.buckets import parse_name  # noqa: E402
+from data.cutouts import truth as parameters  # noqa: E402  the path above comes first
+from data.names import parse_name  # noqa: E402
 from lens_models import RECIPES, Runs, aligned, asked, finished, in_parallel, trained  # noqa: E402
+from evaluation import predictions  # noqa: E402
 from physics.lens_parameters import QUANTITIES  # noqa: E402
-from utils import config, predictions  # noqa: E402
+from utils import config  # noqa: E402
 
 AIM_ERROR, AIM_COVERAGE = 0.10, (0.63, 0.73)         # of the Einstein radius
 

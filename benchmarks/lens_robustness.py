@@ -31,13 +31,15 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from contract import Batch  # noqa: E402  the path above comes first
-from data import metadata, parameters, store  # noqa: E402
-from data.buckets import DOMAINS, parse_name  # noqa: E402
+from data.cutouts import metadata, store, truth  # noqa: E402
+from data.cutouts.buckets import DOMAINS  # noqa: E402
+from data.names import parse_name  # noqa: E402
 from lens_models import RECIPES, Runs, aligned, asked, finished, in_parallel, inputs, judged, opened, trained  # noqa: E402
+from evaluation import figures_of_merit, predictions  # noqa: E402
 from losses.adversarial import NORMS, attack  # noqa: E402
 from physics.noise import noise_rms  # noqa: E402
-from tasks.lens_losses import answers_of, label_alone  # noqa: E402
-from utils import config, figures_of_merit, predictions  # noqa: E402
+from tasks.lens.losses import answers_of, label_alone  # noqa: E402
+from utils import config  # noqa: E402
 from utils.config import several  # noqa: E402
 from utils.seeding import seed_from  # noqa: E402
 
@@ -87,7 +89,7 @@ def with_metadata(options: Config, run: Path, known: bool) -> Path:
     if (out / "manifest.json").exists():
         return out
     packed = opened(run, *inputs(options))[1].data.store
-    table = metadata.typed(parameters.metadata(parameters.read(packed.index["path"])))
+    table = metadata.typed(truth.metadata(truth.read(packed.index["path"])))
     lens = packed.index.drop_duplicates("object").set_index("object")["label"].reindex(table["object"]).to_numpy() == 1
     random = np.random.default_rng(seed_from(11, "line_snr"))
     lines = random.normal(LINES * lens, 1)

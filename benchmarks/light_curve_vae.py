@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import pandas as pd  # noqa: E402  the path above comes first
 from sklearn.metrics import roc_auc_score  # noqa: E402
 
-from utils import config, probe  # noqa: E402
+from evaluation import probe  # noqa: E402
+from utils import config  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 SHEETS = ROOT / "run_sheets"

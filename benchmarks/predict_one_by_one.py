@@ -19,7 +19,7 @@ import torch.nn.functional as F  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.utils.data import DataLoader, Dataset  # noqa: E402
 
-from models.preprocess import gaussian_kernels  # noqa: E402
+from models.layers.preprocess import gaussian_kernels  # noqa: E402
 from models.timm_door import build_timm, import_timm  # noqa: E402
 
 BATCH, SIGMA, CLIP = 128, 1.0, 0.997

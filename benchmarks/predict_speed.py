@@ -58,7 +58,7 @@ class Config:
 def make_checkpoint(path: Path, seed: int) -> dict[str, Tensor]:
     """best.pt of a network that was never trained; its weights, by timm's names."""
     torch.manual_seed(seed)
-    model = lens.network(TASK, 1)
+    model = lens.build_network(TASK, 1)
     for name, parameter in model.named_parameters():
         if "grn" in name or name.endswith("head.fc.weight"):
             nn.init.normal_(parameter, std=0.1)              # so that every layer counts and probabilities spread

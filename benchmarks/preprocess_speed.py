@@ -1,4 +1,4 @@
-"""models/preprocess.py on batches beside the same steps image by image: images a second of one thread, and how far apart.
+"""models/layers/preprocess.py on batches beside the same steps image by image: images a second of one thread, and how far apart.
 
     python benchmarks/preprocess_speed.py
     python benchmarks/preprocess_speed.py --batch 256 --repeats 15
@@ -25,7 +25,7 @@ import torch  # noqa: E402  the path above comes first
 import torch.nn.functional as F  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from models.preprocess import Preprocess  # noqa: E402
+from models.layers.preprocess import Preprocess  # noqa: E402
 from table import Row, show  # noqa: E402
 from utils import config  # noqa: E402
 

@@ -20,7 +20,7 @@ from astropy.wcs import WCS
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.catalogues.planes import hdus  # noqa: E402
-from data.source import Source, open_source  # noqa: E402
+from data.cutouts.source import Source, open_source  # noqa: E402
 
 
 MAX_MASKED = 0.05       # of the pixels of a survey's stamp: VICS82 has holes, PS1's z stamp has lost a third

@@ -6,7 +6,7 @@
 The curves of Sesar et al. 2010 (ApJ 708, 717): 483 stars of SDSS Stripe 82 in ugriz; a table of id, time (days), mag,
 magerr, band, and one of Num (the id), Type (ab or c) and Per, which nothing here reads: a threshold on it is right every time.
 For each seed run_sheets/light_curve_rr_lyrae.yaml is trained on all curves and each is embedded; five-fold probes
-(utils/probe.py) of the embedding stand beside the majority, a threshold on the amplitude in g, and features of the light-curve package.
+(evaluation/probe.py) of the embedding stand beside the majority, a threshold on the amplitude in g, and features of the light-curve package.
 """
 import json
 import os
@@ -23,11 +23,11 @@ import pandas as pd
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from data.light_curve_files import LightCurve, Reading, read_light_curves  # noqa: E402  the path above comes first
+from data.light_curves.files import LightCurve, Reading, read_light_curves  # noqa: E402  the path above comes first
+from evaluation.probe import FOLDS, probe, table  # noqa: E402
 from utils import config  # noqa: E402
 from utils.config import several  # noqa: E402
 from utils.mistake import Mistake  # noqa: E402
-from utils.probe import FOLDS, probe, table  # noqa: E402
 
 SHEET = "run_sheets/light_curve_rr_lyrae.yaml"
 ROUND = 0.6              # mag: the threshold on the amplitude that has been quoted

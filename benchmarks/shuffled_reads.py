@@ -32,12 +32,12 @@ import numpy as np  # noqa: E402  the path above comes first
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from data import challenge  # noqa: E402
-from data.buckets import inventory  # noqa: E402
-from data.cutouts import examples  # noqa: E402
+from data.cutouts.buckets import inventory  # noqa: E402
+from data.cutouts.examples import examples  # noqa: E402
+from data.cutouts.store import open_store, pack  # noqa: E402
 from data.order import ShuffledEpochs, batches  # noqa: E402
-from data.store import open_store, pack  # noqa: E402
 from models.timm_door import import_torchvision  # noqa: E402
+from simulations.challenge import files as challenge  # noqa: E402
 from table import Row, show  # noqa: E402
 from utils import config  # noqa: E402
 

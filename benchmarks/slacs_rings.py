@@ -23,12 +23,12 @@ from scipy.ndimage import gaussian_filter
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from data import quality  # noqa: E402  the path above comes first
-from data.buckets import parse_name  # noqa: E402
 from data.catalogues.resample import cropped, resampled  # noqa: E402
-from data.challenge_images import SURVEYS, pixel_noise, rubin_gain  # noqa: E402
-from data.challenge_lenses import BANDS, PIXEL_SCALE, ZERO_POINT  # noqa: E402
-from data.challenge_sky import SIZE  # noqa: E402
+from data.cutouts import quality  # noqa: E402  the path above comes first
+from data.names import parse_name  # noqa: E402
+from simulations.challenge.images import SURVEYS, pixel_noise, rubin_gain  # noqa: E402
+from simulations.challenge.lenses import BANDS, PIXEL_SCALE, ZERO_POINT  # noqa: E402
+from simulations.challenge.sky import SIZE  # noqa: E402
 from lens_models import Runs, aligned, asked, finished, in_parallel, script, trained  # noqa: E402
 from lens_quantities import known, recovered  # noqa: E402
 from utils import config  # noqa: E402

@@ -23,9 +23,9 @@ from torch.nn.utils import clip_grad_norm_  # noqa: E402
 from models.convnextv2 import ConvNeXtV2  # noqa: E402
 from models.timm_door import build_timm, import_timm  # noqa: E402
 from table import Row, show  # noqa: E402
-from train import parameter_groups  # noqa: E402
 from utils import config  # noqa: E402
 from utils.ema import Ema  # noqa: E402
+from utils.optimizers import parameter_groups  # noqa: E402
 
 PARTS = ("forward", "backward", "clip", "AdamW", "EMA")
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 
-from data.buckets import NOT_CUTOUTS, SUFFIXES, check_utf8, parse_name
+from data.names import NOT_CUTOUTS, SUFFIXES, check_utf8, parse_name
 from utils.mistake import Mistake
 
 LINES = 65_536          # read at once

@@ -4,7 +4,7 @@ from hashlib import blake2b
 import numpy as np
 import pandas as pd
 
-from data.buckets import is_blind
+from data.names import is_blind
 from utils.mistake import Mistake
 
 SPLITS = ("train", "val", "test")

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from models.enhanced_vit import EnhancedViT
+from models.layers.symmetric import ORDER, unturned
 from models.resnet import ResNet
-from models.symmetric import ORDER, unturned
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class BayesianEnsemble(nn.Module):
     prior_deviation  of the Gaussian prior of each weight of a matrix or kernel, infinite for no prior; offsets and norms are free
     fields           names of the M columns of metadata, for the transformer; none: images alone
     image_size       pixels on a side that images will have, by which the ResNet chooses its stem; any size can be given
-    symmetric        the ResNet's features do not change when the image is turned or mirrored (models/symmetric.py)
+    symmetric        the ResNet's features do not change when the image is turned or mirrored (models/layers/symmetric.py)
 
     Raises ValueError for what cannot be built, and for images or metadata of another shape.
     """

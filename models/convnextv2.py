@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.recompute import chain
+from models.layers.recompute import chain
 
 
 @dataclass(frozen=True)
@@ -293,7 +293,7 @@ class Block(nn.Module):
 
 class Stage(nn.Module):
     """Halves the map (but for the first stage), then blocks; [B, H, W, I] -> [B, H // 2, W // 2, O]."""
-    recompute = False        # see models/recompute.py
+    recompute = False        # see models/layers/recompute.py
 
     def __init__(self, before: int, channels: int, drop_paths: list[float], convolutional: bool):
         super().__init__()

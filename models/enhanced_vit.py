@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.convnextv2 import Linear, PatchConv
-from models.metadata import Standardise
-from models.recompute import chain
-from models.sky_position import SkyPosition
+from models.layers.metadata import Standardise
+from models.layers.recompute import chain
+from models.layers.sky_position import SkyPosition
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ class EnhancedViT(nn.Module):
     Raises ValueError for what cannot be built, for images with other channels or too few pixels, and for metadata of another shape.
     """
 
-    recompute = False        # see models/recompute.py
+    recompute = False        # see models/layers/recompute.py
     fresh = ("metadata",)    # see models/pretrained.py
 
     def __init__(self, size: str = "small", in_chans: int = 1, num_classes: int = 1, drop_path_rate: float = 0.0, patch_size: int = 0,

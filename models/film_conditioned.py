@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.metadata import Standardise
+from models.layers.metadata import Standardise
+from models.layers.symmetric import ORDER, each_channel
 from models.resnet import ResNet
-from models.symmetric import ORDER, each_channel
 
 
 class HideFields(nn.Module):

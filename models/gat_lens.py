@@ -1,6 +1,6 @@
 """Graph attention between the objects of a cutout: the central galaxy, what may be images of a source, and what is beside them.
 
-Objects come from a plain peak finder (models/peaks.py). Convolutions make maps; what they hold around each object, its brightness,
+Objects come from a plain peak finder (models/layers/peaks.py). Convolutions make maps; what they hold around each object, its brightness,
 colour and place are a node; objects near each other exchange messages; the head sees the central object, all objects and all pixels.
 
 Source: GATv2, Brody et al. 2022, arXiv:2105.14491, equation 7, as torch_geometric's GATv2Conv; attention pooling: Ilse et al. 2018,
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.convnextv2 import DropPath
-from models.peaks import Peaks, find_peaks
+from models.layers.peaks import Peaks, find_peaks
 
 WIDTHS = (32, 64, 128)           # channels of the maps at the resolution of the image, a half and a quarter of it
 PATCH = 7.0                      # pixels on a side of what a node sees averaged beside the value at its place

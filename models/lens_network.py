@@ -3,9 +3,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.domain_head import DomainHead
-from models.lens_fit import LensFit, soft_geometry
-from models.quantity_head import QuantityHead
+from models.layers.domain_head import DomainHead
+from models.layers.lens_fit import LensFit, soft_geometry
+from models.layers.quantity_head import QuantityHead
 from physics.lens_parameters import rotate, turn
 from physics.noise import noise_rms
 
@@ -17,7 +17,7 @@ class LensNetwork(nn.Module):
     mean, variance   [B, P] of the components of `quantities` (physics/lens_parameters.py), as they are in the image that was given
     posterior        [B, S] logits of samples of the weights, where `samples` is set
     domain_logit     [B, D] of each domain, its gradient reversed on the way back
-    light, arcs, flux, error, chi2, ring ...: what models/lens_fit.py makes of the inferred geometry, in the frame that the network saw
+    light, arcs, flux, error, chi2, ring ...: what models/layers/lens_fit.py makes of the inferred geometry, in the frame that the network saw
     and whatever else the network itself infers (models/pinn_lens.py).
 
     network         has features(x, [values, known]) -> [B, feature_dim] and classify(features) -> [B, 1]; if it has `inferred`, that gives
@@ -25,7 +25,7 @@ class LensNetwork(nn.Module):
     augment         sees the preprocessed images, in training only; None for none
     degrade         worsens images before preprocessing, in training only; None for not
     rotate          turns images by any angle before all else, in training only; None for not
-    metadata        None, or adds a term to the logit for a network that takes no metadata itself (models/metadata.py)
+    metadata        None, or adds a term to the logit for a network that takes no metadata itself (models/layers/metadata.py)
     quantity_head   None, or infers quantities from the features
     fit             None, or fits the geometry among these to the image
     domains         None, or tells domains apart by the features

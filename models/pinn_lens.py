@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.lens_fit import LensFit, soft_geometry
-from models.quantity_head import QuantityHead
+from models.layers.lens_fit import LensFit, soft_geometry
+from models.layers.quantity_head import QuantityHead
+from models.layers.symmetric import ORDER, turned, unturned
 from models.resnet import ResNet
-from models.symmetric import ORDER, turned, unturned
 from physics.lens_parameters import GEOMETRY, turn
 from physics.noise import noise_rms
 
@@ -24,7 +24,7 @@ class PinnLens(nn.Module):
     """Images [B, in_chans, H, W], H and W at least 32, in any unit that is linear in flux -> logits [B, num_classes].
 
     1. An encoder infers the geometry of a lens and its uncertainty (`quantity_head`), whatever the image is.
-    2. The lens equation makes an image of it, at the fluxes that fit best (models/lens_fit.py).
+    2. The lens equation makes an image of it, at the fluxes that fit best (models/layers/lens_fit.py).
     3. A second network sees the image, the image without the lens galaxy, and without the modelled arcs too; with the fluxes in units of
        their errors, chi^2, and the geometry it decides.
     What decides cannot change what is inferred: in training no gradient goes from 3 into 1 and 2. Otherwise the geometry would become a code for
@@ -32,7 +32,7 @@ class PinnLens(nn.Module):
     (--use_physics; --regression_weight, where the training lenses' parameters are known); the maps themselves serve the label too.
     Both networks see asinh(x / 3 rms), each image in units of its own noise; sky that is not subtracted is fitted. The encoder sees the image
     without the logarithm besides, in units of its spread: so a galaxy of one colour vanishes in the difference of two bands. Both know the
-    symmetries of the square (models/symmetric.py): where a square image is turned or mirrored, the geometry is too, and the logit stays.
+    symmetries of the square (models/layers/symmetric.py): where a square image is turned or mirrored, the geometry is too, and the logit stays.
 
     pixel_scale and seeing (FWHM) in arcsec. Raises ValueError for a size that is not known.
     """

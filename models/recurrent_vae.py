@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.gru import PaddedGRU
+from models.layers.gru import PaddedGRU
 
 PROJECTED = 16           # features of the encoder whose course over a curve is summed up, harmonic by harmonic
 STEEPEST = 12.0          # largest |ln| of a decoded rate over its scale, so that none overflows

@@ -3,7 +3,7 @@
 Names and shapes of the weights are those of timm's ResNet with GroupNorm (so `bn1` is a GroupNorm), but for the classifier, which
 is `head` and not `fc`. Every parameter is used by the forward of its own module only, as per-example gradients need it.
 
-With `symmetric` the convolutions know that a sky turned or mirrored is a sky (models/symmetric.py), and the logit does not change at all
+With `symmetric` the convolutions know that a sky turned or mirrored is a sky (models/layers/symmetric.py), and the logit does not change at all
 with the eight symmetries of the square.
 
 Source: He et al. 2015, arXiv:1512.03385, table 1, with the stride in the 3x3 convolution of a bottleneck as in torchvision;
@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.convnextv2 import DropPath
-from models.recompute import chain
-from models.symmetric import ORDER, SymmetricConv2d, SymmetricMaxPool2d, SymmetricNorm, unturned
+from models.layers.recompute import chain
+from models.layers.symmetric import ORDER, SymmetricConv2d, SymmetricMaxPool2d, SymmetricNorm, unturned
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class ResNet(nn.Module):
     Raises ValueError for a size or stem that is not known, numbers that cannot be, and images with other channels or too few pixels.
     """
 
-    recompute = False        # see models/recompute.py
+    recompute = False        # see models/layers/recompute.py
 
     def __init__(self, size: str = "50", in_chans: int = 1, num_classes: int = 1, drop_path_rate: float = 0.0, width: float = 1.0,
                  stem: str = "auto", image_size: int = 41, symmetric: bool = False):

@@ -98,7 +98,7 @@ def decode(name: str, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def turn(names: tuple[str, ...], components: Tensor, k: Tensor, back: bool = False, signed: bool = True) -> Tensor:
-    """Components [B, P] of what is seen in images turned by symmetry `k` [B] of the square (models/augment.py), or turned `back`.
+    """Components [B, P] of what is seen in images turned by symmetry `k` [B] of the square (models/layers/augment.py), or turned `back`.
 
     signed: False for variances, which only change places.
     """

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.tar_files import ending, padding
+from data.tar_shards.tar import ending, padding
 
 IMAGE = np.ones((2, 4, 4), np.float32)
 GIANT = 2**40

@@ -35,3 +35,13 @@ def whole(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_durably(path: str | os.PathLike, content: bytes) -> None:
+    """The file is there whole or not at all, whenever the power goes: temporary file, fsync, rename."""
+    temporary = f"{os.fspath(path)}.{uuid.uuid4().hex}.tmp"
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -28,7 +28,7 @@ from data.catalogues.planes import (
 )
 from data.catalogues.sky import Place, place
 from data.catalogues.tables import is_numeric, numbers, read_table
-from data.fits import BadFile
+from data.cutouts.fits import BadFile
 from utils.mistake import Mistake
 
 DOMAIN = "bologna"
@@ -50,7 +50,7 @@ def open_source(input: str, labels: str = "", masked_value: float = 100.0, max_m
 
 
 class Bologna:
-    """A Source (data/source.py); the index follows from names and the truth. report: lines for the log."""
+    """A Source (data/cutouts/source.py); the index follows from names and the truth. report: lines for the log."""
 
     def __init__(self, input: str, labels: str, masked_value: float, max_masked: float, image_size: int, crop: int):
         check_geometry(image_size, crop)

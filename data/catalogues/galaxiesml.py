@@ -35,7 +35,7 @@ import pandas as pd
 
 from data.catalogues import hdf5
 from data.catalogues.resample import crop_start, cropped, resampled, rescaled_pixel_scale
-from data.fits import first_line
+from data.cutouts.fits import first_line
 from utils.mistake import Mistake
 
 BANDS, REFERENCE = "grizy", "i"
@@ -57,7 +57,7 @@ STEP = 2**25                             # bytes of the file that are held while
 
 
 class GalaxiesML:
-    """A Source (data/source.py) whose rows go object by object, band by band. It keeps the file open."""
+    """A Source (data/cutouts/source.py) whose rows go object by object, band by band. It keeps the file open."""
 
     def __init__(self, path: str | os.PathLike, image_size: int = 0, crop: int = 0, split: str = ""):
         self.path = os.path.abspath(path)
@@ -169,7 +169,7 @@ class GalaxiesML:
             return _column(self.path, name, hdf5.dataset(self.path, self.file, name), self.objects, whole=name == "object_id")
 
     def read(self, rows: range) -> tuple[np.ndarray, dict[int, str]]:
-        """(float32 [n, H, W], {row: reason}) of rows of the index, see data/source.py."""
+        """(float32 [n, H, W], {row: reason}) of rows of the index, see data/cutouts/source.py."""
         first, end = rows.start // len(BANDS), -(-rows.stop // len(BANDS))
         parts, reasons = [], {}
         for start in range(first - first % self.step, end, self.step):

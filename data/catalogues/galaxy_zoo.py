@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data.buckets import parse_name
 from data.catalogues.planes import by, check_finite, check_geometry, check_shape, common_shape, fits_files, fitted, geometries, image_of, joined, pixels, stem
 from data.catalogues.sky import card, place
 from data.catalogues.tables import numbers, read_table
-from data.fits import BadFile
+from data.cutouts.fits import BadFile
+from data.names import parse_name
 from utils.mistake import Mistake
 
 DOMAIN = "galaxy_zoo"
@@ -92,7 +92,7 @@ class Rule:
 
 
 class GalaxyZoo:
-    """A Source (data/source.py). The index follows from names and votes alone; headers of all files are read for `metadata`.
+    """A Source (data/cutouts/source.py). The index follows from names and votes alone; headers of all files are read for `metadata`.
 
     report: lines for the log. without_row, without_file: files no row of the table names (packed, label -1), and rows that name no file.
     """

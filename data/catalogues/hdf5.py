@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import h5py
 import numpy as np
 
-from data.fits import MACHINE_TROUBLE, first_line
+from data.cutouts.fits import MACHINE_TROUBLE, first_line
 from utils.mistake import Mistake
 
 LARGEST_CHUNK = 2**28                    # bytes; of a packed data set HDF5 holds a whole one in memory

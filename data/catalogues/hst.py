@@ -26,7 +26,7 @@ import pandas as pd
 from data.catalogues.masked import check_max_masked, filled, masked_share
 from data.catalogues.planes import Hdu, by, check_geometry, check_shape, common_shape, fits_files, fitted, hdus, joined, middle, pixels, stem
 from data.catalogues.sky import card, place
-from data.fits import LARGEST, BadFile
+from data.cutouts.fits import LARGEST, BadFile
 from utils.mistake import Mistake
 
 NOT_SCIENCE = {"ERR", "WHT", "CTX", "CON", "DQ", "RMS", "VAR", "VARIANCE", "SAMP", "TIME", "EXP", "PSF", "MASK", "WEIGHT", "WCSCORR", "HDRLET",
@@ -62,7 +62,7 @@ class Image(NamedTuple):
 
 
 class HST:
-    """A Source (data/source.py). Headers are read when it is made; DQ, WHT and ERR of all images for `metadata`.
+    """A Source (data/cutouts/source.py). Headers are read when it is made; DQ, WHT and ERR of all images for `metadata`.
 
     report: lines for the log.
     """

@@ -1,7 +1,7 @@
 """Pixels that an image has but that were not measured."""
 import numpy as np
 
-from data.fits import BadFile
+from data.cutouts.fits import BadFile
 from utils.mistake import Mistake
 
 

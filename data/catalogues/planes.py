@@ -1,6 +1,6 @@
 """What is in a FITS file, learnt from its headers alone, and the pixels of one HDU of it.
 
-The care is that of data/fits.py: sizes are compared with the file before anything of the declared size is read, and
+The care is that of data/cutouts/fits.py: sizes are compared with the file before anything of the declared size is read, and
 whatever is wrong with a file is a BadFile that says what. Beside it: the geometry that images are given.
 """
 import io
@@ -15,12 +15,12 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from astropy.io import fits
 
-from data.buckets import check_utf8
 from data.catalogues.resample import by, cropped, resampled
 from data.catalogues.sky import card
-from data.fits import LARGEST_CUTOUT, MACHINE_TROUBLE, OPENING, START, BadFile, by_astropy, check_counts, fits_bytes
+from data.cutouts.fits import LARGEST_CUTOUT, MACHINE_TROUBLE, OPENING, START, BadFile, by_astropy, check_counts, fits_bytes
+from data.cutouts.metadata import LETTERS
 from data.listing import walked
-from data.metadata import LETTERS
+from data.names import check_utf8
 from utils.mistake import Mistake
 
 BLOCK = 2880
@@ -70,7 +70,7 @@ def hdus(path: str | os.PathLike, most: int = MOST_HDUS) -> list[Hdu]:
 
 
 def image_of(path: str | os.PathLike) -> tuple[fits.Header, Hdu]:
-    """(the primary header, the HDU that data/fits.py reads: the first with pixels, in an image or in a table); no header after it is read.
+    """(the primary header, the HDU that data/cutouts/fits.py reads: the first with pixels, in an image or in a table); no header after it is read.
 
     Raises: BadFile; OSError for trouble of the machine.
     """

@@ -9,7 +9,7 @@ mapping `ours=theirs`:
     band                of that file; without it what the name says after the object, or at its end (_g, _Ks, _f814w), or else
                         the card FILTER or BAND
     label               1 lens, 0 none, -1 or empty: unknown
-    ra, dec, redshift, magnitude_g ... every field of data/metadata.py
+    ra, dec, redshift, magnitude_g ... every field of data/cutouts/metadata.py
 
 A column that is mapped and is no such field is kept as <catalog>_<ours>; all others are left out. Where the table says no
 ra, dec or pixel_scale the headers do (data/catalogues/sky.py). With `planes` every file is a cube of these bands.
@@ -32,8 +32,8 @@ from data.catalogues.planes import (
 from data.catalogues.resample import rescaled_pixel_scale
 from data.catalogues.sky import card, place
 from data.catalogues.tables import MISSING, is_numeric, numbers, read_table
-from data.fits import BadFile
-from data.metadata import FIELDS, field_of
+from data.cutouts.fits import BadFile
+from data.cutouts.metadata import FIELDS, field_of
 from utils.mistake import Mistake
 
 OURS = {"object", "file", "hdu", "plane", "band", "label"}
@@ -67,7 +67,7 @@ class Image(NamedTuple):
 
 
 class SurveyFits:
-    """A Source (data/source.py); the index follows from names and the table. report: lines for the log."""
+    """A Source (data/cutouts/source.py); the index follows from names and the table. report: lines for the log."""
 
     def __init__(self, input: str, table: str, columns: list[str], catalog: str, planes: list[str], label_source: str, max_masked: float,
                  image_size: int, crop: int):

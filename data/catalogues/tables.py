@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 from astropy.io import fits
 
-from data.fits import LARGEST, START, BadFile, check_counts, first_line, fits_bytes
+from data.cutouts.fits import LARGEST, START, BadFile, check_counts, first_line, fits_bytes
 from utils.mistake import Mistake
 
 MOST_COLUMNS = 5000

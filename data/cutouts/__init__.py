@@ -1,0 +1,1 @@
+"""Cutouts: FITS files of images, their store, and the examples made of it."""

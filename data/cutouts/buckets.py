@@ -1,0 +1,178 @@
+"""Which files there are, and what their folders and names say: bucket -> domain and label, name -> object and band.
+
+The challenge hands out four folders (buckets); a manifest, a text file of one path a line, stands for a folder
+wherever a folder can stand.
+"""
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from data.names import BLIND, NOT_CUTOUTS, SUFFIXES, check_utf8, parse_name
+from utils.mistake import Mistake
+
+BUCKETS = {"slsim_lenses": ("slsim", 1), "slsim_nonlenses": ("slsim", 0),
+           "hsc_lenses": ("hsc", 1), "hsc_nonlenses": ("hsc", 0)}
+DOMAINS = ("slsim", "hsc")
+UNKNOWN = ("unknown", -1)  # domain and label of a file that no bucket, or more than one, vouches for
+
+
+def inventory(sources: Mapping[str, str | os.PathLike | None]) -> pd.DataFrame:
+    """One row an input file, buckets as given and names sorted, each real file once though it may be linked twice.
+
+    sources: bucket name -> folder (walked, links followed) or manifest; None or "" leaves the bucket out.
+    Returns: columns path (as found), object, band, domain, label (int8: 1 lens, 0 not, -1 unknown). On what buckets
+        that share a file disagree, and for the blind test on both, the domain is "unknown" and the label -1.
+    Raises: Mistake for an unknown bucket, a folder that is missing or holds no cutout, a manifest that cannot be read.
+    """
+    for bucket in sources:
+        if bucket not in BUCKETS:
+            raise Mistake(f"unknown bucket {bucket!r}: expected one of {', '.join(BUCKETS)}{_nearest(bucket, BUCKETS)}")
+    given = {bucket: source for bucket, source in sources.items() if source not in (None, "")}
+    if not given:
+        flags = ", ".join(f"--{bucket}" for bucket in BUCKETS)
+        raise Mistake(f"no data: give at least one of {flags}, or --data FOLDER that holds them")
+    return _table([(source, *BUCKETS[bucket], f"--{bucket}") for bucket, source in given.items()])
+
+
+def images_inventory(folder: str | os.PathLike) -> pd.DataFrame:
+    """The inventory of a folder or manifest of unlabelled cutouts: domain "unknown", label -1; else as `inventory`."""
+    return _table([(folder, *UNKNOWN, "--images")])
+
+
+def find_buckets(root: str | os.PathLike) -> dict[str, str]:
+    """The buckets that lie in a folder: bucket name -> path.
+
+    Raises: Mistake if the folder is missing, holds none, or holds one that is nearly named like a missing bucket.
+    """
+    if not os.path.isdir(root):
+        raise Mistake(f"--data {os.fspath(root)!r} is not a folder: expected one that holds {', '.join(BUCKETS)}")
+    there = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    found = {bucket: os.path.join(root, bucket) for bucket in BUCKETS if bucket in there}
+    for name in there:
+        near = difflib.get_close_matches(name.lower(), BUCKETS.keys() - found.keys(), n=1, cutoff=0.85)
+        if near and name not in BUCKETS:
+            raise Mistake(f"--data {os.fspath(root)!r} holds {name!r} but no {near[0]!r}: rename the folder")
+    if not found:
+        raise Mistake(f"--data {os.fspath(root)!r} holds none of {', '.join(BUCKETS)}: name the folders with "
+                      "--slsim_lenses and its like")
+    return found
+
+
+def duplicates(index: pd.DataFrame) -> pd.DataFrame:
+    """The rows whose (object, band) occurs in more than one file, side by side: the challenge has some."""
+    twice = index[index.duplicated(["object", "band"], keep=False)]
+    return twice.sort_values(["object", "band"], kind="stable")
+
+
+def _table(sources: list[tuple]) -> pd.DataFrame:
+    paths, real, domains, labels = [], [], [], []
+    for source, domain, label, flag in sources:
+        here = _files(source, flag)
+        paths += [path for path, _ in here]
+        real += [identity for _, identity in here]
+        domains.append(np.full(len(here), domain, dtype=object))
+        labels.append(np.full(len(here), label, dtype=np.int8))
+    check_utf8(paths)
+    table = pd.DataFrame({"path": paths, "domain": np.concatenate(domains), "label": np.concatenate(labels)})
+    table[["domain", "path"]] = table[["domain", "path"]].astype("str")
+    table = _each_file_once(table, real)
+    names = [parse_name(path) for path in table["path"]]
+    table.insert(1, "object", pd.array([name for name, _ in names], dtype="str"))
+    table.insert(2, "band", pd.array([band for _, band in names], dtype="str"))
+    blind = table["object"].str.fullmatch(BLIND.pattern).to_numpy(dtype=bool)
+    if blind.any():
+        table.loc[blind, ["domain", "label"]] = UNKNOWN
+    return table.astype({"label": np.int8})
+
+
+def _each_file_once(table: pd.DataFrame, real: list[str]) -> pd.DataFrame:
+    number, unique = pd.factorize(np.array(real, dtype=object))
+    if len(unique) == len(table):
+        return table
+    first = np.unique(number, return_index=True)[1]  # numbers count up in order of appearance, so `first` does too
+    once = table.iloc[first].reset_index(drop=True)
+    for column, unknown in zip(("domain", "label"), UNKNOWN):
+        code = pd.factorize(table[column])[0]
+        disagree = np.zeros(len(unique), dtype=bool)
+        disagree[number[code != code[first][number]]] = True
+        once.loc[disagree, column] = unknown
+    return once
+
+
+def _files(source: str | os.PathLike, flag: str) -> list[tuple[str, str]]:
+    """(path as found, real path) of each cutout of a folder or manifest."""
+    source = os.fspath(source)
+    if os.path.isdir(source):
+        files = list(_walk(source, os.path.realpath(source), set()))
+        if not files:
+            raise Mistake(f"{flag} {source!r} holds no cutout: expected files named like D1_L_00000000_g.fits "
+                          "(or .fits.gz) in it or below it")
+        return files
+    if not os.path.isfile(source):
+        raise Mistake(f"{flag} {source!r} does not exist: expected a folder of cutouts or a manifest (one path a line)")
+    if source.lower().endswith(SUFFIXES):
+        raise Mistake(f"{flag} {source!r} is one FITS file: expected its folder, or a manifest (one path a line)")
+    return _listed(source, flag)
+
+
+def _listed(manifest: str, flag: str) -> list[tuple[str, str]]:
+    try:
+        text = Path(manifest).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Mistake(f"{flag} {manifest!r} cannot be read as a manifest (text, one path a line): {error}") from None
+    if "\0" in text:
+        raise Mistake(f"{flag} {manifest!r} is not text: expected a manifest (one path a line)")
+    home = os.path.dirname(manifest)
+    names = [name for line in text.split("\n") if (name := line.strip()) and not name.startswith("#")]
+    if not names:
+        raise Mistake(f"{flag} {manifest!r} lists no file: expected one path a line, relative to it or absolute")
+    real = _RealPaths()
+    return [(path := os.path.join(home, name), real(path)) for name in names]
+
+
+def _walk(folder: str, real: str, above: set[tuple[int, int]]) -> Iterator[tuple[str, str]]:
+    """Cutouts below a folder, sorted; `above` holds (device, inode) of all folders walked: links in a circle end."""
+    status = os.stat(folder)
+    if (status.st_dev, status.st_ino) in above:
+        return
+    above.add((status.st_dev, status.st_ino))
+    try:
+        with os.scandir(folder) as entries:
+            entries = sorted(entries, key=lambda entry: entry.name)
+    except PermissionError:
+        raise Mistake(f"the folder {folder!r} may not be read: change its permissions, or leave it out") from None
+    resolve = _RealPaths()
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path)):
+            yield from _walk(entry.path, os.path.realpath(entry.path), above)
+        elif entry.name.lower().endswith(SUFFIXES) and entry.name not in NOT_CUTOUTS:
+            # A broken link is an input too: the quarantine will name it.
+            yield entry.path, resolve(entry.path) if entry.is_symlink() else f"{real}/{entry.name}"
+
+
+class _RealPaths:
+    """os.path.realpath of many files; each folder is resolved once, where realpath asks the disk for all its parts."""
+
+    def __init__(self):
+        self.folders: dict[str, str] = {}
+
+    def __call__(self, path: str) -> str:
+        for _ in range(40):  # as many links in a row as Linux follows
+            folder, name = os.path.split(path)
+            if folder not in self.folders:
+                self.folders[folder] = os.path.realpath(folder)
+            path = f"{self.folders[folder]}/{name}"
+            try:
+                path = os.path.join(self.folders[folder], os.readlink(path))
+            except OSError:  # not a link, or not there
+                return path
+        return path
+
+
+def _nearest(word: str, known) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

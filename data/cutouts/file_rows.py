@@ -1,0 +1,74 @@
+"""One row for each input file: the probabilities of examples and what they are like, written for the files they were made of."""
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from data.cutouts.examples import Cutouts
+from utils import files
+
+ROWS = 200_000           # rows of a table that are put into words at once
+
+
+def frames(rows: np.ndarray, examples: Cutouts, probs: np.ndarray, threshold: float, refused_are_zero: bool) -> Iterator[pd.DataFrame]:
+    """path, domain, label, prob, pred and reason of the input files, some rows at a time, in input order.
+
+    rows   [R] int64     rows of the store's index
+    probs  [E] float32   of the examples; those after the last were not predicted
+    A file without a probability has a reason, and prob and pred missing, or 0 with `refused_are_zero`.
+    """
+    index, left_out = examples.store.index, dict(zip(examples.left_out["row"], examples.left_out["reason"]))
+    for start in range(0, len(rows), ROWS):
+        some = rows[start:start + ROWS]
+        files, example = index.iloc[some], examples.example_of_row[some]
+        known = (example >= 0) & (example < len(probs))
+        prob = np.full(len(some), np.nan, np.float32)
+        prob[known] = probs[example[known]]
+        reason = files["reason"].to_numpy(dtype=object).copy()
+        for i in np.flatnonzero(~known & (reason == "")):
+            reason[i] = left_out.get(some[i], "beyond --max_samples")
+        if refused_are_zero:
+            prob[~known] = 0
+        label = files["label"].astype("Int8")
+        pred = pd.array(prob >= threshold, "Int8")
+        pred[np.isnan(prob)] = pd.NA
+        yield files[["path", "domain"]].assign(label=label.mask(label < 0), prob=prob, pred=pred, reason=reason)
+
+
+def write(tables: Iterator[pd.DataFrame], rows: int, out: Path, which: str) -> int:
+    """Write pred_<which>.csv, quarantine_<which>.csv and probs_, labels_, preds_<which>.npy; count files without a prob.
+
+    In the arrays [rows] NaN, and -1 in preds, stands for what is not known. Each file appears whole or not at all.
+    """
+    kinds = {"probs": np.float32, "labels": np.float32, "preds": np.int8}
+    at, refused = 0, 0
+    with contextlib.ExitStack() as stack:
+        arrays = {name: np.lib.format.open_memmap(stack.enter_context(files.whole(out / f"{name}_{which}.npy")), "w+", kind, (rows,))
+                  for name, kind in kinds.items()}
+        pred, quarantine = (stack.enter_context(open(stack.enter_context(files.whole(out / f"{name}_{which}.csv")), "w"))
+                            for name in ("pred", "quarantine"))
+        for table in tables:
+            here, head = slice(at, at + len(table)), at == 0
+            arrays["probs"][here] = table["prob"]
+            arrays["labels"][here] = table["label"].to_numpy(np.float32, na_value=np.nan)
+            arrays["preds"][here] = table["pred"].to_numpy(np.int8, na_value=-1)
+            table[["path", "domain", "label", "prob", "pred"]].to_csv(pred, index=False, header=head)
+            bad = table.loc[table["reason"] != "", ["path", "reason"]]
+            bad.to_csv(quarantine, index=False, header=head)
+            at, refused = at + len(table), refused + len(bad)
+        for array in arrays.values():
+            array.flush()
+    return refused
+
+
+def write_more(rows: np.ndarray, examples: Cutouts, table: pd.DataFrame, path: Path) -> None:
+    """A CSV of path, then the columns of `table` [E]; a row for each input file, empty where nothing was predicted."""
+    with files.whole(path) as temporary, open(temporary, "w") as file:
+        for start in range(0, len(rows), ROWS):
+            some = rows[start:start + ROWS]
+            example = examples.example_of_row[some]
+            part = table.reindex(np.where(example < len(table), example, -1)).reset_index(drop=True)
+            part.insert(0, "path", examples.store.index["path"].to_numpy(dtype=object)[some])
+            part.to_csv(file, index=False, header=start == 0)

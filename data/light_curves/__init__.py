@@ -1,0 +1,1 @@
+"""Light curves: their files, and the pack they are read into."""

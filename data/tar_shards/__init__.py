@@ -1,0 +1,1 @@
+"""Tar shards (WebDataset): written, read, streamed."""

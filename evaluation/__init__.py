@@ -1,0 +1,1 @@
+"""What predictions are worth: figures of merit, thresholds, calibration, ensembles, the submission. Imports data and utils, no task."""

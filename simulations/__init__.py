@@ -1,0 +1,1 @@
+"""What simulate.py draws; imports physics, data (to write) and utils."""

@@ -1,0 +1,1 @@
+"""The strong-lens challenge: lenses, their sky, their files."""

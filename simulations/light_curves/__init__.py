@@ -1,0 +1,1 @@
+"""eROSITA light curves: processes, a survey, its products."""

@@ -1,0 +1,7 @@
+"""Is there a strong gravitational lens in the middle of this cutout? (Strong Lens Data Challenge)"""
+from tasks.lens.asked import Asked, answer
+from tasks.lens.config import Config, Inputs
+from tasks.lens.network import build_network
+from tasks.lens.task import build
+
+__all__ = ["Asked", "Config", "Inputs", "answer", "build", "build_network"]

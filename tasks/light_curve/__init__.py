@@ -1,0 +1,6 @@
+"""What shapes do light curves have?"""
+from tasks.light_curve.asked import Asked, answer
+from tasks.light_curve.config import Config, Inputs
+from tasks.light_curve.task import build, build_network
+
+__all__ = ["Asked", "Config", "Inputs", "answer", "build", "build_network"]
