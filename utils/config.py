@@ -87,11 +87,17 @@ def title_of(cls: type) -> str:
 
 
 def comments_of(cls: type) -> dict[str, str]:
-    """The comment after each field, read from the source, so that it is written once."""
+    """The comment after each field, or the lines above it, read from the source, so that it is written once."""
     comments = {}
     for ancestor in reversed(cls.__mro__):
-        if dataclasses.is_dataclass(ancestor):
-            comments |= re.findall(r"^    (\w+): [^#\n]*#\s*(.+)$", inspect.getsource(ancestor), re.MULTILINE)
+        if not dataclasses.is_dataclass(ancestor):
+            continue
+        above: list[str] = []
+        for line in inspect.getsource(ancestor).split("\n"):
+            if option := re.match(r"    (\w+): [^#]*(?:#\s*(.+))?$", line):
+                comments[option[1]] = option[2] or " ".join(above)
+            alone = re.match(r"    #\s*(.+)$", line)
+            above = [*above, alone[1]] if alone else []
     return comments
 
 
