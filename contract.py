@@ -11,6 +11,7 @@
 
 Shape letters are the same everywhere: B example, C channel, T time, H W image, N node, E edge.
 """
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -21,12 +22,12 @@ from torch.utils._pytree import tree_map
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Batch = dict[str, Tensor]
-Columns = dict[str, Tensor]          # name -> [B] or [N]: one row per example
+Columns = dict[str, Tensor]  # name -> [B] or [N]: one row per example
 
 
 class Loss(NamedTuple):
-    value: Tensor                    # [B] float32, differentiable
-    terms: dict[str, Tensor]         # name -> [B], logged as means, never optimised
+    value: Tensor  # [B] float32, differentiable
+    terms: dict[str, Tensor]  # name -> [B], logged as means, never optimised
 
 
 class LossFn(Protocol):
@@ -37,8 +38,9 @@ class LossFn(Protocol):
 class Examples(Protocol):
     """A data set: deterministic, in physical units, read a batch at a time.
 
-    May say `uniform = True`: all examples have tensors of one shape, so that the set can lie on the device whole. What is read
-    in an order of its own has `epochs(batch_size, seed, lanes) -> order` and `follow(order, step)`, which reads ahead (data/tar_shards/stream.py).
+    May say `uniform = True`: all examples have tensors of one shape, so that the set can lie on the device
+    whole. What is read in an order of its own has `epochs(batch_size, seed, lanes) -> order` and
+    `follow(order, step)`, which reads ahead (data/tar_shards/stream.py).
     """
 
     def __len__(self) -> int: ...
@@ -57,16 +59,19 @@ def column_means(columns: Columns) -> dict[str, float]:
 @dataclass(frozen=True)
 class Task:
     """One scientific question. It owns no optimiser, EMA, DDP, compile or checkpoint."""
+
     model: nn.Module
-    data: Mapping[str, Examples]                              # "train", "val", "test"
+    data: Mapping[str, Examples]  # "train", "val", "test"
     loss: LossFn
-    measure: Callable[[nn.Module, Batch], Columns]            # scores of each example, [B] each
-    monitors: Mapping[str, str]                               # name in the summary -> "min" or "max"; the first is the default
-    summarise: Callable[[Columns], dict[str, float]] = column_means     # each epoch, on validation
-    report: Callable[[Columns], dict[str, Any]] | None = None           # once, on validation and test; None: summarise
-    calibrate: Callable[[Columns], dict[str, Any]] | None = None        # once, on validation: plain numbers for predict, stored in best.pt
-    illustrate: Callable[[Any, nn.Module, Columns, int], None] | None = None   # (SummaryWriter, model, validation columns, epoch)
-    record: Mapping[str, Any] | None = None                   # what predict must know of the data, stored in checkpoints
+    measure: Callable[[nn.Module, Batch], Columns]  # scores of each example, [B] each
+    monitors: Mapping[str, str]  # name in the summary -> "min" or "max"; the first is the default
+    summarise: Callable[[Columns], dict[str, float]] = column_means  # each epoch, on validation
+    report: Callable[[Columns], dict[str, Any]] | None = None  # once, on validation and test; None: summarise
+    # once, on validation: plain numbers for predict, stored in best.pt
+    calibrate: Callable[[Columns], dict[str, Any]] | None = None
+    # (SummaryWriter, model, validation columns, epoch)
+    illustrate: Callable[[Any, nn.Module, Columns, int], None] | None = None
+    record: Mapping[str, Any] | None = None  # what predict must know of the data, stored in checkpoints
 
 
 class InPrecision(nn.Module):
@@ -97,8 +102,10 @@ class Objective(nn.Module):
     def forward(self, batch: Batch, step: int) -> Loss:
         value, terms = self.loss(self.network, batch, step)
         if value.shape != (size_of(batch),):
-            raise ValueError(f"a loss returns one value per example: "
-                             f"expected shape [{size_of(batch)}], got {list(value.shape)}")
+            raise ValueError(
+                f"a loss returns one value per example: "
+                f"expected shape [{size_of(batch)}], got {list(value.shape)}"
+            )
         return Loss(value, {name: term.detach() for name, term in terms.items()})
 
 
@@ -106,35 +113,38 @@ class Gradient(Protocol):
     def __call__(self, batch: Batch, size: int, step: int) -> dict[str, Tensor]:
         """Leave the gradient of the mean over all `size` examples of all ranks in `p.grad`.
 
-        Returns scalars to log, each this rank's share of the mean over the `size` examples: their sum over ranks is
-        that mean. May also have `state_dict` and `load_state_dict` (memory), `report() -> {name: float}` (logged each
-        epoch) and `order(step) -> indices` (another way to draw batches than shuffled epochs).
+        Returns scalars to log, each this rank's share of the mean over the `size` examples: their sum over
+        ranks is that mean. May also have `state_dict` and `load_state_dict` (memory), `report() -> {name:
+        float}` (logged each epoch) and `order(step) -> indices` (another way to draw batches than shuffled
+        epochs).
         """
 
 
 @dataclass(frozen=True)
 class Run:
     """What a mode's `build(config, run)` may use."""
-    model: nn.Module                 # bare
+
+    model: nn.Module  # bare
     objective: Objective
-    data: Examples                   # training examples
+    data: Examples  # training examples
     scaler: torch.amp.GradScaler
-    batch_size: int                  # examples a step, over all ranks
-    accumulate: int                  # pieces that each rank's share is cut into
-    steps: int                       # planned for the whole run
+    batch_size: int  # examples a step, over all ranks
+    accumulate: int  # pieces that each rank's share is cut into
+    steps: int  # planned for the whole run
     epochs: int
-    seed: int                        # of weights, order and augmentation
+    seed: int  # of weights, order and augmentation
 
 
 @dataclass(frozen=True)
 class Answer:
     """What predict.py asks of a trained network."""
-    model: nn.Module                                          # built, its weights not loaded yet
+
+    model: nn.Module  # built, its weights not loaded yet
     data: Examples
-    predict: Callable[[nn.Module, Batch], Columns]            # [B, ...] each
-    write: Callable[[dict[str, Any], Any], str]               # (columns [N, ...] numpy, folder) -> the line to print
-    key: Any                                                  # with the weights, says whether an interrupted prediction is this one
-    notes: Sequence[str] = ()                                 # lines for the terminal
+    predict: Callable[[nn.Module, Batch], Columns]  # [B, ...] each
+    write: Callable[[dict[str, Any], Any], str]  # (columns [N, ...] numpy, folder) -> the line to print
+    key: Any  # with the weights, says whether an interrupted prediction is this one
+    notes: Sequence[str] = ()  # lines for the terminal
 
 
 def size_of(batch: Batch) -> int:

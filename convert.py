@@ -1,4 +1,5 @@
-"""Pack a catalogue into a store to train on, and stores into shards and back. docs/catalogues.md says what each takes.
+"""Pack a catalogue into a store to train on, and stores into shards and back.
+docs/catalogues.md says what each takes.
 
     python convert.py galaxiesml --input 5x64x64_training_with_morphology.hdf5 --output stores/galaxiesml
     python convert.py galaxy_zoo --input images --labels gz2_hart16.csv --output stores/zoo --image_size 64
@@ -10,9 +11,11 @@
     python convert.py match      --input stores/zoo stores/castles --output matches.csv
     python convert.py galaxy_zoo --help
 
-Pixels stay float32 in physical units; metadata.parquet has a row for each object (data/cutouts/metadata.py), quality.parquet one for each
-image (data/cutouts/quality.py). Interrupted, the same command goes on; `python train.py --store stores/zoo ...` trains on what it makes.
+Pixels stay float32 in physical units; metadata.parquet has a row for each object (data/cutouts/metadata.py),
+quality.parquet one for each image (data/cutouts/quality.py). Interrupted, the same command goes on;
+`python train.py --store stores/zoo ...` trains on what it makes.
 """
+
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -30,10 +33,11 @@ from utils.mistake import Mistake
 @dataclass(frozen=True)
 class Packing:
     """What every catalogue is told."""
-    input: str = ""                  # the catalogue's file or folder
-    output: str = ""                 # folder of the store
-    workers: int = 1                 # processes that read
-    preview: int = 0                 # draw the first so many objects into preview.png, asinh stretch
+
+    input: str = ""  # the catalogue's file or folder
+    output: str = ""  # folder of the store
+    workers: int = 1  # processes that read
+    preview: int = 0  # draw the first so many objects into preview.png, asinh stretch
 
     def __post_init__(self):
         if self.workers < 1 or self.preview < 0:
@@ -42,67 +46,76 @@ class Packing:
 
 @dataclass(frozen=True)
 class Catalogue(Packing):
-    image_size: int = 0              # resample to so many pixels on a side, flux conserved; 0: as they are
-    crop: int = 0                    # cut so many pixels on a side out of the middle first; 0: all
+    image_size: int = 0  # resample to so many pixels on a side, flux conserved; 0: as they are
+    crop: int = 0  # cut so many pixels on a side out of the middle first; 0: all
 
 
 @dataclass(frozen=True)
 class GalaxiesML(Catalogue):
-    split: Literal["", "training", "validation", "testing"] = ""     # of the catalogue's own, kept as galaxiesml_split; empty: by the file's name
+    # of the catalogue's own, kept as galaxiesml_split; empty: by the file's name
+    split: Literal["", "training", "validation", "testing"] = ""
 
 
 @dataclass(frozen=True)
 class GalaxyZoo(Catalogue):
-    labels: str = ""                 # table of votes (CSV or FITS); empty: images alone
-    id_column: str = ""              # its column of ids; empty: the one that most files are named by
-    min_votes: int = 20              # lens rule: people who found the galaxy odd
-    min_lens_votes: int = 5          # ... of them, who saw a lens or an arc
-    gate: float = 0.5                # ... share of those asked who found it odd
-    lens: float = 0.4                # ... share of these who saw a lens or an arc
-    statistic: Literal["debiased", "fraction", "weighted_fraction"] = "debiased"     # which share of the table that is
+    labels: str = ""  # table of votes (CSV or FITS); empty: images alone
+    id_column: str = ""  # its column of ids; empty: the one that most files are named by
+    min_votes: int = 20  # lens rule: people who found the galaxy odd
+    min_lens_votes: int = 5  # ... of them, who saw a lens or an arc
+    gate: float = 0.5  # ... share of those asked who found it odd
+    lens: float = 0.4  # ... share of these who saw a lens or an arc
+    # which share of the table that is
+    statistic: Literal["debiased", "fraction", "weighted_fraction"] = "debiased"
 
 
 @dataclass(frozen=True)
 class Hst(Catalogue):
-    catalog: str = "castles"         # whose lenses they are
-    label: Literal[1, 0, -1] = 1     # of all of them: lens, none, unknown
-    label_source: str = ""           # who says so; empty: the catalogue
-    good_bits: int = 0               # sum of the DQ bits that do not spoil a pixel
-    max_masked: float = 0.25         # share of missing pixels of an image that is still filled
+    catalog: str = "castles"  # whose lenses they are
+    label: Literal[1, 0, -1] = 1  # of all of them: lens, none, unknown
+    label_source: str = ""  # who says so; empty: the catalogue
+    good_bits: int = 0  # sum of the DQ bits that do not spoil a pixel
+    max_masked: float = 0.25  # share of missing pixels of an image that is still filled
 
 
 @dataclass(frozen=True)
 class Bologna(Catalogue):
-    labels: str = ""                 # the truth, CSV; empty: images alone
-    masked_value: float = 100.0      # of missing pixels
-    max_masked: float = 0.25         # share of missing pixels of an image that is still filled
+    labels: str = ""  # the truth, CSV; empty: images alone
+    masked_value: float = 100.0  # of missing pixels
+    max_masked: float = 0.25  # share of missing pixels of an image that is still filled
 
 
 @dataclass(frozen=True)
 class SurveyFits(Catalogue):
-    table: str = ""                  # which files and objects there are, and what is known of them
-    columns: list[str] = several()   # names of its columns: ours=theirs, such as redshift=z_spec
-    catalog: str = "survey"          # its name
-    planes: list[str] = several()    # the bands of cubes
-    label_source: str = ""           # who says what is a lens; empty: the catalogue
-    max_masked: float = 0.0          # share of pixels of an image that are not finite and still filled
+    table: str = ""  # which files and objects there are, and what is known of them
+    columns: list[str] = several()  # names of its columns: ours=theirs, such as redshift=z_spec
+    catalog: str = "survey"  # its name
+    planes: list[str] = several()  # the bands of cubes
+    label_source: str = ""  # who says what is a lens; empty: the catalogue
+    max_masked: float = 0.0  # share of pixels of an image that are not finite and still filled
 
 
 @dataclass(frozen=True)
 class Shards(Packing):
-    from_shards: str = ""            # --from: folder of shards, packed into the store --output; else --input is written as shards
-    per_shard: int = 10_000          # objects of a shard that is written
+    # --from: folder of shards, packed into the store --output; else --input is written as shards
+    from_shards: str = ""
+    per_shard: int = 10_000  # objects of a shard that is written
 
 
 @dataclass(frozen=True)
 class Match:
-    input: list[str] = several()     # two stores of catalogues
-    output: str = ""                 # CSV: object_left, object_right, separation in arcsec
-    radius: float = 1.0              # arcsec
+    input: list[str] = several()  # two stores of catalogues
+    output: str = ""  # CSV: object_left, object_right, separation in arcsec
+    radius: float = 1.0  # arcsec
 
 
-CATALOGUES = {"galaxiesml": ("galaxiesml", GalaxiesML, "path"), "galaxy_zoo": ("galaxy_zoo", GalaxyZoo, "images"), "castles": ("hst", Hst, "input"),
-              "bologna": ("bologna", Bologna, "input"), "fits": ("survey_fits", SurveyFits, "input")}    # kind of source, its options, its input's name
+CATALOGUES = {
+    "galaxiesml": ("galaxiesml", GalaxiesML, "path"),
+    "galaxy_zoo": ("galaxy_zoo", GalaxyZoo, "images"),
+    "castles": ("hst", Hst, "input"),
+    # kind of source, its options, its input's name
+    "bologna": ("bologna", Bologna, "input"),
+    "fits": ("survey_fits", SurveyFits, "input"),
+}
 
 
 def say(line: str) -> None:
@@ -113,7 +126,9 @@ def pack(options: Packing, source: Source) -> None:
     """Pack a catalogue, measure the quality of its images, check its metadata."""
     for line in getattr(source, "report", ()):
         say(line)
-    packed = store.pack(source.index, options.output, source.shape, options.workers, store.source_digest(source), say, source)
+    packed = store.pack(
+        source.index, options.output, source.shape, options.workers, store.source_digest(source), say, source
+    )
     quality = quality_table.of(packed, say)
     print("\n".join(packed.summary()))
     if packed.metadata is not None:
@@ -122,7 +137,10 @@ def pack(options: Packing, source: Source) -> None:
         with files.whole(Path(options.output) / "problems.csv") as temporary:
             problems.to_csv(temporary, index=False)
         print("\n".join(metadata.summary(table, problems)))
-    print(f"{(quality['outlier'] != '').sum():,} of {len(quality):,} images are outliers of their band (quality.parquet)")
+    print(
+        f"{(quality['outlier'] != '').sum():,} of {len(quality):,} images are outliers of their band "
+        "(quality.parquet)"
+    )
     if options.preview:
         first = packed.index[packed.good].drop_duplicates("object").head(options.preview)
         titles = [f"{name} {band}" for name, band in zip(first["object"], first["band"])]
@@ -138,8 +156,13 @@ def convert(options: Any, kind: str, input_name: str) -> None:
 def shards(options: Shards) -> None:
     if options.from_shards:
         return pack(options, open_source(dict(kind="tar_shards", directory=options.from_shards)))
-    written = writer.write_shards(store.open_store(options.input), options.output, options.per_shard, options.workers, say)
-    print(f"{options.output}: {written['samples']:,} objects, {written['images']:,} images in {len(written['shards']):,} shards")
+    written = writer.write_shards(
+        store.open_store(options.input), options.output, options.per_shard, options.workers, say
+    )
+    print(
+        f"{options.output}: {written['samples']:,} objects, {written['images']:,} images in "
+        f"{len(written['shards']):,} shards"
+    )
 
 
 def match(options: Match) -> None:
@@ -149,12 +172,18 @@ def match(options: Match) -> None:
     tables = [store.open_store(folder).metadata for folder in options.input]
     for folder, table in zip(options.input, tables):
         if table is None:
-            raise Mistake(f"--input {folder!r}: has no metadata.parquet, so no places on the sky; expected the store of a catalogue")
+            raise Mistake(
+                f"--input {folder!r}: has no metadata.parquet, so no places on the sky; expected the store "
+                "of a catalogue"
+            )
     found = metadata.matches(*map(metadata.typed, tables), options.radius)
     with files.whole(Path(options.output)) as temporary:
         found.to_csv(temporary, index=False)
-    print(f"{options.output}: {len(found):,} of {len(tables[0]):,} objects of {options.input[0]} are within {options.radius:g} arcsec of one of "
-          f"{len(tables[1]):,} in {options.input[1]}")
+    print(
+        f"{options.output}: {len(found):,} of {len(tables[0]):,} objects of {options.input[0]} are within "
+        f"{options.radius:g} arcsec of one of "
+        f"{len(tables[1]):,} in {options.input[1]}"
+    )
 
 
 def command_of(name: str) -> tuple[type, Callable]:
@@ -170,8 +199,11 @@ def main(argv: list[str]) -> None:
         print(__doc__)
         return
     options, command = command_of(argv[0])
-    rest = [f"--from_shards{token[6:]}" if token == "--from" or token.startswith("--from=") else token for token in argv[1:]]
-    read, = config.read(rest, options, script=f"convert.py {argv[0]}")
+    rest = [
+        f"--from_shards{token[6:]}" if token == "--from" or token.startswith("--from=") else token
+        for token in argv[1:]
+    ]
+    (read,) = config.read(rest, options, script=f"convert.py {argv[0]}")
     for name in ("input", "output"):
         if not getattr(read, name) and not (name == "input" and getattr(read, "from_shards", "")):
             raise Mistake(f"--{name}: expected a path")

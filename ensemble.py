@@ -1,21 +1,32 @@
-"""Combine the predictions of many seeds or networks, choose the threshold on validation, write the submission.
+"""Combine the predictions of many seeds or networks, choose the threshold on validation,
+write the submission.
 
-    python ensemble.py --val s42/pred_val.csv s101/pred_val.csv --test s42/pred_test.csv s101/pred_test.csv --out_dir ens
-    python ensemble.py --test s42/pred_test.csv s101/pred_test.csv --threshold_file ens/threshold.txt --out_dir ens_test
-    python ensemble.py --val vit/pred_val.csv film/pred_val.csv --combine stack --calibrate temperature --uncertainty --out_dir ens
+    python ensemble.py --val s42/pred_val.csv s101/pred_val.csv --test s42/pred_test.csv s101/pred_test.csv
+    --out_dir ens
+    python ensemble.py --test s42/pred_test.csv s101/pred_test.csv --threshold_file ens/threshold.txt
+    --out_dir ens_test
+    python ensemble.py --val vit/pred_val.csv film/pred_val.csv --combine stack --calibrate temperature
+    --uncertainty --out_dir ens
 
-1. The members' probabilities of each file are combined (--combine): val_ens.csv, and test_ens.csv, or test_ens_labeled.csv
-   if the test files have labels; one row a file, pred = 1 if prob >= t*. With stack or stack_logit the members have weights
-   that are fitted on validation, and compared with the plain mean on objects held out: weights.json.
-2. The bands of an object are fused (--id): the mean of their probabilities, or of logits with --combine logit or stack_logit:
-   val_ens_objects.csv, test_ens_objects.csv. --calibrate calibrates what comes out, on validation: calibration.json; a table of
-   files that are bands keeps its raw prob then, and has no pred.
-3. t* is Youden's threshold on validation alone, or with --threshold_by conformal the one that keeps 1 - alpha of new lenses, at
-   the level that is submitted (objects, if bands were fused), since a mean of five bands is spread otherwise than one band:
+1. The members' probabilities of each file are combined (--combine):
+val_ens.csv, and test_ens.csv, or test_ens_labeled.csv
+   if the test files have labels; one row a file, pred = 1 if prob >= t*. With stack or stack_logit the
+   members have weights that are fitted on validation, and compared with the plain mean on objects held out:
+   weights.json.
+2. The bands of an object are fused (--id): the mean of their probabilities,
+or of logits with --combine logit or stack_logit:
+   val_ens_objects.csv, test_ens_objects.csv. --calibrate calibrates what comes out, on validation:
+   calibration.json; a table of files that are bands keeps its raw prob then, and has no pred.
+3. t* is Youden's threshold on validation alone, or with --threshold_by conformal the one that keeps 1 - alpha
+of new lenses, at
+   the level that is submitted (objects, if bands were fused),
+   since a mean of five bands is spread otherwise than one band:
    threshold.txt, metrics_val_ens.json (global.threshold).
-4. submission.csv: every id once, called a lens if prob >= t*. With --test_parameters those called lenses get the parameters that
+4. submission.csv: every id once, called a lens if prob >= t*.
+With --test_parameters those called lenses get the parameters that
    networks inferred; what is not known, and every parameter of one that is called a non-lens, is --fill.
 """
+
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +35,20 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from evaluation import members, calibration, conformal, folds, inferred as parameters, predictions, scores, stacking, submission, thresholds, uncertainty, decision as settled
+from evaluation import (
+    members,
+    calibration,
+    conformal,
+    folds,
+    inferred as parameters,
+    predictions,
+    scores,
+    stacking,
+    submission,
+    thresholds,
+    uncertainty,
+    decision as settled,
+)
 from evaluation.decision import Rule
 from evaluation.members import ROW, Members
 from utils import config, files
@@ -34,42 +58,63 @@ from utils.mistake import Mistake
 
 @dataclass(frozen=True)
 class Config:
-    val: list[str] = several()       # predictions of the validation files, one CSV a member
-    test: list[str] = several()      # predictions of the test files, one CSV a member
-    out_dir: str = "./ensemble"      # where the outputs go
-    match: Literal["auto", "path", "name"] = "auto"    # members are matched by path or file name; auto: name if paths differ
-    combine: Literal["mean", "logit", "median", "stack", "stack_logit"] = "mean"    # mean of probabilities, of logits, median; or weights
-    weights_file: str = ""           # an earlier weights.json, instead of fitting --combine stack or stack_logit on --val
-    id: Literal["auto", "object", "stem"] = "auto"    # what is judged and submitted; auto: object if files are its bands
-    calibrate: Literal["none", "temperature", "vector", "isotonic"] = "none"    # map of the combined probability, fitted on --val
-    calibration_file: str = ""       # an earlier calibration.json, instead of --calibrate
-    threshold_by: Literal["youden", "conformal"] = "youden"    # how t* is chosen on --val
-    alpha: float = 0.1               # conformal: the share of new lenses that may be missed
-    delta: float = 0.0               # conformal: 0, or the chance that validation misleads and more than alpha are missed
-    threshold_file: str = ""         # an earlier threshold.txt, instead of choosing t* on --val
-    uncertainty: bool = False        # write uncertainty_val.csv, uncertainty_test.csv: aleatoric and epistemic parts
-    test_parameters: list[str] = several()    # parameters of the test files, as predict.py writes them, one CSV a member that has some
-    fill: int = -99                  # value of the columns that are not predicted; the challenge's own is -999
-    columns: Literal["request", "official", "short"] = "request"    # 32 columns, the challenge's 41, or id and prediction
-    submit: Literal["label", "prob"] = "label"    # 0 or 1, or the probability
-    missing: Literal["nonlens", "error"] = "nonlens"    # an object without any probability is submitted as 0, or refused
-    submission: str = "submission.csv"    # its file name within --out_dir
-    bootstrap: int = 1000            # replicates behind the 95 % intervals; 0 = none
-    seed: int = 42                   # of the bootstrap and of the folds
+    val: list[str] = several()  # predictions of the validation files, one CSV a member
+    test: list[str] = several()  # predictions of the test files, one CSV a member
+    out_dir: str = "./ensemble"  # where the outputs go
+    # members are matched by path or file name; auto: name if paths differ
+    match: Literal["auto", "path", "name"] = "auto"
+    # mean of probabilities, of logits, median; or weights
+    combine: Literal["mean", "logit", "median", "stack", "stack_logit"] = "mean"
+    # an earlier weights.json, instead of fitting --combine stack or stack_logit on --val
+    weights_file: str = ""
+    # what is judged and submitted; auto: object if files are its bands
+    id: Literal["auto", "object", "stem"] = "auto"
+    # map of the combined probability, fitted on --val
+    calibrate: Literal["none", "temperature", "vector", "isotonic"] = "none"
+    calibration_file: str = ""  # an earlier calibration.json, instead of --calibrate
+    threshold_by: Literal["youden", "conformal"] = "youden"  # how t* is chosen on --val
+    alpha: float = 0.1  # conformal: the share of new lenses that may be missed
+    delta: float = 0.0  # conformal: 0, or the chance that validation misleads and more than alpha are missed
+    threshold_file: str = ""  # an earlier threshold.txt, instead of choosing t* on --val
+    # write uncertainty_val.csv, uncertainty_test.csv: aleatoric and epistemic parts
+    uncertainty: bool = False
+    # parameters of the test files, as predict.py writes them, one CSV a member that has some
+    test_parameters: list[str] = several()
+    fill: int = -99  # value of the columns that are not predicted; the challenge's own is -999
+    # 32 columns, the challenge's 41, or id and prediction
+    columns: Literal["request", "official", "short"] = "request"
+    submit: Literal["label", "prob"] = "label"  # 0 or 1, or the probability
+    # an object without any probability is submitted as 0, or refused
+    missing: Literal["nonlens", "error"] = "nonlens"
+    submission: str = "submission.csv"  # its file name within --out_dir
+    bootstrap: int = 1000  # replicates behind the 95 % intervals; 0 = none
+    seed: int = 42  # of the bootstrap and of the folds
 
     def __post_init__(self):
         if not self.val and not self.test:
             raise Mistake("expected --val and --test, with the predictions of every member")
         if bool(self.val) == bool(self.threshold_file):
-            raise Mistake("expected either --val, on which t* is chosen, or --threshold_file with an earlier one" if not self.val
-                          else f"--threshold_file {self.threshold_file!r}: t* would be chosen on --val; give one of them")
+            if self.val:
+                given = f"--threshold_file {self.threshold_file!r}"
+                raise Mistake(f"{given}: t* would be chosen on --val; give one of them")
+            raise Mistake(
+                "expected either --val, on which t* is chosen, or --threshold_file with an earlier one"
+            )
         if self.weights_file and not self.weighs or self.weighs and not (self.weights_file or self.val):
-            raise Mistake(f"--combine {self.combine}, --weights_file {self.weights_file!r}: stack and stack_logit need --val or a --weights_file, "
-                          "and only they take one")
+            raise Mistake(
+                f"--combine {self.combine}, --weights_file {self.weights_file!r}: stack and stack_logit "
+                "need --val or a --weights_file, "
+                "and only they take one"
+            )
         if self.calibrate != "none" and (self.calibration_file or not self.val):
-            raise Mistake(f"--calibrate {self.calibrate}: is fitted on --val; give --calibration_file alone to use an earlier one")
+            raise Mistake(
+                f"--calibrate {self.calibrate}: is fitted on --val; give --calibration_file alone to use "
+                "an earlier one"
+            )
         if self.test_parameters and (not self.test or self.columns == "short"):
-            raise Mistake("--test_parameters: fills columns of the submission of --test, so not with --columns short")
+            raise Mistake(
+                "--test_parameters: fills columns of the submission of --test, so not with --columns short"
+            )
         if self.bootstrap < 0 or self.seed < 0:
             raise Mistake(f"--bootstrap {self.bootstrap}, --seed {self.seed}: expected numbers >= 0")
 
@@ -78,7 +123,7 @@ class Config:
         return self.combine.startswith("stack")
 
     @property
-    def fusion(self) -> str:         # of bands, in the space in which members are combined
+    def fusion(self) -> str:  # of bands, in the space in which members are combined
         return "logit" if self.combine.endswith("logit") else "mean"
 
 
@@ -94,33 +139,56 @@ def rows_of(those: Members, rule: Rule, options: Config, keys=ROW) -> pd.DataFra
 
 def settle(val: Members, options: Config, rule: Rule) -> Rule:
     """The rule with what is still open fitted or chosen on validation: weights, then calibration, then t*."""
-    mean = rows_of(val, rule, options) if rule.weights or not options.weighs else val.fused(predictions.combined(val.probs, "mean"), "mean")
+    mean = (
+        rows_of(val, rule, options)
+        if rule.weights or not options.weighs
+        else val.fused(predictions.combined(val.probs, "mean"), "mean")
+    )
     known = (mean["label"].notna() & mean["prob"].notna()).to_numpy()
     if not known.any():
-        raise Mistake(f"--val: none of {len(mean)} rows has a label and a probability; t* needs labelled lenses and non-lenses: "
-                      "give predictions made with --which val")
+        raise Mistake(
+            f"--val: none of {len(mean)} rows has a label and a probability; t* needs labelled lenses and "
+            "non-lenses: "
+            "give predictions made with --which val"
+        )
     if not known.all():
-        warn(f"--val: {(~known).sum()} of {len(mean)} rows lack a label or a probability and have no say in t*")
+        warn(
+            f"--val: {(~known).sum()} of {len(mean)} rows lack a label or a probability and have no say in t*"
+        )
     label, objects = mean["label"].to_numpy()[known].astype(int), val.objects()[known]
     if options.weighs and not rule.weights:
         probs = val.by_row(options.fusion)[:, known]
         weights = dict(members=stacking.names_of(val.paths)) | stacking.fit(options.combine, label, probs)
-        weights["cross_validated"] = stacking.compare(options.combine, label, probs, mean["prob"].to_numpy()[known], objects, options.seed)
+        weights["cross_validated"] = stacking.compare(
+            options.combine, label, probs, mean["prob"].to_numpy()[known], objects, options.seed
+        )
         print(stacking.lines(weights))
         rule = rule._replace(weights=weights)
-        if options.threshold_by == "conformal":        # a calibration keeps the order of objects and does no harm
-            warn("the weights and the conformal threshold are fitted to the same objects, so its guarantee holds only about: "
-                 "fit weights on other objects, and give --weights_file")
+        if options.threshold_by == "conformal":  # a calibration keeps the order of objects and does no harm
+            warn(
+                "the weights and the conformal threshold are fitted to the same objects, so its guarantee "
+                "holds only about: "
+                "fit weights on other objects, and give --weights_file"
+            )
     if options.calibrate != "none":
         raw = rows_of(val, rule, options)["prob"].to_numpy()[known]
         logit = predictions.logit(raw)
         rule = rule._replace(calibration=calibration.fit(options.calibrate, logit, label))
-        held_out = calibration.out_of_fold(options.calibrate, logit, label, folds.deal(objects, label, options.seed))
-        print(f"{options.calibrate} calibration, on objects held out ({folds.FOLDS} folds)\n{calibration.lines(label, raw, held_out)}")
+        held_out = calibration.out_of_fold(
+            options.calibrate, logit, label, folds.deal(objects, label, options.seed)
+        )
+        print(
+            f"{options.calibrate} calibration, on objects held out ({folds.FOLDS} "
+            f"folds)\n{calibration.lines(label, raw, held_out)}"
+        )
     prob = rows_of(val, rule, options)["prob"].to_numpy()[known]
     threshold, promise = thresholds.chosen(label, prob, options.threshold_by, options.alpha, options.delta)
     print(f"t* = {threshold!r} ({promise})")
-    sets = conformal.fit(label, prob, options.alpha, options.delta) if options.threshold_by == "conformal" else None
+    sets = (
+        conformal.fit(label, prob, options.alpha, options.delta)
+        if options.threshold_by == "conformal"
+        else None
+    )
     return rule._replace(threshold=threshold, sets=sets)
 
 
@@ -130,35 +198,54 @@ def submitted(test: Members, rule: Rule, options: Config) -> pd.DataFrame:
     submission.check_ids(rows["path"])
     lost = rows["prob"].isna().to_numpy()
     if lost.any():
-        text = f"{lost.sum()} of {len(rows)} ids have no probability (every file quarantined): {', '.join(rows['path'][lost][:3])}"
+        first = ", ".join(rows["path"][lost][:3])
+        text = f"{lost.sum()} of {len(rows)} ids have no probability (every file quarantined): {first}"
         if options.missing == "error":
             raise Mistake(f"{text}; mend those files, or --missing nonlens submits 0 for them")
         warn(f"{text}; submitted as 0")
     prob = rows["prob"].fillna(0.0).to_numpy()
     called = prob if options.submit == "prob" else ((prob >= rule.threshold) & ~lost).astype(np.int64)
     assert set(rows["path"]) == set(test.table["id"]), "an id is lost"
-    inferred = parameters.of_ids(options.test_parameters, lambda path: members.id_of(path, test.level), rows["path"], warn) \
-        if options.test_parameters else None
+    inferred = (
+        parameters.of_ids(
+            options.test_parameters, lambda path: members.id_of(path, test.level), rows["path"], warn
+        )
+        if options.test_parameters
+        else None
+    )
     return submission.table(rows["path"], called, options.columns, options.fill, inferred)
 
 
 def write(name: str, those: Members, rule: Rule, options: Config, folder: Path) -> None:
     """The table of files, of objects if bands were fused, and of the uncertainty."""
-    rows, prob, bands = rows_of(those, rule, options), rule.combined(those.probs, those.paths), those.level == "object"
-    threshold = None if rule.calibration and bands else rule.threshold        # t* does not hold for the raw prob of a band
-    predictions.write(those.table.assign(prob=prob if bands else rule.calibrated(prob)), folder / f"{name}.csv", threshold)
+    rows, prob, bands = (
+        rows_of(those, rule, options),
+        rule.combined(those.probs, those.paths),
+        those.level == "object",
+    )
+    # t* does not hold for the raw prob of a band
+    threshold = None if rule.calibration and bands else rule.threshold
+    predictions.write(
+        those.table.assign(prob=prob if bands else rule.calibrated(prob)), folder / f"{name}.csv", threshold
+    )
     if bands:
         predictions.write(rows, folder / f"{name.removesuffix('_labeled')}_objects.csv", rule.threshold)
     if options.uncertainty:
-        parts = uncertainty.parts(those.by_row(options.fusion), rule.weights["weights"] if options.combine == "stack" else None)
+        parts = uncertainty.parts(
+            those.by_row(options.fusion), rule.weights["weights"] if options.combine == "stack" else None
+        )
         table = pd.DataFrame(dict(id=rows["path"], domain=rows["domain"]) | parts._asdict())
         with files.whole(folder / f"uncertainty_{name.split('_')[0]}.csv") as temporary:
-            (table.assign(set=conformal.sets(rule.sets, rows["prob"])) if rule.sets else table).to_csv(temporary, index=False)
+            (table.assign(set=conformal.sets(rule.sets, rows["prob"])) if rule.sets else table).to_csv(
+                temporary, index=False
+            )
 
 
 def main(argv: list[str]) -> None:
-    options, = config.read(argv, Config)
-    rule = settled.read(options.combine, options.weights_file, options.calibration_file, options.threshold_file, warn)
+    (options,) = config.read(argv, Config)
+    rule = settled.read(
+        options.combine, options.weights_file, options.calibration_file, options.threshold_file, warn
+    )
     folder, val, test = Path(options.out_dir), None, None
     if options.val:
         val = members.read(options.val, options.match, options.id, warn)
@@ -169,10 +256,22 @@ def main(argv: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if val:
         settled.write(rule, folder)
-    by = "Youden's J" if options.threshold_by == "youden" else f"conformal, alpha {options.alpha:g}, delta {options.delta:g}"
-    about = dict(combine=options.combine, calibration=(rule.calibration or {}).get("kind", "none"), bootstrap=options.bootstrap, seed=options.seed)
+    by = (
+        "Youden's J"
+        if options.threshold_by == "youden"
+        else f"conformal, alpha {options.alpha:g}, delta {options.delta:g}"
+    )
+    about = dict(
+        combine=options.combine,
+        calibration=(rule.calibration or {}).get("kind", "none"),
+        bootstrap=options.bootstrap,
+        seed=options.seed,
+    )
     sheets: dict[str, scores.Scores] = {}
-    for name, those, source in (("val", val, by), ("test", test, "from --val" if val else f"from {options.threshold_file}")):
+    for name, those, source in (
+        ("val", val, by),
+        ("test", test, "from --val" if val else f"from {options.threshold_file}"),
+    ):
         if those is None:
             continue
         rows = rows_of(those, rule, options)
@@ -180,15 +279,26 @@ def main(argv: list[str]) -> None:
         write(f"{name}_ens" + "_labeled" * (name == "test" and labelled), those, rule, options, folder)
         if labelled:
             sheets[name] = scores.score(rows, rule.threshold, True, options.bootstrap, options.seed)
-            scores.write(sheets[name], folder, f"{name}_ens", dict(members=those.paths, level=those.level, threshold=source) | about)
+            scores.write(
+                sheets[name],
+                folder,
+                f"{name}_ens",
+                dict(members=those.paths, level=those.level, threshold=source) | about,
+            )
     if test:
         if val:
             members.compare(val, test, warn)
         with files.whole(folder / options.submission) as temporary:
             sent.to_csv(temporary, index=False)
         answer, prob = sent.iloc[:, 1], options.submit == "prob"
-        print(f"{folder / options.submission}: {len(sent)} ids, "
-              + (f"a mean probability of {answer.mean():.6g}" if prob else f"of them lenses: {answer.sum():.6g}"))
+        print(
+            f"{folder / options.submission}: {len(sent)} ids, "
+            + (
+                f"a mean probability of {answer.mean():.6g}"
+                if prob
+                else f"of them lenses: {answer.sum():.6g}"
+            )
+        )
     for name, sheet in sheets.items():
         print(f"\n{scores.lines(sheet, name)}")
 

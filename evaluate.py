@@ -1,17 +1,22 @@
 """Judge predictions: figures of merit with confidence intervals, the best threshold, calibration, figures.
 
     python evaluate.py --tag val --from_csv --csv runs/nano_s42/pred_val/pred_val.csv --per_domain --plot
-    python evaluate.py --tag test --from_csv --csv pred_test.csv --by_object --threshold_file ens/threshold.txt
-    python evaluate.py --tag test --from_npy --labels labels_test.npy --probs probs_test.npy --optimize_threshold
-    python evaluate.py --tag test --csv pred_test.csv --calibrate temperature --calibrate_on pred_val.csv --by_object --plot
+    python evaluate.py --tag test --from_csv --csv pred_test.csv --by_object --threshold_file
+    ens/threshold.txt
+    python evaluate.py --tag test --from_npy --labels labels_test.npy --probs probs_test.npy
+    --optimize_threshold
+    python evaluate.py --tag test --csv pred_test.csv --calibrate temperature --calibrate_on pred_val.csv
+    --by_object --plot
     python evaluate.py --report stores/galaxiesml
 
-Writes metrics_<tag>.json and metrics_<tag>.csv (scope,metric,value), and with --plot figures as PNG and PDF, with their
-numbers as CSV. A row is called a lens if prob >= threshold. Rows without a label or a probability are counted and left out.
-With --calibrate the probabilities are calibrated by a map that is fitted on another table, and judged then; the calibration
-error before and after is printed and drawn. A threshold is one on calibrated probabilities.
+Writes metrics_<tag>.json and metrics_<tag>.csv (scope,metric,value), and with --plot figures as PNG and PDF,
+with their numbers as CSV. A row is called a lens if prob >= threshold.
+Rows without a label or a probability are counted and left out.
+With --calibrate the probabilities are calibrated by a map that is fitted on another table, and judged then;
+the calibration error before and after is printed and drawn. A threshold is one on calibrated probabilities.
 With --report, one HTML page of what is in a store, and nothing else.
 """
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,32 +27,44 @@ import pandas as pd
 from data.cutouts import report as store_report, store
 from data.names import parse_name
 from evaluation import calibration, figures_of_merit, predictions, scores, thresholds
-from evaluation.plots import confusion, histogram, numbers, precision_recall, purity_completeness, reliability, roc, score_histogram, title_of
+from evaluation.plots import (
+    confusion,
+    histogram,
+    numbers,
+    precision_recall,
+    purity_completeness,
+    reliability,
+    roc,
+    score_histogram,
+    title_of,
+)
 from utils import config, files, plots
 from utils.mistake import Mistake
 
 
 @dataclass(frozen=True)
 class Config:
-    tag: str = "test"                # names the outputs: metrics_<tag>.json
-    from_csv: bool = False           # read --csv
-    csv: str = ""                    # table path,domain,label,prob,pred of predict.py or ensemble.py
-    from_npy: bool = False           # read --labels and --probs
-    labels: str = ""                 # labels_<split>.npy
-    probs: str = ""                  # probs_<split>.npy
-    preds: str = ""                  # preds_<split>.npy: compared with prob >= threshold, a difference is reported
-    threshold: float = 0.5           # a lens is called where prob >= threshold
-    threshold_file: str = ""         # file that holds the threshold, as ensemble.py writes it
-    optimize_threshold: bool = False     # take the threshold with the largest Youden's J on these very predictions
-    by_object: bool = False          # fuse the bands of an object first: the mean of their probabilities
-    per_domain: bool = False         # figures for each domain too
-    calibrate: Literal["none", "temperature", "vector", "isotonic"] = "none"    # judge calibrated probabilities
-    calibrate_on: str = ""           # table of labelled predictions that the calibration is fitted on, such as pred_val.csv
-    plot: bool = False               # figures
-    bootstrap: int = 1000            # replicates behind the 95 % intervals; 0 = none
-    seed: int = 42                   # of the bootstrap
+    tag: str = "test"  # names the outputs: metrics_<tag>.json
+    from_csv: bool = False  # read --csv
+    csv: str = ""  # table path,domain,label,prob,pred of predict.py or ensemble.py
+    from_npy: bool = False  # read --labels and --probs
+    labels: str = ""  # labels_<split>.npy
+    probs: str = ""  # probs_<split>.npy
+    preds: str = ""  # preds_<split>.npy: compared with prob >= threshold, a difference is reported
+    threshold: float = 0.5  # a lens is called where prob >= threshold
+    threshold_file: str = ""  # file that holds the threshold, as ensemble.py writes it
+    # take the threshold with the largest Youden's J on these very predictions
+    optimize_threshold: bool = False
+    by_object: bool = False  # fuse the bands of an object first: the mean of their probabilities
+    per_domain: bool = False  # figures for each domain too
+    calibrate: Literal["none", "temperature", "vector", "isotonic"] = "none"  # judge calibrated probabilities
+    # table of labelled predictions that the calibration is fitted on, such as pred_val.csv
+    calibrate_on: str = ""
+    plot: bool = False  # figures
+    bootstrap: int = 1000  # replicates behind the 95 % intervals; 0 = none
+    seed: int = 42  # of the bootstrap
     out_dir: str = "./eval_outputs"  # where the outputs go
-    report: str = ""                 # folder of a store: write report_<its name>.html instead
+    report: str = ""  # folder of a store: write report_<its name>.html instead
 
     def __post_init__(self):
         if not self.tag or set(self.tag) & set("/\\"):
@@ -61,16 +78,30 @@ class Config:
         if self.preds and self.csv:
             raise Mistake("--preds goes with --from_npy; a CSV has its own")
         if self.csv == "" and (self.by_object or self.per_domain):
-            raise Mistake("--by_object and --per_domain need names and domains, which NPY files lack: use --from_csv")
+            raise Mistake(
+                "--by_object and --per_domain need names and domains, which NPY files lack: use --from_csv"
+            )
         if bool(self.calibrate_on) != (self.calibrate != "none"):
-            raise Mistake(f"--calibrate {self.calibrate} --calibrate_on {self.calibrate_on!r}: expected both, a kind and the table to fit it on")
+            raise Mistake(
+                f"--calibrate {self.calibrate} --calibrate_on {self.calibrate_on!r}: expected both, a kind "
+                "and the table to fit it on"
+            )
         if not np.isfinite(self.threshold) or self.bootstrap < 0 or self.seed < 0:
-            raise Mistake(f"--threshold {self.threshold}, --bootstrap {self.bootstrap}, --seed {self.seed}: expected numbers >= 0")
+            raise Mistake(
+                f"--threshold {self.threshold}, --bootstrap {self.bootstrap}, --seed {self.seed}: expected "
+                "numbers >= 0"
+            )
 
 
 def read_table(options: Config) -> tuple[pd.DataFrame, np.ndarray | None]:
-    """The predictions, and for rows that are single bands the object of each (None if every row stands alone)."""
-    return read_csv(options.csv, options.by_object) if options.csv else (predictions.read_arrays(options.labels, options.probs), None)
+    """The predictions, and for rows that are single bands the object of each (None if every row stands
+    alone).
+    """
+    return (
+        read_csv(options.csv, options.by_object)
+        if options.csv
+        else (predictions.read_arrays(options.labels, options.probs), None)
+    )
 
 
 def read_csv(path: str, by_object: bool) -> tuple[pd.DataFrame, np.ndarray | None]:
@@ -91,8 +122,10 @@ def calibrated(table: pd.DataFrame, options: Config) -> tuple[pd.DataFrame, cali
     fitted = calibration.fit(options.calibrate, predictions.logit(on["prob"]), on["label"])
     after = table.assign(prob=calibration.apply(fitted, predictions.logit(table["prob"])))
     same = Path(options.csv or options.probs).resolve() == Path(options.calibrate_on).resolve()
-    print(f"{options.calibrate} calibration, fitted on {len(on)} rows of {options.calibrate_on}"
-          + (", these very predictions: what is reported after it is optimistic for others" if same else ""))
+    print(
+        f"{options.calibrate} calibration, fitted on {len(on)} rows of {options.calibrate_on}"
+        + (", these very predictions: what is reported after it is optimistic for others" if same else "")
+    )
     if len(judged := scores.known(table)):
         print(calibration.lines(judged["label"], judged["prob"], scores.known(after)["prob"]))
     return after, fitted
@@ -100,12 +133,19 @@ def calibrated(table: pd.DataFrame, options: Config) -> tuple[pd.DataFrame, cali
 
 def choose_threshold(options: Config, judged: pd.DataFrame, argv: list[str]) -> float:
     """The threshold by the one of three flags that is given."""
-    given = [f"--{name}" for name in ("threshold", "threshold_file", "optimize_threshold") if name in config.given(argv, Config)]
+    given = [
+        f"--{name}"
+        for name in ("threshold", "threshold_file", "optimize_threshold")
+        if name in config.given(argv, Config)
+    ]
     if len(given) > 1:
         raise Mistake(f"{' and '.join(given)}: give one of them")
     if options.optimize_threshold:
         threshold, j = figures_of_merit.youden(judged["label"], judged["prob"])
-        print(f"threshold {threshold!r}: Youden's J = {j:.4f} on these predictions; what is reported at it is optimistic for others")
+        print(
+            f"threshold {threshold!r}: Youden's J = {j:.4f} on these predictions; what is reported at it "
+            "is optimistic for others"
+        )
         return threshold
     return thresholds.read(options.threshold_file) if options.threshold_file else options.threshold
 
@@ -120,26 +160,45 @@ def compare_preds(options: Config, table: pd.DataFrame, threshold: float) -> Non
 
 
 def draw(judged: pd.DataFrame, before: pd.DataFrame, sheet: scores.Scores, options: Config) -> None:
-    """Every figure, and the numbers behind it; the reliability before calibration, too, if that is another."""
+    """Every figure, and the numbers behind it; the reliability before calibration, too,
+    if that is another.
+    """
     folder, threshold = Path(options.out_dir), sheet["global"]["threshold"]
     label, prob = judged["label"].to_numpy(), judged["prob"].to_numpy()
-    parts = {scope: (label[here], prob[here]) for scope, here in scores.scopes(judged, options.per_domain).items()}
+    parts = {
+        scope: (label[here], prob[here]) for scope, here in scores.scopes(judged, options.per_domain).items()
+    }
     bins = {scope: figures_of_merit.reliability(*part) for scope, part in parts.items()}
     if before is not judged:
         bins = {"before calibration": figures_of_merit.reliability(before["label"], before["prob"])} | bins
     single = [scope for scope in parts if scope != "global"] or ["global"]
-    groups = {f"{title_of(scope)} {kind}": parts[scope][1][parts[scope][0] == value]
-              for scope in single for value, kind in ((1, "lenses"), (0, "non-lenses"))}
-    figures = dict(reliability=reliability(bins), score_histogram=score_histogram(groups, threshold),
-                   confusion=confusion(sheet))
-    tables = dict(reliability=pd.concat([pd.DataFrame(dict(scope=scope) | table) for scope, table in bins.items()]),
-                  score_histogram=histogram(groups),
-                  confusion=pd.DataFrame([dict(scope=scope) | {name: s[name] for name in ("threshold", "tn", "fp", "fn", "tp")}
-                                          for scope, s in sheet.items()]))
+    groups = {
+        f"{title_of(scope)} {kind}": parts[scope][1][parts[scope][0] == value]
+        for scope in single
+        for value, kind in ((1, "lenses"), (0, "non-lenses"))
+    }
+    figures = dict(
+        reliability=reliability(bins),
+        score_histogram=score_histogram(groups, threshold),
+        confusion=confusion(sheet),
+    )
+    tables = dict(
+        reliability=pd.concat([pd.DataFrame(dict(scope=scope) | table) for scope, table in bins.items()]),
+        score_histogram=histogram(groups),
+        confusion=pd.DataFrame(
+            [
+                dict(scope=scope) | {name: s[name] for name in ("threshold", "tn", "fp", "fn", "tp")}
+                for scope, s in sheet.items()
+            ]
+        ),
+    )
     curves = {scope: figures_of_merit.curve(*part) for scope, part in parts.items() if 0 < part[0].mean() < 1}
     if "global" in curves:
-        figures |= dict(roc=roc(curves), precision_recall=precision_recall(curves),
-                        purity_completeness=purity_completeness(curves["global"], threshold))
+        figures |= dict(
+            roc=roc(curves),
+            precision_recall=precision_recall(curves),
+            purity_completeness=purity_completeness(curves["global"], threshold),
+        )
         tables["curves"] = numbers(curves)
     for name, figure in figures.items():
         plots.save(figure, folder, f"{name}_{options.tag}")
@@ -158,7 +217,7 @@ def write_report(options: Config) -> None:
 
 
 def main(argv: list[str]) -> None:
-    options, = config.read(argv, Config)
+    (options,) = config.read(argv, Config)
     if options.report:
         return write_report(options)
     table, objects = read_table(options)
@@ -169,17 +228,30 @@ def main(argv: list[str]) -> None:
     judged = scores.known(table) if fitted else before
     unlabelled, without = int(table["label"].isna().sum()), int(table["prob"].isna().sum())
     if unlabelled or without:
-        print(f"{len(table)} rows: {unlabelled} without a label and {without} without a probability (quarantined) are left out")
+        print(
+            f"{len(table)} rows: {unlabelled} without a label and {without} without a probability "
+            "(quarantined) are left out"
+        )
     threshold = choose_threshold(options, judged, argv)
     if options.preds:
         compare_preds(options, table, threshold)
     sheet = scores.score(table, threshold, options.per_domain, options.bootstrap, options.seed, objects)
     if objects is not None and options.bootstrap:
-        print("rows of one object are resampled together in the intervals; --by_object judges objects instead of files")
+        print(
+            "rows of one object are resampled together in the intervals; --by_object judges objects "
+            "instead of files"
+        )
     Path(options.out_dir).mkdir(parents=True, exist_ok=True)
-    about = dict(source=options.csv or options.probs, rows=len(table), unlabelled=unlabelled, quarantined=without,
-                 level="object" if options.by_object else "row", bootstrap=options.bootstrap, seed=options.seed,
-                 calibration=fitted)
+    about = dict(
+        source=options.csv or options.probs,
+        rows=len(table),
+        unlabelled=unlabelled,
+        quarantined=without,
+        level="object" if options.by_object else "row",
+        bootstrap=options.bootstrap,
+        seed=options.seed,
+        calibration=fitted,
+    )
     scores.write(sheet, Path(options.out_dir), options.tag, about)
     if options.plot:
         draw(judged, before, sheet, options)

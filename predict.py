@@ -1,14 +1,19 @@
 """Ask a trained network: a checkpoint and data give one row for each input.
 
-    python predict.py --model_path runs/nano_s42/best.pt --data D --which val --output_dir runs/nano_s42/pred_val
-    python predict.py --model_path runs/nano_s42/best.pt --images UNLABELLED --which test --output_dir runs/nano_s42/pred_test
+    python predict.py --model_path runs/nano_s42/best.pt --data D --which val --output_dir
+    runs/nano_s42/pred_val
+    python predict.py --model_path runs/nano_s42/best.pt --images UNLABELLED --which test --output_dir
+    runs/nano_s42/pred_test
     python predict.py --model_path runs/nano_s42/best.pt --help
 
-Lenses: pred_<which>.csv (path,domain,label,prob,pred), probs_, labels_ and preds_<which>.npy, and quarantine_<which>.csv,
+Lenses: pred_<which>.csv (path,domain,label,prob,pred), probs_, labels_ and preds_<which>.npy,
+    and quarantine_<which>.csv,
 which names each file that has no probability, with the reason. Light curves: embedding_<which>.parquet.
-The task, its network, split and preprocessing come from the checkpoint; tasks/<task>/asked.py says what is asked and written.
+The task, its network, split and preprocessing come from the checkpoint;
+tasks/<task>/asked.py says what is asked and written.
 Interrupted, the same command goes on where it was; under torchrun the ranks share the work.
 """
+
 import utils  # noqa: F401  first, before torch: it says how threads wait
 
 import shutil
@@ -27,10 +32,11 @@ from utils.mistake import Mistake
 
 @dataclass(frozen=True)
 class Config(Compute):
-    model_path: str = ""             # best.pt (or last.pt) of a run directory
-    output_dir: str = "pred_outputs"     # where the predictions go
-    which: Literal["train", "val", "test", "all", "blind"] = "test"    # the split to predict; blind: files without a label
-    max_samples: int = 0             # predict only the first so many examples; 0 = all
+    model_path: str = ""  # best.pt (or last.pt) of a run directory
+    output_dir: str = "pred_outputs"  # where the predictions go
+    # the split to predict; blind: files without a label
+    which: Literal["train", "val", "test", "all", "blind"] = "test"
+    max_samples: int = 0  # predict only the first so many examples; 0 = all
 
     def __post_init__(self):
         super().__post_init__()
@@ -41,13 +47,15 @@ class Config(Compute):
 
 
 def read_options(argv: list[str]) -> tuple[Config, Any, Any, dict[str, Any]]:
-    """The options, those of the answer, the task's configuration as it was trained (inputs as given here), the checkpoint.
+    """The options, those of the answer, the task's configuration as it was trained (inputs as given here),
+    the checkpoint.
 
     Raises Mistake for a flag that contradicts the checkpoint's record, naming both values.
     """
     path = config.peek(argv, "model_path", "")
     saved = read_checkpoint(path) if path else None
-    task = saved["record"]["options"]["task"] if saved else "lens"     # without a checkpoint there is only --help to show
+    # without a checkpoint there is only --help to show
+    task = saved["record"]["options"]["task"] if saved else "lens"
     question = config.pick("task", task, TASKS)
     options, own, given = config.read(argv, Config, question.Asked, question.Config)
     trained = config.recorded(TASKS[task].Config, saved["record"]["options"])
@@ -56,8 +64,10 @@ def read_options(argv: list[str]) -> tuple[Config, Any, Any, dict[str, Any]]:
     for name in sorted(config.given(argv, TASKS[task].Config) - inputs.keys()):
         ours, theirs = getattr(given, name), getattr(trained, name)
         if ours != theirs and not known[name].metadata.get("free"):
-            raise Mistake(f"--{name}: got {ours!r}, but the network was trained with {theirs!r}; leave the flag out, "
-                          "the checkpoint knows it")
+            raise Mistake(
+                f"--{name}: got {ours!r}, but the network was trained with {theirs!r}; leave the flag out, "
+                "the checkpoint knows it"
+            )
     return options, own, replace(trained, **inputs), saved
 
 
@@ -70,15 +80,34 @@ def main(argv: list[str]) -> None:
         answer = TASKS[saved["record"]["options"]["task"]].answer(options, own, task, saved)
         model = load_weights(answer.model, saved, device)
         total = min(len(answer.data), options.max_samples or len(answer.data))
-        same = checkpoint.digest([model.state_dict(), answer.key, precision, options.compile, options.which, options.max_samples, PART])
+        same = checkpoint.digest(
+            [
+                model.state_dict(),
+                answer.key,
+                precision,
+                options.compile,
+                options.which,
+                options.max_samples,
+                PART,
+            ]
+        )
         out = Path(options.output_dir)
-        folder = out / f"parts_{same[:16]}"              # what an interrupted prediction of just this has done
+        folder = out / f"parts_{same[:16]}"  # what an interrupted prediction of just this has done
         folder.mkdir(parents=True, exist_ok=True)
         if distributed.rank() == 0:
             for line in [*filter(None, [warning]), *answer.notes]:
                 print(f"predict.py: {line}", file=sys.stderr)
-        predict_parts(answer.data, partial(answer.predict, as_asked(model, precision, options)), options.batch_size, options.num_workers, device, folder, total,
-                      distributed.rank(), distributed.world_size())
+        predict_parts(
+            answer.data,
+            partial(answer.predict, as_asked(model, precision, options)),
+            options.batch_size,
+            options.num_workers,
+            device,
+            folder,
+            total,
+            distributed.rank(),
+            distributed.world_size(),
+        )
         distributed.barrier()
         if distributed.rank() == 0:
             said = answer.write(gather_parts(folder, total), out)

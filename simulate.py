@@ -6,13 +6,16 @@
     python simulate.py light_curves --out D --curves 4096 --seed 7 --workers 2
     python simulate.py light_curves --help
 
-`challenge` is the LSST strong-lens challenge: D/slsim_lenses, slsim_nonlenses, hsc_lenses, hsc_nonlenses, each with
---objects objects of five FITS files (one a band) and parameters.fits; D/objects.csv says what each object is.
+`challenge` is the LSST strong-lens challenge: D/slsim_lenses, slsim_nonlenses, hsc_lenses, hsc_nonlenses,
+each with --objects objects of five FITS files (one a band) and parameters.fits;
+D/objects.csv says what each object is.
 With --blind: D/test_dataset, unlabelled, and D/test_truth.csv.
-`light_curves` is eROSITA: one FITS file a source, of the form of eRebin's or of srctool's, six kinds of variability equally frequent;
+`light_curves` is eROSITA: one FITS file a source, of the form of eRebin's or of srctool's,
+six kinds of variability equally frequent;
 D/labels.csv says what each source is and what was drawn.
 The same command again finishes what was interrupted, and with more objects it adds to what is there.
 """
+
 import json
 import multiprocessing
 import time
@@ -33,13 +36,13 @@ DOMAINS = ("slsim", "hsc")
 
 @dataclass(frozen=True)
 class ChallengeConfig:
-    out: str = ""                           # directory to write to (required)
-    objects: int = 1000                     # objects of each class in each domain, that is of each of the four folders
-    blind: int = 0                          # objects of the unlabelled test set: half lenses, half of each domain
-    seed: int = 7                           # an object's pixels follow from this, its folder and its number
-    bands: list[str] = several(*BANDS)      # bands to write
+    out: str = ""  # directory to write to (required)
+    objects: int = 1000  # objects of each class in each domain, that is of each of the four folders
+    blind: int = 0  # objects of the unlabelled test set: half lenses, half of each domain
+    seed: int = 7  # an object's pixels follow from this, its folder and its number
+    bands: list[str] = several(*BANDS)  # bands to write
     domains: list[str] = several(*DOMAINS)  # slsim: as one-year coadds of Rubin; hsc: as degraded HSC
-    workers: int = 2                        # processes; they do not change a byte
+    workers: int = 2  # processes; they do not change a byte
 
     def __post_init__(self):
         if not self.out:
@@ -53,17 +56,32 @@ class ChallengeConfig:
         for flag, values, known in (("bands", self.bands, BANDS), ("domains", self.domains, DOMAINS)):
             wrong = [value for value in values if value not in known]
             if wrong or not values or len(set(values)) < len(values):
-                raise Mistake(f"--{flag} is {' '.join(values) or 'empty'}; give each of {' '.join(known)} at most once")
+                raise Mistake(
+                    f"--{flag} is {' '.join(values) or 'empty'}; give each of {' '.join(known)} at most once"
+                )
 
 
 def challenge(options: ChallengeConfig) -> None:
     """The strong-lens challenge: see the head of this file."""
     root, start = Path(options.out), time.perf_counter()
-    claim(root, {"simulation": "challenge", "version": 1, "seed": options.seed, "bands": options.bands, "domains": options.domains},
-          {"objects": options.objects, "blind": options.blind})
+    claim(
+        root,
+        {
+            "simulation": "challenge",
+            "version": 1,
+            "seed": options.seed,
+            "bands": options.bands,
+            "domains": options.domains,
+        },
+        {"objects": options.objects, "blind": options.blind},
+    )
     folders = {}
     if options.objects:
-        folders = {files.bucket_name(domain, label): options.objects for domain in options.domains for label in (1, 0)}
+        folders = {
+            files.bucket_name(domain, label): options.objects
+            for domain in options.domains
+            for label in (1, 0)
+        }
     if options.blind:
         folders[files.BLIND] = options.blind
     rows: dict[str, list[dict]] = {folder: [] for folder in folders}
@@ -80,15 +98,18 @@ def challenge(options: ChallengeConfig) -> None:
     if options.objects:
         files.write_table(root / "objects.csv", sum(rows.values(), []), ["id", "label", "domain", "kind"])
     total, seconds = sum(folders.values()), time.perf_counter() - start
-    print(f"{total} objects in {len(options.bands)} bands in {root}: {seconds:.1f} s, {total / seconds:.0f} objects/s")
+    print(
+        f"{total} objects in {len(options.bands)} bands in {root}: {seconds:.1f} s, {total / seconds:.0f} "
+        "objects/s"
+    )
 
 
 @dataclass(frozen=True)
 class LightCurvesConfig(Survey):
-    out: str = ""                           # directory to write to (required)
-    curves: int = 4096                      # sources, one light curve each
-    seed: int = 7                           # a curve follows from this, its number and the options above
-    workers: int = 2                        # processes; they do not change a byte
+    out: str = ""  # directory to write to (required)
+    curves: int = 4096  # sources, one light curve each
+    seed: int = 7  # a curve follows from this, its number and the options above
+    workers: int = 2  # processes; they do not change a byte
 
     def __post_init__(self):
         if not self.out:
@@ -105,30 +126,51 @@ def light_curves(options: LightCurvesConfig) -> None:
     survey = Survey(**{each.name: getattr(options, each.name) for each in fields(Survey)})
     if survey.exposures:
         read_exposures(survey.exposures)
-    claim(root, {"simulation": "light_curves", "version": 1, "seed": options.seed} | asdict(survey), {"curves": options.curves})
-    rows = sum(spread(products.write_batch, products.batches(root, options.seed, options.curves, survey), options.workers), [])
+    claim(
+        root,
+        {"simulation": "light_curves", "version": 1, "seed": options.seed} | asdict(survey),
+        {"curves": options.curves},
+    )
+    rows = sum(
+        spread(
+            products.write_batch,
+            products.batches(root, options.seed, options.curves, survey),
+            options.workers,
+        ),
+        [],
+    )
     files.write_table(root / "labels.csv", rows, products.LABELS)
     seconds = time.perf_counter() - start
-    print(f"{options.curves} light curves in {root}: {seconds:.1f} s, {options.curves / seconds:.0f} curves/s")
+    print(
+        f"{options.curves} light curves in {root}: {seconds:.1f} s, {options.curves / seconds:.0f} curves/s"
+    )
 
 
 def claim(root: Path, record: dict, counts: dict[str, int]) -> None:
-    """Make `root`, or go on in it if the simulation of `record` began there with no more than `counts`; raises Mistake where anything else is."""
+    """Make `root`, or go on in it if the simulation of `record` began there with no more than `counts`;
+    raises Mistake where anything else is.
+    """
     path = root / "simulation.json"
     if root.exists() and not root.is_dir():
         raise Mistake(f"--out {root} is a file; give a directory")
     if root.is_dir() and any(root.iterdir()):
         if not path.exists():
-            raise Mistake(f"--out {root} holds files that are not from simulate.py; give an empty or a new directory")
+            raise Mistake(
+                f"--out {root} holds files that are not from simulate.py; give an empty or a new directory"
+            )
         there = json.loads(path.read_text())
         for name, value in record.items():
             if there.get(name) != value:
-                raise Mistake(f"--out {root} holds a simulation with {name} {there.get(name)}, this one has {value}; "
-                              f"give another directory, or the same {name}")
+                raise Mistake(
+                    f"--out {root} holds a simulation with {name} {there.get(name)}, this one has {value}; "
+                    f"give another directory, or the same {name}"
+                )
         for name, value in counts.items():
             if there[name] > value:
-                raise Mistake(f"--out {root} holds a simulation of {there[name]} {name}, more than --{name} {value}; "
-                              f"give another directory, or --{name} {there[name]}")
+                raise Mistake(
+                    f"--out {root} holds a simulation of {there[name]} {name}, more than --{name} {value}; "
+                    f"give another directory, or --{name} {there[name]}"
+                )
     root.mkdir(parents=True, exist_ok=True)
     with whole(path) as temporary:
         temporary.write_text(json.dumps(record | counts, indent=1) + "\n")

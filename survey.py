@@ -1,16 +1,22 @@
-"""Predict a survey: 10^6 to 10^9 cutouts in shards, over any number of scheduler array tasks and ranks. docs/survey.md plans one.
+"""Predict a survey: 10^6 to 10^9 cutouts in shards, over any number of scheduler array tasks and ranks.
+docs/survey.md plans one.
 
     python survey.py plan    --images MANIFEST_OR_FOLDER --out S --shard_size 1000000
     python survey.py pack    --out S --part 17 --parts 1000
-    python survey.py predict --out S --part 17 --parts 1000 --model_path runs/nano_s42/best.pt runs/nano_s101/best.pt
-    python survey.py reduce  --out S --parts 1000 --model_path runs/nano_s42/best.pt runs/nano_s101/best.pt --csv
+    python survey.py predict --out S --part 17 --parts 1000 --model_path runs/nano_s42/best.pt
+    runs/nano_s101/best.pt
+    python survey.py reduce  --out S --parts 1000 --model_path runs/nano_s42/best.pt runs/nano_s101/best.pt
+                             --csv
     python survey.py predict --help
 
-plan cuts the list of files into shards; part 17 of 1000 has shards 17, 1017, ... (--part follows from the array index where a
-scheduler gives one); pack reads the files of a shard into a store, predict writes S/predictions/<weights>/000017.parquet (and packs
-what is not packed); reduce proves that each file has exactly one row, names the parts to run again, and writes summary.json.
-Each is safe to kill and to run twice, also at the same time: the same command goes on, and what is done is not done again.
+plan cuts the list of files into shards; part 17 of 1000 has shards 17, 1017, ... (--part follows from the
+array index where a scheduler gives one); pack reads the files of a shard into a store, predict writes
+S/predictions/<weights>/000017.parquet (and packs what is not packed); reduce proves that each file has
+exactly one row, names the parts to run again, and writes summary.json.
+Each is safe to kill and to run twice, also at the same time: the same command goes on,
+and what is done is not done again.
 """
+
 import utils  # noqa: F401  first, before torch: it says how threads wait
 
 import shutil
@@ -39,37 +45,37 @@ from utils.mistake import Mistake
 
 @dataclass(frozen=True)
 class PlanConfig:
-    out: str = ""                    # folder of the survey
-    images: str = ""                 # folder, or manifest (text or .gz, one path a line, the bands of an object adjacent)
-    shard_size: int = 1_000_000      # files of a shard; a few more where an object would be cut apart
-    image_size: int = 41             # pixels on a side that every cutout must have
+    out: str = ""  # folder of the survey
+    images: str = ""  # folder, or manifest (text or .gz, one path a line, the bands of an object adjacent)
+    shard_size: int = 1_000_000  # files of a shard; a few more where an object would be cut apart
+    image_size: int = 41  # pixels on a side that every cutout must have
 
 
 @dataclass(frozen=True)
 class PackConfig:
-    out: str = ""                    # folder of the survey
-    part: int = -1                   # which part of the shards, counted from 0; -1: the scheduler's array index
-    parts: int = 1                   # how many parts there are
-    num_workers: int = 1             # processes that read files
+    out: str = ""  # folder of the survey
+    part: int = -1  # which part of the shards, counted from 0; -1: the scheduler's array index
+    parts: int = 1  # how many parts there are
+    num_workers: int = 1  # processes that read files
 
 
 @dataclass(frozen=True)
 class PredictConfig(Compute):
-    out: str = ""                    # folder of the survey
-    part: int = -1                   # which part of the shards, counted from 0; -1: the scheduler's array index
-    parts: int = 1                   # how many parts there are
-    model_path: list[str] = several()    # best.pt of a run, or of several: then the mean of their probabilities
-    tta: bool = False                # mean of the probability over the eight symmetries of the square
-    threshold: float = 0.5           # pred = 1 where prob >= threshold
-    discard_pixels: bool = False     # remove the store of each shard whose prediction is on disk
+    out: str = ""  # folder of the survey
+    part: int = -1  # which part of the shards, counted from 0; -1: the scheduler's array index
+    parts: int = 1  # how many parts there are
+    model_path: list[str] = several()  # best.pt of a run, or of several: then the mean of their probabilities
+    tta: bool = False  # mean of the probability over the eight symmetries of the square
+    threshold: float = 0.5  # pred = 1 where prob >= threshold
+    discard_pixels: bool = False  # remove the store of each shard whose prediction is on disk
 
 
 @dataclass(frozen=True)
 class ReduceConfig:
-    out: str = ""                    # folder of the survey
-    model_path: list[str] = several()    # as given to predict; none: account for the stores that were packed
-    parts: int = 1                   # as given to predict, to name the parts to run again
-    csv: bool = False                # write all rows to pred.csv.gz too
+    out: str = ""  # folder of the survey
+    model_path: list[str] = several()  # as given to predict; none: account for the stores that were packed
+    parts: int = 1  # as given to predict, to name the parts to run again
+    csv: bool = False  # write all rows to pred.csv.gz too
 
 
 def say(line: str) -> None:
@@ -79,7 +85,10 @@ def say(line: str) -> None:
 def plan(options: PlanConfig) -> None:
     survey = shards.plan(options.images, options.out, options.shard_size, options.image_size, say)
     for left, right, count, name in survey.plan["apart"][:3]:
-        say(f"warning: objects ({name!r}, {count:,} in all) have files in shards {left} and {right}; networks of stacked bands will refuse this plan")
+        say(
+            f"warning: objects ({name!r}, {count:,} in all) have files in shards {left} and {right}; "
+            "networks of stacked bands will refuse this plan"
+        )
     print(f"{options.out}: {survey.plan['files']:,} files in {len(survey):,} shards")
 
 
@@ -89,12 +98,20 @@ def pack(options: PackConfig) -> None:
     left = [shard for shard in mine if not survey.manifest(shard)]
     for shard in left:
         packed = survey.pack(shard, options.num_workers, say)
-        print(f"{packed.directory}: {packed.manifest['files']:,} files, {packed.manifest['quarantined']:,} of them quarantined", flush=True)
+        print(
+            f"{packed.directory}: {packed.manifest['files']:,} files, {packed.manifest['quarantined']:,} "
+            "of them quarantined",
+            flush=True,
+        )
     print(f"{len(mine)} shards are packed, {len(mine) - len(left)} of them before")
 
 
-def read_networks(paths: list[str], survey: shards.Survey) -> tuple[list[dict[str, Any]], dict[str, Any], Path]:
-    """The checkpoints, what they take, and the folder of their predictions. Raises Mistake where they, or the plan, differ in it."""
+def read_networks(
+    paths: list[str], survey: shards.Survey
+) -> tuple[list[dict[str, Any]], dict[str, Any], Path]:
+    """The checkpoints, what they take, and the folder of their predictions.
+    Raises Mistake where they, or the plan, differ in it.
+    """
     if not paths:
         raise Mistake("--model_path: expected a checkpoint, or several, such as runs/nano_s42/best.pt")
     saved = [read_checkpoint(path) for path in paths]
@@ -102,16 +119,39 @@ def read_networks(paths: list[str], survey: shards.Survey) -> tuple[list[dict[st
     for path, each in zip(paths, saved):
         record = each["record"]
         if record["options"]["task"] != "lens":
-            raise Mistake(f"--model_path {path}: is of the task {record['options']['task']}; a survey is of cutouts (task lens)")
+            raise Mistake(
+                f"--model_path {path}: is of the task {record['options']['task']}; a survey is of cutouts "
+                "(task lens)"
+            )
         trained = config.flat(config.recorded(lens.Config, record["options"]))
         if trained["use_metadata"]:
-            raise Mistake(f"--model_path {path}: takes metadata, which the files of a survey do not have; predict a store with predict.py --store")
-        wanted.append(dict(image_size=trained["image_size"], band_mode=trained["band_mode"], bands=record["data"]["bands"]))
-        marks.append([weights_of(each), {name: trained[name] for name, field in config.fields_of(lens.Config).items()
-                                                 if not field.metadata.get("free")}])
+            raise Mistake(
+                f"--model_path {path}: takes metadata, which the files of a survey do not have; predict a "
+                "store with predict.py --store"
+            )
+        wanted.append(
+            dict(
+                image_size=trained["image_size"],
+                band_mode=trained["band_mode"],
+                bands=record["data"]["bands"],
+            )
+        )
+        marks.append(
+            [
+                weights_of(each),
+                {
+                    name: trained[name]
+                    for name, field in config.fields_of(lens.Config).items()
+                    if not field.metadata.get("free")
+                },
+            ]
+        )
         for name, value in wanted[-1].items():
             if value != wanted[0][name]:
-                raise Mistake(f"--model_path: {path} takes {name} {value!r}, but {paths[0]} {wanted[0][name]!r}; predict them one by one")
+                raise Mistake(
+                    f"--model_path: {path} takes {name} {value!r}, but {paths[0]} {wanted[0][name]!r}; "
+                    "predict them one by one"
+                )
     survey.refuse(wanted[0])
     return saved, wanted[0], survey.directory / "predictions" / checkpoint.digest(marks)[:12]
 
@@ -120,8 +160,13 @@ def predict_shards(options: PredictConfig) -> None:
     survey = shards.open_survey(options.out)
     mine = shards.share(len(survey), options.part, options.parts)
     saved, wanted, folder = read_networks(options.model_path, survey)
-    precisions = [each["record"]["options"]["precision"] if options.precision == "auto" else options.precision for each in saved]
-    predictions.claim(folder, settings := dict(wanted, precision=precisions, tta=options.tta, threshold=options.threshold))
+    precisions = [
+        each["record"]["options"]["precision"] if options.precision == "auto" else options.precision
+        for each in saved
+    ]
+    predictions.claim(
+        folder, settings := dict(wanted, precision=precisions, tta=options.tta, threshold=options.threshold)
+    )
     left = {shard for shard in mine if not predictions.path_of(folder, shard).exists()}
     device, warning = distributed.device_for(options.device)
     if warning:
@@ -134,8 +179,10 @@ def predict_shards(options: PredictConfig) -> None:
         target = predictions.path_of(folder, shard)
         try:
             if shard in left:
-                predict_shard(survey, shard, target, partial(ask, networks, options.tta), options, device, settings)
-        except (OSError, Mistake):           # without locks another task may have done this very shard under our hands
+                predict_shard(
+                    survey, shard, target, partial(ask, networks, options.tta), options, device, settings
+                )
+        except (OSError, Mistake):  # without locks another task may have done this very shard under our hands
             if not target.exists():
                 raise
         shutil.rmtree(target.with_suffix(".parts"), ignore_errors=True)
@@ -147,43 +194,84 @@ def predict_shards(options: PredictConfig) -> None:
 def ask(networks: list[InPrecision], tta: bool, batch: Batch) -> Columns:
     """prob [B], the mean over the networks, and that of each where there are several."""
     each = [question.answered(network, batch, (), tta)["prob"] for network in networks]
-    return dict(prob=torch.stack(each).mean(0)) | ({f"prob_{number}": prob for number, prob in enumerate(each)} if len(each) > 1 else {})
+    return dict(prob=torch.stack(each).mean(0)) | (
+        {f"prob_{number}": prob for number, prob in enumerate(each)} if len(each) > 1 else {}
+    )
 
 
-def predict_shard(survey: shards.Survey, shard: int, target: Path, asked, options: PredictConfig, device: torch.device, settings: dict) -> None:
-    """Write the rows of a shard, unless another task did: the parts that are done stay done, whatever happens in between."""
+def predict_shard(
+    survey: shards.Survey,
+    shard: int,
+    target: Path,
+    asked,
+    options: PredictConfig,
+    device: torch.device,
+    settings: dict,
+) -> None:
+    """Write the rows of a shard, unless another task did: the parts that are done stay done,
+    whatever happens in between.
+    """
     start = time.perf_counter()
     packed = survey.pack(shard, options.num_workers, say)
     packed.verify()
     packing = time.perf_counter() - start
-    examples = cutouts.examples(packed, np.arange(len(packed.index)), settings["bands"], settings["band_mode"])
-    parts = target.with_suffix(".parts") / checkpoint.digest([packed.manifest["index"], packed.manifest["crc32"], PART])[:16]
+    examples = cutouts.examples(
+        packed, np.arange(len(packed.index)), settings["bands"], settings["band_mode"]
+    )
+    parts = (
+        target.with_suffix(".parts")
+        / checkpoint.digest([packed.manifest["index"], packed.manifest["crc32"], PART])[:16]
+    )
     parts.mkdir(parents=True, exist_ok=True)
     with locked(parts.parent, lambda line: say(line.replace("packing", "predicting"))):
         if target.exists():
             return
-        predict_parts(examples, asked, options.batch_size, 0, device, parts, len(examples))   # mapped: a worker would only copy
-        rows = predictions.table(examples, gather_parts(parts, len(examples)), options.threshold, len(settings["precision"]))
+        # mapped: a worker would only copy
+        predict_parts(examples, asked, options.batch_size, 0, device, parts, len(examples))
+        rows = predictions.table(
+            examples, gather_parts(parts, len(examples)), options.threshold, len(settings["precision"])
+        )
         seconds = time.perf_counter() - start
-        record = dict(shard=shard, list=survey.plan["shards"][shard][1], settings=settings, files=len(rows), seconds=seconds,
-                      incomplete=int((examples.rows < 0).any(1).sum()))
+        record = dict(
+            shard=shard,
+            list=survey.plan["shards"][shard][1],
+            settings=settings,
+            files=len(rows),
+            seconds=seconds,
+            incomplete=int((examples.rows < 0).any(1).sum()),
+        )
         predictions.write(target, rows, record)
-    print(f"{target}: {len(rows):,} files, {len(examples):,} examples, {packing:.1f} s to pack and check, {seconds - packing:.1f} s to predict", flush=True)
+    print(
+        f"{target}: {len(rows):,} files, {len(examples):,} examples, {packing:.1f} s to pack and check, "
+        f"{seconds - packing:.1f} s to predict",
+        flush=True,
+    )
 
 
 def reduce(options: ReduceConfig) -> None:
     survey = shards.open_survey(options.out)
     if not options.model_path:
         totals = proof.account_for_stores(survey, options.parts)
-        print(f"{options.out}/stores.json: {totals['files']:,} files in {len(survey):,} stores, {totals['quarantined']:,} of them quarantined")
+        print(
+            f"{options.out}/stores.json: {totals['files']:,} files in {len(survey):,} stores, "
+            f"{totals['quarantined']:,} of them quarantined"
+        )
         return
     saved, _, folder = read_networks(options.model_path, survey)
     summary = proof.prove(survey, folder, len(saved), options.parts, options.csv)
-    print(f"{folder}/summary.json: {summary['files']:,} files, each in one row, {summary['with_probability']:,} with a probability, "
-          f"{summary['positive']:,} of them at or above {summary['settings']['threshold']:g}")
+    print(
+        f"{folder}/summary.json: {summary['files']:,} files, each in one row, "
+        f"{summary['with_probability']:,} with a probability, "
+        f"{summary['positive']:,} of them at or above {summary['settings']['threshold']:g}"
+    )
 
 
-COMMANDS = {"plan": (PlanConfig, plan), "pack": (PackConfig, pack), "predict": (PredictConfig, predict_shards), "reduce": (ReduceConfig, reduce)}
+COMMANDS = {
+    "plan": (PlanConfig, plan),
+    "pack": (PackConfig, pack),
+    "predict": (PredictConfig, predict_shards),
+    "reduce": (ReduceConfig, reduce),
+}
 
 
 def main(argv: list[str]) -> None:
@@ -191,7 +279,7 @@ def main(argv: list[str]) -> None:
         print(__doc__)
         return
     options, command = config.pick("command", argv[0], COMMANDS)
-    read, = config.read(argv[1:], options, script=f"survey.py {argv[0]}")
+    (read,) = config.read(argv[1:], options, script=f"survey.py {argv[0]}")
     if not read.out:
         raise Mistake("--out: expected the folder of the survey")
     command(read)

@@ -1,4 +1,7 @@
-"""What a checkpoint gives back: its record, its network, its weights; predict.py, survey.py and whatever serves a network open it here."""
+"""What a checkpoint gives back: its record, its network, its weights;
+predict.py, survey.py and whatever serves a network open it here.
+"""
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,19 +14,21 @@ from utils import checkpoint
 from utils.mistake import Mistake
 
 
-
 @dataclass(frozen=True)
 class Compute:
     """How a network is run, whatever it is asked; survey.py has these options too."""
-    batch_size: int = 128            # examples at once on a rank
-    num_workers: int = 0             # processes that read data, besides this one
-    device: str = "auto"             # auto, cpu, cuda or cuda:N
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"    # auto: what the network was trained in
-    compile: bool = False            # torch.compile the network: a minute at the start, for many examples on a GPU
+
+    batch_size: int = 128  # examples at once on a rank
+    num_workers: int = 0  # processes that read data, besides this one
+    device: str = "auto"  # auto, cpu, cuda or cuda:N
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: what the network was trained in
+    compile: bool = False  # torch.compile the network: a minute at the start, for many examples on a GPU
 
     def __post_init__(self):
         if self.batch_size < 1 or self.num_workers < 0:
-            raise Mistake(f"--batch_size {self.batch_size}, --num_workers {self.num_workers}: expected at least 1, 0")
+            raise Mistake(
+                f"--batch_size {self.batch_size}, --num_workers {self.num_workers}: expected at least 1, 0"
+            )
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:

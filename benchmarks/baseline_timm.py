@@ -1,11 +1,14 @@
-"""The peer of the main job: timm's ConvNeXt V2 atto, AdamW, cosine, and nothing else, on our split of the same cutouts.
+"""The peer of the main job: timm's ConvNeXt V2 atto, AdamW, cosine, and nothing else,
+on our split of the same cutouts.
 
     python benchmarks/baseline_timm.py --data D --band_mode stack --epochs 20 --output_dir runs/baseline
 
-What a user writes in an afternoon: pixels standardised for each band over the training set, timm's network with its
-defaults, AdamW with a cosine, the last epoch's weights. No moving average, clipping or ensemble; --normalise and --flips
-add what most users would add next. Writes pred_val.csv and pred_test.csv, so that evaluate.py judges it as it does ours.
+What a user writes in an afternoon: pixels standardised for each band over the training set, timm's network
+with its defaults, AdamW with a cosine, the last epoch's weights. No moving average, clipping or ensemble;
+--normalise and --flips add what most users would add next. Writes pred_val.csv and pred_test.csv,
+so that evaluate.py judges it as it does ours.
 """
+
 import math
 import sys
 from dataclasses import dataclass
@@ -27,16 +30,16 @@ from utils import config  # noqa: E402
 
 @dataclass(frozen=True)
 class Config:
-    output_dir: str = "runs/baseline"    # where the predictions go
-    timm_name: str = "convnextv2_atto"   # timm's name of the network
-    epochs: int = 20                     # passes over the training split
-    batch_size: int = 128                # examples a step
-    lr: float = 1e-3                     # peak learning rate
-    weight_decay: float = 0.05           # of all parameters
-    seed: int = 42                       # of weights and order
-    num_workers: int = 2                 # processes that pack the cutouts
-    normalise: bool = False              # standardise each image and band, instead of each band over the set
-    flips: bool = False                  # the eight symmetries of the square on each example
+    output_dir: str = "runs/baseline"  # where the predictions go
+    timm_name: str = "convnextv2_atto"  # timm's name of the network
+    epochs: int = 20  # passes over the training split
+    batch_size: int = 128  # examples a step
+    lr: float = 1e-3  # peak learning rate
+    weight_decay: float = 0.05  # of all parameters
+    seed: int = 42  # of weights and order
+    num_workers: int = 2  # processes that pack the cutouts
+    normalise: bool = False  # standardise each image and band, instead of each band over the set
+    flips: bool = False  # the eight symmetries of the square on each example
 
 
 def main(argv: list[str]) -> None:
@@ -44,7 +47,10 @@ def main(argv: list[str]) -> None:
     packed = inputs.pack(buckets.inventory(task.sources()), task, options.num_workers)
     index = inputs.split_index(packed.index, task)
     bands = inputs.used_bands(index, task.bands)
-    data = {name: examples.examples(packed, inputs.chosen(index, name, task), bands, task.band_mode) for name in ("train", "val", "test")}
+    data = {
+        name: examples.examples(packed, inputs.chosen(index, name, task), bands, task.band_mode)
+        for name in ("train", "val", "test")
+    }
     torch.manual_seed(options.seed)
     train = data["train"].__getitems__(list(range(len(data["train"]))))
     images, labels = train["image"], train["label"]
@@ -78,10 +84,14 @@ def main(argv: list[str]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name in ("val", "test"):
         with torch.no_grad():
-            probs = [model(scaled(data[name].__getitems__(list(rows))["image"])).squeeze(1).sigmoid().numpy()
-                     for rows in np.array_split(np.arange(len(data[name])), max(1, len(data[name]) // 512))]
+            probs = [
+                model(scaled(data[name].__getitems__(list(rows))["image"])).squeeze(1).sigmoid().numpy()
+                for rows in np.array_split(np.arange(len(data[name])), max(1, len(data[name]) // 512))
+            ]
         rows = inputs.chosen(index, name, task)
-        file_rows.write(file_rows.frames(rows, data[name], np.concatenate(probs), 0.5, False), len(rows), out, name)
+        file_rows.write(
+            file_rows.frames(rows, data[name], np.concatenate(probs), 0.5, False), len(rows), out, name
+        )
 
 
 if __name__ == "__main__":

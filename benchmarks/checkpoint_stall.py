@@ -2,12 +2,16 @@
 
     python benchmarks/checkpoint_stall.py
 
-Two states of ConvNeXt V2 atto: its weights, their EMA and AdamW's two moments (54 MB), and the same without the EMA (41 MB).
-The stall has two parts. The call: from `collect` to the return of `Writer.save` on the training thread. The wait: what the
-training thread then loses to the interpreter's lock while the file is written, from steps of forward, backward and AdamW that
-run meanwhile: wall time less its own CPU time, less the same of as many steps without a save. From both the time in the queue
-for a core is taken off (Linux /proc/self/task), which other processes on the machine cause. The file is read back and compared.
+Two states of ConvNeXt V2 atto: its weights, their EMA and AdamW's two moments (54 MB),
+and the same without the EMA (41 MB).
+The stall has two parts. The call: from `collect` to the return of `Writer.save` on the training thread. The
+wait: what the training thread then loses to the interpreter's lock while the file is written,
+    from steps of forward, backward and AdamW that
+run meanwhile: wall time less its own CPU time, less the same of as many steps without a save. From both the
+time in the queue for a core is taken off (Linux /proc/self/task), which other processes on the machine cause.
+The file is read back and compared.
 """
+
 import os
 import statistics
 import sys
@@ -33,10 +37,10 @@ from utils.ema import Ema  # noqa: E402
 @dataclass(frozen=True)
 class Config:
     saves: int = 15
-    size: str = "atto"           # of ConvNeXt V2
-    batch_size: int = 8          # of the steps that run while a file is written
-    folder: str = ""             # where to write; empty: a temporary one. Durable is what its disk makes of fsync
-    json: str = ""               # also write the rows to this file
+    size: str = "atto"  # of ConvNeXt V2
+    batch_size: int = 8  # of the steps that run while a file is written
+    folder: str = ""  # where to write; empty: a temporary one. Durable is what its disk makes of fsync
+    json: str = ""  # also write the rows to this file
 
 
 def queue() -> float:
@@ -50,7 +54,8 @@ def waits() -> float:
 
 
 def shown(milliseconds: list[float]) -> str:
-    return f"min {min(milliseconds):.1f}  median {statistics.median(milliseconds):.1f}  max {max(milliseconds):.1f} ms"
+    least, most = min(milliseconds), max(milliseconds)
+    return f"min {least:.1f}  median {statistics.median(milliseconds):.1f}  max {most:.1f} ms"
 
 
 def stalls(options: Config, averaged: bool) -> Row:
@@ -79,7 +84,7 @@ def stalls(options: Config, averaged: bool) -> Row:
                 writer.save(last, tree, previous)
                 calls.append(1e3 * (time.perf_counter() - began) - (queue() - queued))
                 if len(calls) == options.saves:
-                    kept = checkpoint.digest(tree["state"])              # the steps below change the tree that was given
+                    kept = checkpoint.digest(tree["state"])  # the steps below change the tree that was given
                 before = waits()
                 while not writer.begun[last].done():
                     step()
@@ -103,11 +108,22 @@ def stalls(options: Config, averaged: bool) -> Row:
         megabytes = last.stat().st_size / 1e6
     wait = [max(0.0, each - statistics.median(base)) for each in lost]
     what = f"{megabytes:.0f} MB ({options.size}: weights, {'EMA, ' if averaged else ''}two moments)"
-    print(f"{what}: the call {shown(calls)}, of the first {calls[0]:.1f}; the wait {shown(wait)} in {count / options.saves:.1f} steps, "
-          f"as many without a save {shown(base)}; checkpoint.save on the training thread {shown(durable)}; torch.save {shown(plain)}", flush=True)
-    return Row(f"stall of a durable checkpoint, {what}", "ms", statistics.median([a + b for a, b in zip(calls, wait)]),
-               f"torch.save {torch.__version__}, not durable", statistics.median(plain), limit=15 if not averaged else None,
-               equal=f"read back: {'the same bits' if same else 'DIFFERS'}")
+    print(
+        f"{what}: the call {shown(calls)}, of the first {calls[0]:.1f}; the wait {shown(wait)} in "
+        f"{count / options.saves:.1f} steps, "
+        f"as many without a save {shown(base)}; checkpoint.save on the training thread {shown(durable)}; "
+        f"torch.save {shown(plain)}",
+        flush=True,
+    )
+    return Row(
+        f"stall of a durable checkpoint, {what}",
+        "ms",
+        statistics.median([a + b for a, b in zip(calls, wait)]),
+        f"torch.save {torch.__version__}, not durable",
+        statistics.median(plain),
+        limit=15 if not averaged else None,
+        equal=f"read back: {'the same bits' if same else 'DIFFERS'}",
+    )
 
 
 def measure(options: Config) -> list[Row]:
@@ -116,7 +132,7 @@ def measure(options: Config) -> list[Row]:
 
 
 def main(argv: list[str]) -> None:
-    options, = config.read(argv, Config)
+    (options,) = config.read(argv, Config)
     show(measure(options), options.json)
 
 

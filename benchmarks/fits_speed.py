@@ -1,11 +1,14 @@
-"""data/cutouts/fits.py and data/cutouts/fits_blocks.py beside astropy and fitsio: files a second on one core, and whether the pixels are equal.
+"""data/cutouts/fits.py and data/cutouts/fits_blocks.py beside astropy and fitsio:
+files a second on one core, and whether the pixels are equal.
 
     python benchmarks/fits_speed.py --files 1024 --repeats 7
 
-Cutouts of 41x41 in the page cache, each side to float32 arrays. Ours are read_cutouts, which fills the array of a block as
-packing does, and read_cutout, with all of their checks; the peers are told where the image is and check nothing. The sides
-take turns in one process; the least process time of the repeats counts. With "own headers" each file has another OBJECT.
+Cutouts of 41x41 in the page cache, each side to float32 arrays. Ours are read_cutouts, which fills the array
+of a block as packing does, and read_cutout, with all of their checks; the peers are told where the image is
+and check nothing. The sides take turns in one process; the least process time of the repeats counts.
+With "own headers" each file has another OBJECT.
 """
+
 import sys
 import tempfile
 import time
@@ -29,19 +32,25 @@ try:
     import fitsio
 except ImportError:
     fitsio = None
-    print("fits_speed.py: fitsio is not installed: pip install -r requirements-benchmarks.txt", file=sys.stderr)
+    print(
+        "fits_speed.py: fitsio is not installed: pip install -r requirements-benchmarks.txt", file=sys.stderr
+    )
 
 SHAPE, BAND = (41, 41), "band_g"
-PEERS = {"astropy": f"astropy {astropy.__version__}", "fitsio": f"fitsio {fitsio.__version__}" if fitsio else "fitsio"}
-AIMS = {False: {"astropy": 40.0, "fitsio": 4.5}, True: {"astropy": 60.0, "fitsio": 3.0}}     # of images and of tables
+PEERS = {
+    "astropy": f"astropy {astropy.__version__}",
+    "fitsio": f"fitsio {fitsio.__version__}" if fitsio else "fitsio",
+}
+# of images and of tables
+AIMS = {False: {"astropy": 40.0, "fitsio": 4.5}, True: {"astropy": 60.0, "fitsio": 3.0}}
 
 
 @dataclass(frozen=True)
 class Config:
-    files: int = 1024    # of each form, as many as packing reads at once
-    repeats: int = 7     # turns of each side; the fastest counts
-    seed: int = 0        # of the pixels
-    json: str = ""       # also write the rows to this file
+    files: int = 1024  # of each form, as many as packing reads at once
+    repeats: int = 7  # turns of each side; the fastest counts
+    seed: int = 0  # of the pixels
+    json: str = ""  # also write the rows to this file
 
 
 def by_astropy_image(path: str, hdu: int) -> np.ndarray:
@@ -62,18 +71,26 @@ def by_fitsio_table(path: str, hdu: int) -> np.ndarray:
     return fitsio.read(path, ext=hdu, columns=BAND)[0].astype(np.float32)
 
 
-def of_images(kind: str, extension: bool = False, own: bool = False) -> Callable[[Path, int, np.ndarray], None]:
+def of_images(
+    kind: str, extension: bool = False, own: bool = False
+) -> Callable[[Path, int, np.ndarray], None]:
     def write(path: Path, number: int, image: np.ndarray) -> None:
-        hdus = [fits.PrimaryHDU(), fits.ImageHDU(image.astype(kind))] if extension else [fits.PrimaryHDU(image.astype(kind))]
+        hdus = (
+            [fits.PrimaryHDU(), fits.ImageHDU(image.astype(kind))]
+            if extension
+            else [fits.PrimaryHDU(image.astype(kind))]
+        )
         if own:
             hdus[0].header["OBJECT"] = f"object_{number:08d}"
         fits.HDUList(hdus).writeto(path)
+
     return write
 
 
 def of_challenge(folder: str) -> Callable[[Path, int, np.ndarray], None]:
     def write(path: Path, number: int, image: np.ndarray) -> None:
         path.write_bytes(challenge.encode(folder, f"D1_L_{number:08d}", 1, "g", image))
+
     return write
 
 
@@ -119,16 +136,38 @@ def measure_form(name: str, options: Config) -> list[Row]:
         for number, path in enumerate(paths):
             write(Path(path), number, generator.normal(size=SHAPE))
         pixels = read_cutouts(paths, SHAPE)[0]
-        wrong = sum(len({image.tobytes(), read_cutout(path).tobytes(), *(read(path, hdu).tobytes() for read in peers.values())}) > 1
-                    for path, image in zip(paths, pixels))
-        sides = {"a block": lambda: read_cutouts(paths, SHAPE), "one at a time": lambda: each(read_cutout, paths)}
+        wrong = sum(
+            len(
+                {
+                    image.tobytes(),
+                    read_cutout(path).tobytes(),
+                    *(read(path, hdu).tobytes() for read in peers.values()),
+                }
+            )
+            > 1
+            for path, image in zip(paths, pixels)
+        )
+        sides = {
+            "a block": lambda: read_cutouts(paths, SHAPE),
+            "one at a time": lambda: each(read_cutout, paths),
+        }
         for peer, read in peers.items():
             sides[peer] = lambda read=read: each(read, paths, hdu)
         spent = seconds(sides, options.repeats)
     equal = f"{wrong} of {options.files} differ" if wrong else f"{options.files} files to the bit, all sides"
-    return [Row(f"{name}, {ours}", "files/s", options.files / spent[ours], PEERS[peer], options.files / spent[peer] if peer in spent else None,
-                aim=AIMS[table][peer] if ours == "a block" else None, equal=equal)
-            for ours in ("a block", "one at a time") for peer in PEERS]
+    return [
+        Row(
+            f"{name}, {ours}",
+            "files/s",
+            options.files / spent[ours],
+            PEERS[peer],
+            options.files / spent[peer] if peer in spent else None,
+            aim=AIMS[table][peer] if ours == "a block" else None,
+            equal=equal,
+        )
+        for ours in ("a block", "one at a time")
+        for peer in PEERS
+    ]
 
 
 def measure(options: Config) -> list[Row]:
@@ -136,7 +175,7 @@ def measure(options: Config) -> list[Row]:
 
 
 def main(argv: list[str]) -> None:
-    options, = config.read(argv, Config)
+    (options,) = config.read(argv, Config)
     show(measure(options), options.json)
 
 

@@ -1,17 +1,23 @@
-"""Spoils FITS files in a hundred thousand ways and counts what our readers do wrong with them: everything should be 0.
+"""Spoils FITS files in a hundred thousand ways and counts what our readers do wrong with them:
+everything should be 0.
 
     python benchmarks/fuzz_fits.py --mutations 100000
 
     crashes           anything is raised but BadFile
     hangs             more than 50 ms of process time for a file
-    wrong geometry    an array that is not float32 41x41, or one of a file whose headers plainly declare another geometry
-    disagreements     our own reader takes the file and its pixels are not, to the bit, those of astropy for it
+    wrong geometry    an array that is not float32 41x41, or one of a file whose headers plainly declare
+                      another geometry
+    disagreements     our own reader takes the file and its pixels are not, to the bit,
+                      those of astropy for it
     accepted alone    our own reader takes a file that the astropy path refuses
-    memory            tracemalloc's peak is over twice the file's size, unpacked, and 64 kB; 1 MB if astropy's objects come in
-    block differs     read_cutouts, which meets the file among others and after sound ones, gives other pixels or another reason than read_cutout
+    memory            tracemalloc's peak is over twice the file's size, unpacked, and 64 kB;
+                      1 MB if astropy's objects come in
+    block differs     read_cutouts, which meets the file among others and after sound ones,
+                      gives other pixels or another reason than read_cutout
 
 A slow read is tried again, so that what the machine or a first import takes is not the file's fault.
 """
+
 import gzip
 import io
 import resource
@@ -42,28 +48,78 @@ from table import Row, show  # noqa: E402
 from utils import config  # noqa: E402
 
 SHAPE = (41, 41)
-AT_ONCE = 100             # spoiled files in a block
+AT_ONCE = 100  # spoiled files in a block
 WRONG = ("crashes", "hangs", "wrong geometry", "disagreements", "accepted alone", "memory", "block differs")
-LONGEST_READ = 0.05       # s
-OWN_OBJECTS = 2**16       # bytes that do not grow with the file: cards as Python objects, the window of gzip
-ASTROPY_OBJECTS = 2**20   # ... of astropy: headers and columns
-NUMBERS = [0, 1, -1, 2, 8, 16, -32, -64, 40, 42, 1681, 999, 1000, 2**31 - 1, 2**31, 2**40, 2**63, 10**18, 10**30]
+LONGEST_READ = 0.05  # s
+OWN_OBJECTS = 2**16  # bytes that do not grow with the file: cards as Python objects, the window of gzip
+ASTROPY_OBJECTS = 2**20  # ... of astropy: headers and columns
+NUMBERS = [
+    0,
+    1,
+    -1,
+    2,
+    8,
+    16,
+    -32,
+    -64,
+    40,
+    42,
+    1681,
+    999,
+    1000,
+    2**31 - 1,
+    2**31,
+    2**40,
+    2**63,
+    10**18,
+    10**30,
+]
 EXTENSIONS = [b"IMAGE", b"BINTABLE", b"TABLE", b"A3DTABLE", b"IUEIMAGE", b"FOREIGN", b"FITS", b"", b"image"]
-CARDS = [b"BSCALE  =                  2.0", b"BZERO   =                32768", b"BLANK   =                    0", b"BSCALE  = 'two     '",
-         b"TNULL1  =                    0", b"TSCAL1  =                  2.0", b"TSCAL2  =                  2.0", b"TZERO2  =                  1.0",
-         b"TDIM2   = '(1681,1)'", b"TDIM1   = '(41,41)'", b"TFORM2  = '1681E   '", b"TTYPE1  = 'band_g  '", b"TTYPE2  = 'image   '",
-         b"HIERARCH BSCALE = 2.0", b"HIERARCH NAXIS1 = 3", b"GROUPS  =                    T", b"PCOUNT  =                 2880",
-         b"GCOUNT  =                    2", b"ZIMAGE  =                    T", b"THEAP   =                  100", b"EXTEND  =                    F",
-         b"EXTEND  = maybe", b"NAXIS3  =                    7", b"NAXIS   =                    3", b"BITPIX  =                  -64",
-         b"XTENSION= 'IMAGE   '", b"SIMPLE  =                    F", b"END", b"END     junk", b"CONTINUE  'more'", b"LONG    = 'text&'",
-         b"bscale  =                  2.0", b" BSCALE =                  2.0", b"BSCALE= 2.0", b"OBJECT  = 'unclosed", b"DP1     = 'BSCALE: 2'"]
+CARDS = [
+    b"BSCALE  =                  2.0",
+    b"BZERO   =                32768",
+    b"BLANK   =                    0",
+    b"BSCALE  = 'two     '",
+    b"TNULL1  =                    0",
+    b"TSCAL1  =                  2.0",
+    b"TSCAL2  =                  2.0",
+    b"TZERO2  =                  1.0",
+    b"TDIM2   = '(1681,1)'",
+    b"TDIM1   = '(41,41)'",
+    b"TFORM2  = '1681E   '",
+    b"TTYPE1  = 'band_g  '",
+    b"TTYPE2  = 'image   '",
+    b"HIERARCH BSCALE = 2.0",
+    b"HIERARCH NAXIS1 = 3",
+    b"GROUPS  =                    T",
+    b"PCOUNT  =                 2880",
+    b"GCOUNT  =                    2",
+    b"ZIMAGE  =                    T",
+    b"THEAP   =                  100",
+    b"EXTEND  =                    F",
+    b"EXTEND  = maybe",
+    b"NAXIS3  =                    7",
+    b"NAXIS   =                    3",
+    b"BITPIX  =                  -64",
+    b"XTENSION= 'IMAGE   '",
+    b"SIMPLE  =                    F",
+    b"END",
+    b"END     junk",
+    b"CONTINUE  'more'",
+    b"LONG    = 'text&'",
+    b"bscale  =                  2.0",
+    b" BSCALE =                  2.0",
+    b"BSCALE= 2.0",
+    b"OBJECT  = 'unclosed",
+    b"DP1     = 'BSCALE: 2'",
+]
 
 
 @dataclass(frozen=True)
 class Config:
-    mutations: int = 100_000    # files to spoil and read
-    seed: int = 0               # of the files and of what is done to them
-    json: str = ""              # also write the rows to this file
+    mutations: int = 100_000  # files to spoil and read
+    seed: int = 0  # of the files and of what is done to them
+    json: str = ""  # also write the rows to this file
 
 
 def valid_files(rng: np.random.Generator) -> list[bytes]:
@@ -71,26 +127,35 @@ def valid_files(rng: np.random.Generator) -> list[bytes]:
     image = rng.normal(size=SHAPE)
 
     def column(name, letter, dim=None):
-        return fits.Column(name, f"{image.size}{letter}", dim=dim, array=image.reshape(1, *(SHAPE if dim else [-1])))
+        return fits.Column(
+            name, f"{image.size}{letter}", dim=dim, array=image.reshape(1, *(SHAPE if dim else [-1]))
+        )
 
     def content(*hdus):
         stream = io.BytesIO()
         fits.HDUList(list(hdus)).writeto(stream)
         return stream.getvalue()
 
-    scalars = [fits.Column(name, form, array=[1]) for name, form in (("mag", "E"), ("class", "I"), ("lens", "L"))]
-    return [content(fits.PrimaryHDU(image.astype("f4"))), challenge.encode(challenge.BLIND, "object", 1, "g", image),
-            content(fits.PrimaryHDU((image * 100).astype("i2"), fits.Header([("HISTORY", "x" * 70)] * 80))),
-            content(fits.PrimaryHDU(), fits.ImageHDU(image.astype("f4")), fits.ImageHDU(image)),
-            challenge.encode("slsim_lenses", "D1_L_00000007", 1, "r", image),
-            content(fits.PrimaryHDU(), fits.BinTableHDU.from_columns([column("image", "E")])),
-            content(fits.PrimaryHDU(), fits.BinTableHDU.from_columns([*scalars, column("pixels", "D", "(41,41)")])),
-            content(fits.PrimaryHDU((image * 100).astype("u2")))]
+    scalars = [
+        fits.Column(name, form, array=[1]) for name, form in (("mag", "E"), ("class", "I"), ("lens", "L"))
+    ]
+    return [
+        content(fits.PrimaryHDU(image.astype("f4"))),
+        challenge.encode(challenge.BLIND, "object", 1, "g", image),
+        content(fits.PrimaryHDU((image * 100).astype("i2"), fits.Header([("HISTORY", "x" * 70)] * 80))),
+        content(fits.PrimaryHDU(), fits.ImageHDU(image.astype("f4")), fits.ImageHDU(image)),
+        challenge.encode("slsim_lenses", "D1_L_00000007", 1, "r", image),
+        content(fits.PrimaryHDU(), fits.BinTableHDU.from_columns([column("image", "E")])),
+        content(
+            fits.PrimaryHDU(), fits.BinTableHDU.from_columns([*scalars, column("pixels", "D", "(41,41)")])
+        ),
+        content(fits.PrimaryHDU((image * 100).astype("u2"))),
+    ]
 
 
 def header_bytes(raw: bytes) -> int:
     """As far as headers go, about: the first three blocks of which most are text."""
-    return min(len(raw), BLOCK * (2 if raw[BLOCK:BLOCK + 8] == b"XTENSION" else 1))
+    return min(len(raw), BLOCK * (2 if raw[BLOCK : BLOCK + 8] == b"XTENSION" else 1))
 
 
 def spoil_text(rng, raw):
@@ -114,25 +179,29 @@ def spoil_data(rng, raw):
 
 
 def truncate(rng, raw):
-    return raw[:rng.integers(0, len(raw))] + bytes(int(rng.choice([0, 0, 1, 100, BLOCK])))
+    return raw[: rng.integers(0, len(raw))] + bytes(int(rng.choice([0, 0, 1, 100, BLOCK])))
 
 
 def spoil_number(rng, raw):
-    at = [at for at in range(0, header_bytes(raw), CARD) if raw[at + 8:at + 10] == b"= " and raw[at + 29:at + 30].isdigit()]
+    at = [
+        at
+        for at in range(0, header_bytes(raw), CARD)
+        if raw[at + 8 : at + 10] == b"= " and raw[at + 29 : at + 30].isdigit()
+    ]
     at = int(rng.choice(at))
-    return raw[:at + 10] + str(NUMBERS[rng.integers(len(NUMBERS))]).rjust(20).encode()[:70] + raw[at + 30:]
+    return raw[: at + 10] + str(NUMBERS[rng.integers(len(NUMBERS))]).rjust(20).encode()[:70] + raw[at + 30 :]
 
 
 def spoil_extension(rng, raw):
     name = EXTENSIONS[rng.integers(len(EXTENSIONS))].ljust(8)
     at = raw.find(b"XTENSION= '")
-    return raw[:at + 11] + name + raw[at + 19:] if at > 0 else name + raw[8:]
+    return raw[: at + 11] + name + raw[at + 19 :] if at > 0 else name + raw[8:]
 
 
 def spoil_cards(rng, raw):
     """Inserts, deletes, swaps or doubles cards of a header."""
     start = BLOCK * int(rng.integers(header_bytes(raw) // BLOCK))
-    cards = [raw[at:at + CARD] for at in range(start, start + BLOCK, CARD)]
+    cards = [raw[at : at + CARD] for at in range(start, start + BLOCK, CARD)]
     one, other = (int(place) for place in rng.integers(0, 14, 2))
     how = rng.integers(5)
     if how < 2:
@@ -143,11 +212,11 @@ def spoil_cards(rng, raw):
         cards[one], cards[other] = cards[other], cards[one]
     else:
         cards[one:one] = [cards[other]]
-    return raw[:start] + b"".join(cards).ljust(BLOCK)[:BLOCK] + raw[start + BLOCK:]
+    return raw[:start] + b"".join(cards).ljust(BLOCK)[:BLOCK] + raw[start + BLOCK :]
 
 
 def spoil_blocks(rng, raw):
-    blocks = [raw[at:at + BLOCK] for at in range(0, len(raw), BLOCK)]
+    blocks = [raw[at : at + BLOCK] for at in range(0, len(raw), BLOCK)]
     one, other = rng.integers(0, len(blocks), 2)
     how = rng.integers(4)
     if how == 0:
@@ -177,12 +246,19 @@ def spoil_gzip(rng, raw):
 def wrong_geometries() -> list[bytes]:
     """Sound files of as many pixels or nearly, in other geometries."""
     files, generator = [], np.random.default_rng(0)
-    for shape, kind in product([(1681,), (1, 41, 41), (41, 41, 1), (40, 41), (41, 42), (1681, 1), (1, 1681), (82, 41), (41, 82)], "fdh"):
+    for shape, kind in product(
+        [(1681,), (1, 41, 41), (41, 41, 1), (40, 41), (41, 42), (1681, 1), (1, 1681), (82, 41), (41, 82)],
+        "fdh",
+    ):
         image = generator.normal(size=shape, scale=100).astype(kind)
         sides, letter = ",".join(map(str, shape[::-1])), {"f": "E", "d": "D", "h": "I"}[kind]
         dim = f"({sides})" if len(shape) > 1 else "(1681,1)"
         column = fits.Column("image", f"{image.size}{letter}", dim=dim, array=image[None])
-        for hdus in ([fits.PrimaryHDU(image)], [fits.PrimaryHDU(), fits.ImageHDU(image)], [fits.PrimaryHDU(), fits.BinTableHDU.from_columns([column])]):
+        for hdus in (
+            [fits.PrimaryHDU(image)],
+            [fits.PrimaryHDU(), fits.ImageHDU(image)],
+            [fits.PrimaryHDU(), fits.BinTableHDU.from_columns([column])],
+        ):
             stream = io.BytesIO()
             fits.HDUList(hdus).writeto(stream)
             files.append(stream.getvalue())
@@ -193,14 +269,25 @@ def other_geometry(rng, raw):
     return wrong_geometries()[rng.integers(len(wrong_geometries()))]
 
 
-MUTATIONS: list[Callable] = [spoil_text, spoil_bytes, spoil_data, truncate, spoil_number, spoil_extension, spoil_cards, spoil_blocks,
-                             random_bytes, spoil_gzip, other_geometry]
+MUTATIONS: list[Callable] = [
+    spoil_text,
+    spoil_bytes,
+    spoil_data,
+    truncate,
+    spoil_number,
+    spoil_extension,
+    spoil_cards,
+    spoil_blocks,
+    random_bytes,
+    spoil_gzip,
+    other_geometry,
+]
 
 
 def same_as_astropy(raw: bytes, pixels: np.ndarray) -> str:
     headers, layout = find_image(raw, SHAPE)
     try:  # what follows the image is nobody's business: only check_counts looks at it
-        theirs = by_astropy(raw[:len(headers) + padded(layout.size)], SHAPE)
+        theirs = by_astropy(raw[: len(headers) + padded(layout.size)], SHAPE)
     except BadFile:
         return "accepted alone"
     with np.errstate(all="ignore"):
@@ -215,7 +302,9 @@ def seconds_to_read(path: Path) -> float:
 
 
 def judge(path: Path, mutation: Callable, traced: bool, worst: dict[str, float]) -> tuple[str, str]:
-    """Reads a file. Returns: who read it ("own", "astropy" or "refused"), and what is wrong, "" if nothing is."""
+    """Reads a file. Returns: who read it ("own", "astropy" or "refused"), and what is wrong,
+    "" if nothing is.
+    """
     size = path.stat().st_size
     if traced:
         tracemalloc.start()
@@ -251,7 +340,9 @@ def judge(path: Path, mutation: Callable, traced: bool, worst: dict[str, float])
 
 
 def different_in_a_block(paths: list[Path]) -> list[int]:
-    """The rows in which read_cutouts and read_cutout are not of one mind, as packing asks them; what was known is forgotten before."""
+    """The rows in which read_cutouts and read_cutout are not of one mind, as packing asks them;
+    what was known is forgotten before.
+    """
     KNOWN.clear()
     images, reasons = read_cutouts(paths, SHAPE)
     rows = []
@@ -266,7 +357,9 @@ def different_in_a_block(paths: list[Path]) -> list[int]:
 
 
 def fuzz(mutations: int, seed: int, folder: str) -> tuple[Counter, Counter, dict[str, float]]:
-    """Returns: counts by (mutation, who read it), counts of what is wrong, the worst of memory (bytes over twice the file) and time (s)."""
+    """Returns: counts by (mutation, who read it), counts of what is wrong,
+    the worst of memory (bytes over twice the file) and time (s).
+    """
     rng = np.random.default_rng(seed)
     files = valid_files(rng)
     sound = [Path(folder) / f"sound_{row}.fits" for row in range(len(files))]
@@ -302,23 +395,52 @@ def measure(options: Config) -> list[Row]:
         done, wrong, worst = fuzz(options.mutations, options.seed, folder)
     print(f"{'':18}{'own reader':>12}{'astropy':>10}{'refused':>10}")
     for mutation in MUTATIONS:
-        print(f"{mutation.__name__:18}" + "".join(f"{done[mutation.__name__, reader]:>{width},}"
-                                                  for reader, width in (("own", 12), ("astropy", 10), ("refused", 10))))
+        print(
+            f"{mutation.__name__:18}"
+            + "".join(
+                f"{done[mutation.__name__, reader]:>{width},}"
+                for reader, width in (("own", 12), ("astropy", 10), ("refused", 10))
+            )
+        )
     print(f"{options.mutations:,} files in {time.process_time() - start:.0f} s")
     if wrong:
         print(f"{dict(wrong)}: these files are in {folder}")
     else:
         shutil.rmtree(folder)
-    rows = [Row(f"spoiled FITS files: {what}", "files", sum(count for name, count in wrong.items() if name.startswith(what)), limit=0,
-                equal=f"of {options.mutations:,}") for what in WRONG]
-    rows.append(Row("spoiled FITS files: the slowest read", "ms", worst["time"] * 1e3, limit=LONGEST_READ * 1e3))
-    rows += [Row(f"spoiled FITS files: peak memory beyond twice the file's size, {reader}", "kB", worst[reader] / 1e3, limit=most / 1e3)
-             for reader, most in (("own", OWN_OBJECTS), ("astropy", ASTROPY_OBJECTS), ("refused", ASTROPY_OBJECTS))]
-    return [*rows, Row("spoiled FITS files: growth of the resident set", "MB", (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3)]
+    rows = [
+        Row(
+            f"spoiled FITS files: {what}",
+            "files",
+            sum(count for name, count in wrong.items() if name.startswith(what)),
+            limit=0,
+            equal=f"of {options.mutations:,}",
+        )
+        for what in WRONG
+    ]
+    rows.append(
+        Row("spoiled FITS files: the slowest read", "ms", worst["time"] * 1e3, limit=LONGEST_READ * 1e3)
+    )
+    rows += [
+        Row(
+            f"spoiled FITS files: peak memory beyond twice the file's size, {reader}",
+            "kB",
+            worst[reader] / 1e3,
+            limit=most / 1e3,
+        )
+        for reader, most in (("own", OWN_OBJECTS), ("astropy", ASTROPY_OBJECTS), ("refused", ASTROPY_OBJECTS))
+    ]
+    return [
+        *rows,
+        Row(
+            "spoiled FITS files: growth of the resident set",
+            "MB",
+            (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3,
+        ),
+    ]
 
 
 def main(argv: list[str]) -> None:
-    options, = config.read(argv, Config)
+    (options,) = config.read(argv, Config)
     show(measure(options), options.json)
 
 

@@ -1,11 +1,14 @@
-"""Our GRU of padded curves beside torch.nn.GRU with packed sequences: process time of one thread, and how far they differ.
+"""Our GRU of padded curves beside torch.nn.GRU with packed sequences:
+process time of one thread, and how far they differ.
 
     python benchmarks/gru_speed.py --repeats 15
 
-Curves of 20 to 119 points of 9 numbers, two layers of 64, as the light-curve encoder has them. A GRU's row is forward and
-backward of the summed valid outputs; the autoencoder's is a whole step: encoder, decoder, Poisson loss, divergence,
-backward, AdamW. Both sides take turns in one process on the same curves and weights; the fastest of the repeats counts.
+Curves of 20 to 119 points of 9 numbers, two layers of 64, as the light-curve encoder has them. A GRU's row is
+forward and backward of the summed valid outputs; the autoencoder's is a whole step: encoder, decoder, Poisson
+loss, divergence, backward, AdamW. Both sides take turns in one process on the same curves and weights;
+the fastest of the repeats counts.
 """
+
 import sys
 import time
 from dataclasses import dataclass
@@ -24,15 +27,15 @@ from table import Row, show  # noqa: E402
 from utils import config  # noqa: E402
 
 INPUTS, HIDDEN, LAYERS, LATENTS, BANDS = 9, 64, 2, 16, 3
-AIMS = {32: 2.0, 256: 5.0}           # at this many curves
+AIMS = {32: 2.0, 256: 5.0}  # at this many curves
 
 
 @dataclass(frozen=True)
 class Config:
-    repeats: int = 15                # turns of each side; the fastest counts
-    seed: int = 0                    # of curves and weights
-    bidirectional: bool = False      # both directions
-    json: str = ""                   # also write the rows to this file
+    repeats: int = 15  # turns of each side; the fastest counts
+    seed: int = 0  # of curves and weights
+    bidirectional: bool = False  # both directions
+    json: str = ""  # also write the rows to this file
 
 
 class PackedGRU(nn.GRU):
@@ -84,7 +87,10 @@ def autoencoder_step(model: nn.Module, x: Tensor, length: Tensor, counts: Tensor
 def difference(step, sides: dict[str, nn.Module], curves: tuple[Tensor, ...]) -> tuple[float, float]:
     """The largest one of outputs, and of gradients as a fraction of each parameter's largest."""
     ours, theirs = (step(model, *curves) for model in sides.values())
-    slopes = [((a.grad - b.grad).abs().max() / b.grad.abs().max()).item() for a, b in zip(*(m.parameters() for m in sides.values()))]
+    slopes = [
+        ((a.grad - b.grad).abs().max() / b.grad.abs().max()).item()
+        for a, b in zip(*(m.parameters() for m in sides.values()))
+    ]
     return (ours - theirs).abs().max().item(), max(slopes)
 
 
@@ -95,13 +101,21 @@ def measure(options: Config) -> list[Row]:
     for name, step in (("GRU", gru_step), ("autoencoder", autoencoder_step)):
         for batch, aim in AIMS.items():
             length = torch.randint(20, 120, (batch,))
-            curves = torch.randn(batch, int(length.max()), INPUTS), length, torch.poisson(torch.full((batch, int(length.max()), BANDS), 2.0))
+            curves = (
+                torch.randn(batch, int(length.max()), INPUTS),
+                length,
+                torch.poisson(torch.full((batch, int(length.max()), BANDS), 2.0)),
+            )
             sides = {"ours": PaddedGRU, "packed": PackedGRU}
             for side, gru in sides.items():
-                sides[side] = (Autoencoder(gru, options.bidirectional) if name == "autoencoder"
-                               else gru(INPUTS, HIDDEN, LAYERS, bidirectional=options.bidirectional))
+                sides[side] = (
+                    Autoencoder(gru, options.bidirectional)
+                    if name == "autoencoder"
+                    else gru(INPUTS, HIDDEN, LAYERS, bidirectional=options.bidirectional)
+                )
                 sides[side].load_state_dict(sides["ours"].state_dict())
-                sides[side].optimizer = torch.optim.AdamW(sides[side].parameters(), lr=0.0)      # equal weights to the end
+                # equal weights to the end
+                sides[side].optimizer = torch.optim.AdamW(sides[side].parameters(), lr=0.0)
             outputs, gradients = difference(step, sides, curves)
             best = dict.fromkeys(sides, float("inf"))
             for _ in range(options.repeats):
@@ -110,13 +124,22 @@ def measure(options: Config) -> list[Row]:
                     step(model, *curves)
                     best[side] = min(best[side], time.process_time() - start)
             what = f"{name}, {'forward and backward' if name == 'GRU' else 'training step'}, {batch} curves"
-            rows.append(Row(what + ", both directions" * options.bidirectional, "ms", best["ours"] * 1e3, peer, best["packed"] * 1e3, aim=aim,
-                            equal=f"outputs differ by {outputs:.1e}, gradients by {gradients:.1e} of the largest"))
+            rows.append(
+                Row(
+                    what + ", both directions" * options.bidirectional,
+                    "ms",
+                    best["ours"] * 1e3,
+                    peer,
+                    best["packed"] * 1e3,
+                    aim=aim,
+                    equal=f"outputs differ by {outputs:.1e}, gradients by {gradients:.1e} of the largest",
+                )
+            )
     return rows
 
 
 def main(argv: list[str]) -> None:
-    options, = config.read(argv, Config)
+    (options,) = config.read(argv, Config)
     show(measure(options), options.json)
 
 

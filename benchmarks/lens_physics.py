@@ -1,13 +1,16 @@
 """What the physics is worth: false positives with and without its terms.
 
     python benchmarks/lens_physics.py --work runs/lens_physics --cores 2 --epochs 6
-    python benchmarks/lens_physics.py --work runs/lens_physics --arms plain,regression,physics --only robust_resnet --table_only
+    python benchmarks/lens_physics.py --work runs/lens_physics --arms plain,regression,physics --only
+    robust_resnet --table_only
 
-Pairs of runs that differ in the terms of the loss alone: same network, weights at the start, order, epochs. "plain": the label alone; for
-pinn_lens the geometry then stays near its first guess, and what judges sees the residuals of that. "regression": the geometry of the
-training lenses besides, from parameters.fits. "physics": this, and the terms of the fitted lens (--use_physics). False positives are
-counted on test at the threshold that finds 90 % of the test lenses. Like benchmarks/lens_models.py, it goes on where it was.
+Pairs of runs that differ in the terms of the loss alone: same network, weights at the start, order, epochs.
+"plain": the label alone; for pinn_lens the geometry then stays near its first guess, and what judges sees the
+residuals of that. "regression": the geometry of the training lenses besides, from parameters.fits. "physics":
+this, and the terms of the fitted lens (--use_physics). False positives are counted on test at the threshold
+that finds 90 % of the test lenses. Like benchmarks/lens_models.py, it goes on where it was.
 """
+
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,21 +28,26 @@ from utils import config  # noqa: E402
 from utils.config import several  # noqa: E402
 
 COMPLETENESS = 0.9
-AIM = -0.10                      # relative change of the false positives
-ARMS = {name: ["--rotate", "0", *flags] for name, flags in {             # few epochs: what delays learning by heart is not needed yet
-    "plain": ["--no_use_physics", "--regression_weight", "0"],
-    "regression": ["--no_use_physics"],
-    "physics": ["--use_physics"],
-}.items()}
+AIM = -0.10  # relative change of the false positives
+# few epochs: what delays learning by heart is not needed yet
+ARMS = {
+    name: ["--rotate", "0", *flags]
+    for name, flags in {
+        "plain": ["--no_use_physics", "--regression_weight", "0"],
+        "regression": ["--no_use_physics"],
+        "physics": ["--use_physics"],
+    }.items()
+}
 
 
 @dataclass(frozen=True)
 class Config(Runs):
-    work: str = "runs/lens_physics"          # data, stores and runs; what is there is not done again
-    epochs: int = 6                          # of everybody
-    seeds: list[int] = several(42, 101, 202, 303, 404)     # a pair of runs each
-    only: str = "pinn_lens,robust_resnet"    # networks, with commas between
-    arms: str = "plain,physics"              # of plain, regression and physics, with commas between; each is compared with the first
+    work: str = "runs/lens_physics"  # data, stores and runs; what is there is not done again
+    epochs: int = 6  # of everybody
+    seeds: list[int] = several(42, 101, 202, 303, 404)  # a pair of runs each
+    only: str = "pinn_lens,robust_resnet"  # networks, with commas between
+    # of plain, regression and physics, with commas between; each is compared with the first
+    arms: str = "plain,physics"
 
     def __post_init__(self):
         for name in self.only.split(","):
@@ -65,26 +73,46 @@ def interval(change: np.ndarray) -> tuple[float, float, float]:
 def compared(options: Config, found: dict[tuple, Path]) -> None:
     arms = options.arms.split(",")
     counts = {key: false_positives(out) for key, out in found.items()}
-    rows = [("false positives at completeness 0.9", *(f"seed {seed}" for seed in options.seeds), "mean", "change, paired by seed [95 %]")]
+    rows = [
+        (
+            "false positives at completeness 0.9",
+            *(f"seed {seed}" for seed in options.seeds),
+            "mean",
+            "change, paired by seed [95 %]",
+        )
+    ]
     for name in options.only.split(","):
         for arm in arms:
             mine = {seed: counts[name, arm, seed] for seed in options.seeds if (name, arm, seed) in counts}
             pairs = {seed: counts[name, arms[0], seed] for seed in mine if counts.get((name, arms[0], seed))}
             said = ""
             if arm != arms[0] and pairs:
-                mean, low, high = interval(np.array([mine[seed] / before - 1 for seed, before in pairs.items()]))
+                mean, low, high = interval(
+                    np.array([mine[seed] / before - 1 for seed, before in pairs.items()])
+                )
                 met = "met" if high < AIM else "the mean alone" if mean < AIM else "missed"
                 said = f"{mean:+.1%} [{low:+.1%}, {high:+.1%}] of {len(pairs)}, aim {AIM:+.0%}: {met}"
-            rows.append((f"{name}, {arm}", *(str(mine.get(seed, "")) for seed in options.seeds),
-                         f"{np.mean([*mine.values()]):.1f}" if mine else "", said))
+            rows.append(
+                (
+                    f"{name}, {arm}",
+                    *(str(mine.get(seed, "")) for seed in options.seeds),
+                    f"{np.mean([*mine.values()]):.1f}" if mine else "",
+                    said,
+                )
+            )
     print(aligned(rows), flush=True)
 
 
 def main(argv: list[str]) -> None:
-    options, = config.read(argv, Config)
-    jobs = {(name, arm, seed): lambda name=name, arm=arm, seed=seed:
-            asked(options, trained(options, f"{name}-{arm}", seed, *ARMS[arm]), splits=("test",))
-            for seed in options.seeds for name in options.only.split(",") for arm in options.arms.split(",")}
+    (options,) = config.read(argv, Config)
+    jobs = {
+        (name, arm, seed): lambda name=name, arm=arm, seed=seed: asked(
+            options, trained(options, f"{name}-{arm}", seed, *ARMS[arm]), splits=("test",)
+        )
+        for seed in options.seeds
+        for name in options.only.split(",")
+        for arm in options.arms.split(",")
+    }
     found = {key: out for key, out in in_parallel(options, jobs).items() if finished(out, ("test",))}
     compared(options, found)
 

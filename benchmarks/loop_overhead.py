@@ -1,12 +1,15 @@
-"""What the loop costs beside the arithmetic: microseconds a step on a tiny network, logging on, beside Lightning's Trainer.
+"""What the loop costs beside the arithmetic: microseconds a step on a tiny network, logging on,
+beside Lightning's Trainer.
 
     python benchmarks/loop_overhead.py
 
-The arithmetic alone (forward, backward, clip, fused AdamW; ours also the EMA) on a batch in memory is subtracted from a
-step of train.py and from a step of Lightning with the same network, data set, optimiser and clipping. CPU time of the
-process, one thread, blocks of 50 steps in turns, the least of the blocks; both log every 50 steps to TensorBoard, Lightning
-without its progress bar and checkpoints. On cores that other work shares, CPU time is inflated too: read the ratio, on a quiet machine.
+The arithmetic alone (forward, backward, clip, fused AdamW; ours also the EMA) on a batch in memory is
+subtracted from a step of train.py and from a step of Lightning with the same network, data set, optimiser and
+clipping. CPU time of the process, one thread, blocks of 50 steps in turns, the least of the blocks; both log
+every 50 steps to TensorBoard, Lightning without its progress bar and checkpoints. On cores that other work
+shares, CPU time is inflated too: read the ratio, on a quiet machine.
 """
+
 import contextlib
 import logging
 import os
@@ -37,10 +40,10 @@ BLOCK = 50
 
 @dataclass(frozen=True)
 class Config:
-    steps: int = 2000            # of each in a round
-    rounds: int = 5              # ours, bare and Lightning's in turns
-    batch_size: int = 32         # examples a step
-    json: str = ""               # also write the rows to this file
+    steps: int = 2000  # of each in a round
+    rounds: int = 5  # ours, bare and Lightning's in turns
+    batch_size: int = 32  # examples a step
+    json: str = ""  # also write the rows to this file
 
 
 class Timed(toys.Clouds):
@@ -66,17 +69,30 @@ def ours(options: Config, data: dict, folder: Path) -> list[float]:
     torch.manual_seed(0)
     model = toys.Classifier(toys.Config(dropout=0.0))
     task = train.Task(model, data, toys.loss, toys.measure, {"loss": "min"})
-    told = train.TrainConfig(task="toy", save_dir=str(folder), epochs=1, batch_size=options.batch_size, device="cpu", precision="fp32", log_every=50)
+    told = train.TrainConfig(
+        task="toy",
+        save_dir=str(folder),
+        epochs=1,
+        batch_size=options.batch_size,
+        device="cpu",
+        precision="fp32",
+        log_every=50,
+    )
     folder.mkdir(parents=True)
     with contextlib.redirect_stderr(open(os.devnull, "w")):
-        train.train(task, None, told, ScheduleConfig(), folder, dict(options={}, data={}), torch.device("cpu"))
-    return data["train"].read[:options.steps]
+        train.train(
+            task, None, told, ScheduleConfig(), folder, dict(options={}, data={}), torch.device("cpu")
+        )
+    return data["train"].read[: options.steps]
 
 
 def bare(options: Config, data: dict, averaged: bool) -> list[float]:
     torch.manual_seed(0)
     model = toys.Classifier(toys.Config(dropout=0.0))
-    optimizer, ema = torch.optim.AdamW(train.parameter_groups(model, 0.05), lr=3e-4, fused=True), Ema(model, 0.999)
+    optimizer, ema = (
+        torch.optim.AdamW(train.parameter_groups(model, 0.05), lr=3e-4, fused=True),
+        Ema(model, 0.999),
+    )
     batch, times = data["train"].__getitems__(range(options.batch_size)), []
     parameters = list(model.parameters())
     for step in range(options.steps):
@@ -112,20 +128,35 @@ def lightning(options: Config, data: dict, folder: Path) -> list[float]:
             return dict(optimizer=optimizer, lr_scheduler=dict(scheduler=schedule, interval="step"))
 
     torch.manual_seed(0)
-    loader = torch.utils.data.DataLoader(data["train"], options.batch_size, shuffle=True, collate_fn=lambda batch: batch)
-    trainer = lightning.Trainer(accelerator="cpu", max_epochs=1, logger=TensorBoardLogger(str(folder)), log_every_n_steps=50, gradient_clip_val=1.0,
-                                enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    loader = torch.utils.data.DataLoader(
+        data["train"], options.batch_size, shuffle=True, collate_fn=lambda batch: batch
+    )
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        logger=TensorBoardLogger(str(folder)),
+        log_every_n_steps=50,
+        gradient_clip_val=1.0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     trainer.fit(Module(), loader)
-    return data["train"].read[:options.steps]
+    return data["train"].read[: options.steps]
 
 
 def lightning_version() -> str:
     """Lightning's, or nothing where it cannot be imported."""
     try:
-        import_torchvision()             # Lightning's metrics import it, and the one of PyPI may not fit a CPU build of torch
+        # Lightning's metrics import it, and the one of PyPI may not fit a CPU build of torch
+        import_torchvision()
         import lightning
     except (ImportError, ValueError) as error:
-        print(f"loop_overhead.py: Lightning is not measured ({error}): pip install -r requirements-benchmarks.txt", file=sys.stderr)
+        print(
+            f"loop_overhead.py: Lightning is not measured ({error}): pip install -r "
+            "requirements-benchmarks.txt",
+            file=sys.stderr,
+        )
         return ""
     return lightning.__version__
 
@@ -138,24 +169,44 @@ def measure(options: Config) -> list[Row]:
 
     def fresh() -> dict:
         train_config = toys.Config(examples=options.steps * options.batch_size)
-        return dict(train=Timed(train_config, "train"), val=toys.Clouds(toys.Config(), "val"), test=toys.Clouds(toys.Config(), "test"))
+        return dict(
+            train=Timed(train_config, "train"),
+            val=toys.Clouds(toys.Config(), "val"),
+            test=toys.Clouds(toys.Config(), "test"),
+        )
 
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(options.rounds):
-            runs = dict(ours=lambda turn=turn: ours(options, fresh(), Path(folder) / f"ours{turn}"),
-                        bare=lambda: bare(options, fresh(), True), plain=lambda: bare(options, fresh(), False))
+            runs = dict(
+                ours=lambda turn=turn: ours(options, fresh(), Path(folder) / f"ours{turn}"),
+                bare=lambda: bare(options, fresh(), True),
+                plain=lambda: bare(options, fresh(), False),
+            )
             if peer:
-                runs["lightning"] = lambda turn=turn: lightning(options, fresh(), Path(folder) / f"peer{turn}")
+                runs["lightning"] = lambda turn=turn: lightning(
+                    options, fresh(), Path(folder) / f"peer{turn}"
+                )
             for name, run in runs.items():
                 least[name] = min([*blocks(run()), least.get(name, float("inf"))])
-    print(f"arithmetic with EMA {least['bare']:.0f} us, without {least['plain']:.0f} us; a step of train.py {least['ours']:.0f} us"
-          + (f"; a step of Lightning {least['lightning']:.0f} us" if peer else ""))
-    return [Row("what the loop adds to a step, logging", "us", least["ours"] - least["bare"], f"Lightning {peer}".strip(),
-                least["lightning"] - least["plain"] if peer else None, aim=10, limit=150)]
+    print(
+        f"arithmetic with EMA {least['bare']:.0f} us, without {least['plain']:.0f} us; a step of train.py "
+        f"{least['ours']:.0f} us" + (f"; a step of Lightning {least['lightning']:.0f} us" if peer else "")
+    )
+    return [
+        Row(
+            "what the loop adds to a step, logging",
+            "us",
+            least["ours"] - least["bare"],
+            f"Lightning {peer}".strip(),
+            least["lightning"] - least["plain"] if peer else None,
+            aim=10,
+            limit=150,
+        )
+    ]
 
 
 def main(argv: list[str]) -> None:
-    options, = config.read(argv, Config)
+    (options,) = config.read(argv, Config)
     show(measure(options), options.json)
 
 

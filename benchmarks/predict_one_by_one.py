@@ -1,10 +1,13 @@
-"""The loop that most would write from a folder of FITS cutouts to a CSV: the peer of predict_speed.py, in a process of its own.
+"""The loop that most would write from a folder of FITS cutouts to a CSV:
+the peer of predict_speed.py, in a process of its own.
 
     python benchmarks/predict_one_by_one.py IMAGES WEIGHTS OUT.csv
 
-Each file is read by fitsio and preprocessed by itself; a DataLoader stacks 128 for timm's convnextv2_atto. Prints its process time from
-the first file to the last row, and the versions. Imports nothing that changes how this process computes (utils would).
+Each file is read by fitsio and preprocessed by itself; a DataLoader stacks 128 for timm's convnextv2_atto.
+Prints its process time from the first file to the last row, and the versions.
+Imports nothing that changes how this process computes (utils would).
 """
+
 import csv
 import sys
 import time
@@ -62,4 +65,8 @@ if __name__ == "__main__":
     network.load_state_dict(torch.load(weights, weights_only=True))
     start = time.process_time()
     predict_one_by_one(images, network, out)
-    print(time.process_time() - start, f"fitsio {fitsio.__version__}, DataLoader, timm {import_timm().__version__}", sep="\t")
+    print(
+        time.process_time() - start,
+        f"fitsio {fitsio.__version__}, DataLoader, timm {import_timm().__version__}",
+        sep="\t",
+    )

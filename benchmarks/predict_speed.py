@@ -1,17 +1,22 @@
-"""From a folder of FITS cutouts to a CSV of probabilities: predict.py beside the loop that most would write, and from a packed store.
+"""From a folder of FITS cutouts to a CSV of probabilities: predict.py beside the loop that most would write,
+and from a packed store.
 
     python benchmarks/predict_speed.py
     python benchmarks/predict_speed.py --files 1000 --packed 0
 
-ConvNeXt V2 atto in fp32 on the CPU, weights drawn at random (those of the response norm too, which start at zero), simulated
-blind files of the challenge in the page cache; both sides have the same weights and the challenge's preprocessing (Gaussian of one pixel,
-zeros beyond the edge; background, clipping, unit spread). Ours is `predict.main` with an empty store: packing, predicting, CSV.
-The peer (predict_one_by_one.py) reads each file by fitsio, preprocesses it by itself, and stacks 128 by a DataLoader for timm's network.
-One thread, process time, in turns, the least of the turns; the peer in processes of its own, as it would run without our settings of
-threads and memory. Packing is the first prediction less the same again, which finds the store.
-From a packed store: wall time on two cores, by two threads, and by two ranks of torchrun less the time of two ranks with two examples, which is
-what they need to start.
+ConvNeXt V2 atto in fp32 on the CPU, weights drawn at random (those of the response norm too, which start at
+zero), simulated blind files of the challenge in the page cache; both sides have the same weights and the
+challenge's preprocessing (Gaussian of one pixel, zeros beyond the edge; background, clipping, unit spread).
+Ours is `predict.main` with an empty store: packing, predicting, CSV.
+The peer (predict_one_by_one.py) reads each file by fitsio, preprocesses it by itself,
+and stacks 128 by a DataLoader for timm's network.
+One thread, process time, in turns, the least of the turns; the peer in processes of its own, as it would run
+without our settings of threads and memory. Packing is the first prediction less the same again,
+which finds the store.
+From a packed store: wall time on two cores, by two threads, and by two ranks of torchrun less the time of two
+ranks with two examples, which is what they need to start.
 """
+
 import contextlib
 import io
 import os
@@ -43,16 +48,23 @@ from utils.mistake import Mistake  # noqa: E402
 from utils.schedule import ScheduleConfig  # noqa: E402
 
 BATCH = 128
-TASK = lens.Config(model_size="atto", apply_normalization=True, smoothing_mode="gaussian", gaussian_sigma=1.0, smoothing_edge="zero")
+TASK = lens.Config(
+    model_size="atto",
+    apply_normalization=True,
+    smoothing_mode="gaussian",
+    gaussian_sigma=1.0,
+    smoothing_edge="zero",
+)
 
 
 @dataclass(frozen=True)
 class Config:
-    files: int = 4000        # FITS files, for both sides; a multiple of five, the bands of an object
-    packed: int = 16384      # examples of the packed store; two ranks share them well from 16,384; 0 leaves this out
-    turns: int = 3           # of each side; the fastest counts
-    seed: int = 7            # of files and weights
-    json: str = ""           # also write the rows to this file
+    files: int = 4000  # FITS files, for both sides; a multiple of five, the bands of an object
+    # examples of the packed store; two ranks share them well from 16,384; 0 leaves this out
+    packed: int = 16384
+    turns: int = 3  # of each side; the fastest counts
+    seed: int = 7  # of files and weights
+    json: str = ""  # also write the rows to this file
 
 
 def make_checkpoint(path: Path, seed: int) -> dict[str, Tensor]:
@@ -61,15 +73,34 @@ def make_checkpoint(path: Path, seed: int) -> dict[str, Tensor]:
     model = lens.build_network(TASK, 1)
     for name, parameter in model.named_parameters():
         if "grn" in name or name.endswith("head.fc.weight"):
-            nn.init.normal_(parameter, std=0.1)              # so that every layer counts and probabilities spread
+            nn.init.normal_(parameter, std=0.1)  # so that every layer counts and probabilities spread
     options = config.flat(TrainConfig(precision="fp32"), ScheduleConfig(), TASK)
-    checkpoint.save(path, dict(record=dict(options=options, data=dict(bands=["g", "r", "i", "z", "y"])), model=model.state_dict()))
+    checkpoint.save(
+        path,
+        dict(
+            record=dict(options=options, data=dict(bands=["g", "r", "i", "z", "y"])), model=model.state_dict()
+        ),
+    )
     return model.network.state_dict()
 
 
 def our_arguments(folder: Path, images: Path) -> list[str]:
-    return ["--model_path", f"{folder}/best.pt", "--images", str(images), "--store_dir", f"{folder}/stores", "--output_dir", f"{folder}/ours",
-            "--which", "blind", "--device", "cpu", "--batch_size", str(BATCH)]
+    return [
+        "--model_path",
+        f"{folder}/best.pt",
+        "--images",
+        str(images),
+        "--store_dir",
+        f"{folder}/stores",
+        "--output_dir",
+        f"{folder}/ours",
+        "--which",
+        "blind",
+        "--device",
+        "cpu",
+        "--batch_size",
+        str(BATCH),
+    ]
 
 
 def quietly(argv: list[str]) -> None:
@@ -85,17 +116,42 @@ def seconds(work: Callable[[], None], clock: Callable[[], float]) -> float:
 
 def theirs(images: Path, weights: Path, out: Path) -> tuple[float, str]:
     """(process time of the peer, its versions). Raises Mistake where it fails."""
-    command = [sys.executable, str(ROOT / "benchmarks" / "predict_one_by_one.py"), str(images), str(weights), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | dict(OMP_NUM_THREADS="1"))
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "predict_one_by_one.py"),
+        str(images),
+        str(weights),
+        str(out),
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | dict(OMP_NUM_THREADS="1")
+    )
     if done.returncode:
-        raise Mistake(f"the peer failed ({done.stderr.strip().splitlines()[-1]}): pip install -r requirements-benchmarks.txt")
+        raise Mistake(
+            f"the peer failed ({done.stderr.strip().splitlines()[-1]}): pip install -r "
+            "requirements-benchmarks.txt"
+        )
     took, versions = done.stdout.strip().split("\t")
     return float(took), versions
 
 
 def simulate_blind(folder: Path, files: int, seed: int) -> Path:
     with contextlib.redirect_stdout(io.StringIO()):
-        simulate.main(["challenge", "--out", str(folder), "--objects", "0", "--blind", str(-(-files // 5)), "--seed", str(seed), "--workers", "1"])
+        simulate.main(
+            [
+                "challenge",
+                "--out",
+                str(folder),
+                "--objects",
+                "0",
+                "--blind",
+                str(-(-files // 5)),
+                "--seed",
+                str(seed),
+                "--workers",
+                "1",
+            ]
+        )
     return folder / "test_dataset"
 
 
@@ -115,33 +171,74 @@ def from_files(options: Config, folder: Path) -> list[Row]:
             print(f"predict_speed.py: {mistake}", file=sys.stderr)
     whole, packed, peers = (min(column, default=None) for column in times.values())
     if peers:
-        both = pd.read_csv(folder / "ours" / "pred_blind.csv").merge(pd.read_csv(folder / "theirs.csv"), on="path", suffixes=("", "_theirs"))
+        both = pd.read_csv(folder / "ours" / "pred_blind.csv").merge(
+            pd.read_csv(folder / "theirs.csv"), on="path", suffixes=("", "_theirs")
+        )
         low, high = both["prob"].min(), both["prob"].max()
-        equal = (f"{len(both):,} of {count:,} files in both; probabilities, {low:.2g} to {high:.2g}, differ by at most "
-                 f"{(both['prob'] - both['prob_theirs']).abs().max():.1e}")
-    return [Row("FITS folder to CSV, atto fp32, one thread", "files/s", count / whole, peer, count / peers if peers else None, aim=5, equal=equal),
-            Row("... of this, packing into the store", "ms for 1,000 files", 1e6 * (whole - packed) / count),
-            Row("... of this, predicting and CSV", "ms for 1,000 files", 1e6 * packed / count)]
+        equal = (
+            f"{len(both):,} of {count:,} files in both; probabilities, {low:.2g} to {high:.2g}, differ by "
+            "at most "
+            f"{(both['prob'] - both['prob_theirs']).abs().max():.1e}"
+        )
+    return [
+        Row(
+            "FITS folder to CSV, atto fp32, one thread",
+            "files/s",
+            count / whole,
+            peer,
+            count / peers if peers else None,
+            aim=5,
+            equal=equal,
+        ),
+        Row("... of this, packing into the store", "ms for 1,000 files", 1e6 * (whole - packed) / count),
+        Row("... of this, predicting and CSV", "ms for 1,000 files", 1e6 * packed / count),
+    ]
 
 
 def from_store(options: Config, folder: Path) -> list[Row]:
     argv = our_arguments(folder, simulate_blind(folder / "many", options.packed, options.seed))
-    quietly([*argv, "--max_samples", "2"])                   # packs
+    quietly([*argv, "--max_samples", "2"])  # packs
     count = options.packed
     whole = [*argv, "--max_samples", str(count)]
     torch.set_num_threads(2)
     threads = min(seconds(lambda: quietly(whole), time.perf_counter) for _ in range(options.turns))
     torch.set_num_threads(1)
     ranks = min(seconds(lambda: as_two_ranks(whole), time.perf_counter) for _ in range(options.turns))
-    start = min(seconds(lambda: as_two_ranks([*argv, "--max_samples", "2"]), time.perf_counter) for _ in range(options.turns))
-    print(f"{count:,} examples from a packed store: two threads {threads:.1f} s; two ranks {ranks:.1f} s, of which {start:.1f} s to start")
+    start = min(
+        seconds(lambda: as_two_ranks([*argv, "--max_samples", "2"]), time.perf_counter)
+        for _ in range(options.turns)
+    )
+    print(
+        f"{count:,} examples from a packed store: two threads {threads:.1f} s; two ranks {ranks:.1f} s, of "
+        f"which {start:.1f} s to start"
+    )
     by, best = min(("two threads", threads), ("two ranks", ranks - start), key=lambda pair: pair[1])
-    return [Row(f"packed store to CSV, atto fp32, two cores ({by}), wall time without the start", "cutouts/s", count / best, limit=2000)]
+    return [
+        Row(
+            f"packed store to CSV, atto fp32, two cores ({by}), wall time without the start",
+            "cutouts/s",
+            count / best,
+            limit=2000,
+        )
+    ]
 
 
 def as_two_ranks(argv: list[str]) -> None:
-    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(ROOT / "predict.py"), *argv],
-                   env=os.environ | dict(OMP_NUM_THREADS="1"), check=True, capture_output=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            "2",
+            str(ROOT / "predict.py"),
+            *argv,
+        ],
+        env=os.environ | dict(OMP_NUM_THREADS="1"),
+        check=True,
+        capture_output=True,
+    )
 
 
 def measure(options: Config) -> list[Row]:
@@ -153,7 +250,7 @@ def measure(options: Config) -> list[Row]:
 
 
 def main(argv: list[str]) -> None:
-    options, = config.read(argv, Config)
+    (options,) = config.read(argv, Config)
     show(measure(options), options.json)
 
 

@@ -1,14 +1,18 @@
-"""models/layers/preprocess.py on batches beside the same steps image by image: images a second of one thread, and how far apart.
+"""models/layers/preprocess.py on batches beside the same steps image by image:
+images a second of one thread, and how far apart.
 
     python benchmarks/preprocess_speed.py
     python benchmarks/preprocess_speed.py --batch 256 --repeats 15
 
-The other side is what a data set does that prepares each image as it reads it, as the code that ours stands in for did:
-the formulas written once more with torch's operations on one image, then stacked to a batch. Its kernels are made
-beforehand. The sides take turns in one process on the same batches; the least process time of a batch counts.
-A difference is the largest of any pixel, relative to the largest pixel of its image after preprocessing. How far each side
-is from the image-by-image code in float64 is said too.
+The other side is what a data set does that prepares each image as it reads it,
+as the code that ours stands in for did:
+the formulas written once more with torch's operations on one image, then stacked to a batch. Its kernels are
+made beforehand. The sides take turns in one process on the same batches;
+the least process time of a batch counts.
+A difference is the largest of any pixel, relative to the largest pixel of its image after preprocessing. How
+far each side is from the image-by-image code in float64 is said too.
 """
+
 import math
 import sys
 import time
@@ -30,16 +34,16 @@ from table import Row, show  # noqa: E402
 from utils import config  # noqa: E402
 
 SIDE, SIGMA, RADIUS, EPS = 41, 1.0, 2, 1e-2
-SEEING, TARGET = (3.5, 4.1), 5.0         # pixels, full width at half maximum
+SEEING, TARGET = (3.5, 4.1), 5.0  # pixels, full width at half maximum
 TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
 class Config:
-    batch: int = 128        # examples at a time
-    repeats: int = 9        # turns of each side; the fastest counts
-    seed: int = 0           # of the images
-    json: str = ""          # also write the rows to this file
+    batch: int = 128  # examples at a time
+    repeats: int = 9  # turns of each side; the fastest counts
+    seed: int = 0  # of the images
+    json: str = ""  # also write the rows to this file
 
 
 def gaussian(sigma: float) -> dict[torch.dtype, Tensor]:
@@ -49,7 +53,9 @@ def gaussian(sigma: float) -> dict[torch.dtype, Tensor]:
 
 
 KERNEL = gaussian(SIGMA)
-KERNEL_OF_DOMAIN = [gaussian(math.sqrt(TARGET ** 2 - seeing ** 2) / math.sqrt(8 * math.log(2))) for seeing in SEEING]
+KERNEL_OF_DOMAIN = [
+    gaussian(math.sqrt(TARGET**2 - seeing**2) / math.sqrt(8 * math.log(2))) for seeing in SEEING
+]
 
 
 def blurred(image: Tensor, kernels: dict[torch.dtype, Tensor]) -> Tensor:
@@ -80,20 +86,49 @@ def normalised(image: Tensor, mad: bool = False) -> Tensor:
 
 
 def one_by_one(prepare: Callable[[Tensor, int], Tensor], images: Tensor, domain: Tensor) -> Tensor:
-    """images [B, C, H, W] and domain [B]; `prepare` is given one image [H, W] and the number of its domain."""
-    return torch.stack([torch.stack([prepare(band, number) for band in example]) for example, number in zip(images, domain.tolist())])
+    """images [B, C, H, W] and domain [B]; `prepare` is given one image [H, W]
+    and the number of its domain.
+    """
+    return torch.stack(
+        [
+            torch.stack([prepare(band, number) for band in example])
+            for example, number in zip(images, domain.tolist())
+        ]
+    )
 
 
 CASES = {  # name: (channels, options of ours, the same for one image, aim)
     "normalised": (1, {}, lambda image, domain: normalised(image), None),
-    "gaussian, normalised": (1, dict(smoothing="gaussian", gaussian_sigma=SIGMA), lambda image, domain: normalised(blurred(image, KERNEL)), 6),
-    "gaussian, normalised, 5 bands": (5, dict(smoothing="gaussian", gaussian_sigma=SIGMA),
-                                      lambda image, domain: normalised(blurred(image, KERNEL)), None),
-    "gaussian, median deviation": (1, dict(smoothing="gaussian", gaussian_sigma=SIGMA, use_mad=True),
-                                   lambda image, domain: normalised(blurred(image, KERNEL), mad=True), None),
-    "guided, normalised": (1, dict(smoothing="guided", guided_radius=RADIUS, guided_eps=EPS), lambda image, domain: normalised(guided(image)), None),
-    "psf, normalised": (1, dict(smoothing="psf", psf_fwhm=SEEING, psf_target=TARGET),
-                        lambda image, domain: normalised(blurred(image, KERNEL_OF_DOMAIN[domain])), None),
+    "gaussian, normalised": (
+        1,
+        dict(smoothing="gaussian", gaussian_sigma=SIGMA),
+        lambda image, domain: normalised(blurred(image, KERNEL)),
+        6,
+    ),
+    "gaussian, normalised, 5 bands": (
+        5,
+        dict(smoothing="gaussian", gaussian_sigma=SIGMA),
+        lambda image, domain: normalised(blurred(image, KERNEL)),
+        None,
+    ),
+    "gaussian, median deviation": (
+        1,
+        dict(smoothing="gaussian", gaussian_sigma=SIGMA, use_mad=True),
+        lambda image, domain: normalised(blurred(image, KERNEL), mad=True),
+        None,
+    ),
+    "guided, normalised": (
+        1,
+        dict(smoothing="guided", guided_radius=RADIUS, guided_eps=EPS),
+        lambda image, domain: normalised(guided(image)),
+        None,
+    ),
+    "psf, normalised": (
+        1,
+        dict(smoothing="psf", psf_fwhm=SEEING, psf_target=TARGET),
+        lambda image, domain: normalised(blurred(image, KERNEL_OF_DOMAIN[domain])),
+        None,
+    ),
 }
 
 
@@ -105,7 +140,9 @@ def farthest(images: Tensor, reference: Tensor) -> float:
 def galaxies(count: int, channels: int) -> Tensor:
     """Noise of a sky, and something bright in the middle, [count, channels, 41, 41]."""
     y, x = torch.meshgrid(*[torch.arange(SIDE) - SIDE // 2.0] * 2, indexing="ij")
-    width, light = (low + (high - low) * torch.rand(count, channels, 1, 1) for low, high in ((1.5, 6), (2, 100)))
+    width, light = (
+        low + (high - low) * torch.rand(count, channels, 1, 1) for low, high in ((1.5, 6), (2, 100))
+    )
     return light * torch.exp(-torch.hypot(x, y) / width) + torch.randn(count, channels, SIDE, SIDE)
 
 
@@ -116,8 +153,14 @@ def measure(options: Config) -> list[Row]:
     for name, (channels, recipe, prepare, aim) in CASES.items():
         images, domain = galaxies(options.batch, channels), torch.arange(options.batch) % 2
         present = torch.ones(options.batch, channels, dtype=torch.bool)
-        sides = {"ours": partial(Preprocess(edge="zero", **recipe), images, present, domain), "theirs": partial(one_by_one, prepare, images, domain)}
-        apart, exact = farthest(sides["ours"](), sides["theirs"]()), one_by_one(prepare, images.double(), domain)
+        sides = {
+            "ours": partial(Preprocess(edge="zero", **recipe), images, present, domain),
+            "theirs": partial(one_by_one, prepare, images, domain),
+        }
+        apart, exact = (
+            farthest(sides["ours"](), sides["theirs"]()),
+            one_by_one(prepare, images.double(), domain),
+        )
         from_exact = [farthest(run(), exact) for run in sides.values()]
         least = dict.fromkeys(sides, math.inf)
         for _ in range(options.repeats):
@@ -127,14 +170,18 @@ def measure(options: Config) -> list[Row]:
                 least[side] = min(least[side], time.process_time() - start)
         ours, theirs = (options.batch * channels / least[side] for side in sides)
         verdict = "at most" if apart <= TOLERANCE else f"MORE than {TOLERANCE:g},"
-        equal = (f"differ by {verdict} {apart:.1e} of an image's largest pixel; "
-                 f"from float64 ours by {from_exact[0]:.1e}, theirs by {from_exact[1]:.1e}")
-        rows.append(Row(f"preprocessing: {name}", "images/s", ours, "image by image", theirs, aim, equal=equal))
+        equal = (
+            f"differ by {verdict} {apart:.1e} of an image's largest pixel; "
+            f"from float64 ours by {from_exact[0]:.1e}, theirs by {from_exact[1]:.1e}"
+        )
+        rows.append(
+            Row(f"preprocessing: {name}", "images/s", ours, "image by image", theirs, aim, equal=equal)
+        )
     return rows
 
 
 def main(argv: list[str]) -> None:
-    options, = config.read(argv, Config)
+    (options,) = config.read(argv, Config)
     show(measure(options), options.json)
 
 

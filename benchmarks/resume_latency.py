@@ -1,12 +1,16 @@
-"""From the start of train() to the first step of a run that resumes inside an epoch of a thousand million examples.
+"""From the start of train() to the first step of a run that resumes inside an epoch of a thousand million
+examples.
 
     python benchmarks/resume_latency.py
 
-The data set is a toy with a fake length, so that what is measured is the loop: loading the checkpoint, finding the place in
-the order, the first batch. A run of 10^9 and one of 10^4 examples are killed at the same part of their second epoch and resumed;
-wall time and the growth of the process, the largest of the rounds (the growth without the first, which imports), stand beside
-torch.randperm of 5 10^7, which draws the order of a twentieth of that epoch. The first batch must be the order's.
+The data set is a toy with a fake length, so that what is measured is the loop: loading the checkpoint,
+finding the place in the order, the first batch. A run of 10^9 and one of 10^4 examples are killed at the same
+part of their second epoch and resumed;
+wall time and the growth of the process, the largest of the rounds (the growth without the first, which
+imports), stand beside torch.randperm of 5 10^7, which draws the order of a twentieth of that epoch.
+The first batch must be the order's.
 """
+
 import contextlib
 import os
 import resource
@@ -35,10 +39,10 @@ from utils.schedule import ScheduleConfig  # noqa: E402
 
 @dataclass(frozen=True)
 class Config:
-    examples: int = 10**9        # of the training split
-    batch_size: int = 128        # examples a step
-    rounds: int = 5              # of each size in turns
-    json: str = ""               # also write the rows to this file
+    examples: int = 10**9  # of the training split
+    batch_size: int = 128  # examples a step
+    rounds: int = 5  # of each size in turns
+    json: str = ""  # also write the rows to this file
 
     def __post_init__(self):
         if self.rounds < 2:
@@ -60,11 +64,13 @@ class Endless:
 
     def __getitems__(self, indices):
         self.read.append(list(indices))
-        if len(self.read) == 2:                          # asked for once the first step is over
+        if len(self.read) == 2:  # asked for once the first step is over
             self.first = time.perf_counter()
             raise Reached
         index = torch.as_tensor(indices)
-        return dict(x=torch.stack([(index % 7).float(), (index % 5).float()], 1), y=(index % 2).float(), index=index)
+        return dict(
+            x=torch.stack([(index % 7).float(), (index % 5).float()], 1), y=(index % 2).float(), index=index
+        )
 
     def names(self, indices):
         return [str(i) for i in indices]
@@ -73,7 +79,14 @@ class Endless:
 def resume(size: int, options: Config, folder: Path) -> tuple[float, float, bool]:
     """(seconds to the end of the first step, growth in MiB, whether the batch was the order's)."""
     torch.manual_seed(0)
-    told = train.TrainConfig(task="lens", save_dir=str(folder), epochs=3, batch_size=options.batch_size, device="cpu", precision="fp32")
+    told = train.TrainConfig(
+        task="lens",
+        save_dir=str(folder),
+        epochs=3,
+        batch_size=options.batch_size,
+        device="cpu",
+        precision="fp32",
+    )
     schedule, record = ScheduleConfig(), dict(options={}, data={})
     order = ShuffledEpochs(size, options.batch_size, told.seed)
     step = order.steps_per_epoch + order.steps_per_epoch // 3
@@ -83,9 +96,24 @@ def resume(size: int, options: Config, folder: Path) -> tuple[float, float, bool
     model(torch.zeros(2, 2)).sum().backward()
     optimizer.step()
     history = [dict(epoch=1, train_loss=0.7, val_loss=0.7, lr=1e-3)]
-    checkpoint.save(folder / "last.pt", dict(record=record, state=dict(
-        model=model.state_dict(), ema=Ema(model, 0.999).state_dict(), optimizer=optimizer.state_dict(), scaler={},
-        progress=dict(step=step, updates=step, history=history, ranks=[dict(sums=dict(loss=1.0), seen=(1, 0, 0))]))))
+    checkpoint.save(
+        folder / "last.pt",
+        dict(
+            record=record,
+            state=dict(
+                model=model.state_dict(),
+                ema=Ema(model, 0.999).state_dict(),
+                optimizer=optimizer.state_dict(),
+                scaler={},
+                progress=dict(
+                    step=step,
+                    updates=step,
+                    history=history,
+                    ranks=[dict(sums=dict(loss=1.0), seen=(1, 0, 0))],
+                ),
+            ),
+        ),
+    )
     data = dict(train=Endless(size), val=toys.Clouds(toys.Config(), "val"))
     task = train.Task(toys.Classifier(toys.Config()), data, toys.loss, toys.measure, {"loss": "min"})
     before, began = resident_gib(), time.perf_counter()
@@ -94,7 +122,11 @@ def resume(size: int, options: Config, folder: Path) -> tuple[float, float, bool
             train.train(task, None, told, schedule, folder, record, torch.device("cpu"))
     except Reached:
         pass
-    return data["train"].first - began, 1024 * (resident_gib() - before), data["train"].read[0] == order(step).tolist()
+    return (
+        data["train"].first - began,
+        1024 * (resident_gib() - before),
+        data["train"].read[0] == order(step).tolist(),
+    )
 
 
 def measure(options: Config) -> list[Row]:
@@ -114,17 +146,37 @@ def measure(options: Config) -> list[Row]:
     peer, rows = f"torch {torch.__version__.partition('+')[0]} randperm(5e7)", []
     for size, runs in took.items():
         seconds, growth = [run[0] for run in runs], max(run[1] for run in runs[1:])
-        print(f"{size:.0e} examples: resumed to the end of the first step in min {min(seconds):.3f}, max {max(seconds):.3f} s")
-        equal = f"first batch {'as the order says' if all(run[2] for run in runs) else 'DIFFERS from the order'}"
-        whole = size == options.examples                 # the small epoch is there to show that the large one costs no more
-        rows += [Row(f"resume in an epoch of {size:.0e}, to the end of the first step", "s", max(seconds), peer if whole else "",
-                     drawn if whole else None, limit=1, equal=equal),
-                 Row(f"... growth of the process, {size:.0e}", "MiB", growth, peer if whole else "", grew if whole else None)]
+        print(
+            f"{size:.0e} examples: resumed to the end of the first step in min {min(seconds):.3f}, max "
+            f"{max(seconds):.3f} s"
+        )
+        equal = (
+            f"first batch {'as the order says' if all(run[2] for run in runs) else 'DIFFERS from the order'}"
+        )
+        whole = size == options.examples  # the small epoch is there to show that the large one costs no more
+        rows += [
+            Row(
+                f"resume in an epoch of {size:.0e}, to the end of the first step",
+                "s",
+                max(seconds),
+                peer if whole else "",
+                drawn if whole else None,
+                limit=1,
+                equal=equal,
+            ),
+            Row(
+                f"... growth of the process, {size:.0e}",
+                "MiB",
+                growth,
+                peer if whole else "",
+                grew if whole else None,
+            ),
+        ]
     return rows
 
 
 def main(argv: list[str]) -> None:
-    options, = config.read(argv, Config)
+    (options,) = config.read(argv, Config)
     show(measure(options), options.json)
 
 

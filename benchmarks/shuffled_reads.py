@@ -1,19 +1,24 @@
-"""Shuffled batches from a local store beside LitData, MosaicML Streaming and WebDataset: samples a second of one thread.
+"""Shuffled batches from a local store beside LitData, MosaicML Streaming and WebDataset:
+samples a second of one thread.
 
     python benchmarks/shuffled_reads.py
     python benchmarks/shuffled_reads.py --samples 50000 --turns 9
 
-All sides hold the same cutouts, 41x41 float32 with a label and an id, in the page cache, and read them in the process
-itself (no workers). Ours is what train.py does: the order and the batches of data/order.py over a store that was packed from
-FITS files. The peers are used as their own pages say, and in the fastest of the forms that these name:
-LitData: optimize to numpy arrays (from tensors it reads a tenth as fast), StreamingDataset, StreamingDataLoader.
+All sides hold the same cutouts, 41x41 float32 with a label and an id, in the page cache, and read them in the
+process itself (no workers). Ours is what train.py does: the order and the batches of data/order.py over a
+store that was packed from FITS files. The peers are used as their own pages say,
+and in the fastest of the forms that these name:
+LitData: optimize to numpy arrays (from tensors it reads a tenth as fast), StreamingDataset,
+    StreamingDataLoader.
 MosaicML: MDS shards of arrays of a fixed shape, StreamingDataset, torch's DataLoader.
 WebDataset: tar shards of npy and cls, shards and a buffer of 1,000 samples shuffled, batched, WebLoader.
 Ours is one permutation of all samples; LitData and WebDataset shuffle windows of 256 and 1,000 at a time.
-The epochs of the sides take turns; the least process time counts (it holds the peers' threads too). "First epoch" is ours
-after the store is opened anew, when each page is touched, and each block checked, for the first time; "later epochs" the
-next one. The peers' figure is the fastest of all their epochs. Compared is one more epoch of each side, sample by sample.
+The epochs of the sides take turns; the least process time counts (it holds the peers' threads too). "First
+epoch" is ours after the store is opened anew, when each page is touched, and each block checked, for the
+first time; "later epochs" the next one. The peers' figure is the fastest of all their epochs.
+Compared is one more epoch of each side, sample by sample.
 """
+
 import importlib.metadata
 import os
 import sys
@@ -43,20 +48,22 @@ from utils import config  # noqa: E402
 
 SIDE = 41
 AIMS = {"litdata": 20, "mosaicml-streaming": 100, "webdataset": 200}
-Epoch = Iterator[tuple[Tensor, Tensor]]          # (image [B, 1, 41, 41] or [B, 41, 41], id [B]) of each batch
+Epoch = Iterator[tuple[Tensor, Tensor]]  # (image [B, 1, 41, 41] or [B, 41, 41], id [B]) of each batch
 
 
 @dataclass(frozen=True)
 class Config:
-    samples: int = 20_000   # in the store
-    batch: int = 128        # samples a batch
-    turns: int = 5          # of each side; the fastest counts
-    seed: int = 0           # of pixels and order
-    json: str = ""          # also write the rows to this file
+    samples: int = 20_000  # in the store
+    batch: int = 128  # samples a batch
+    turns: int = 5  # of each side; the fastest counts
+    seed: int = 0  # of pixels and order
+    json: str = ""  # also write the rows to this file
 
 
 def write_store(folder: Path, options: Config) -> Path:
-    """A store packed from files of the challenge's form. Their pixels are noise: what they show costs nothing to read."""
+    """A store packed from files of the challenge's form. Their pixels are noise:
+    what they show costs nothing to read.
+    """
     files = folder / "fits" / "slsim_lenses"
     files.mkdir(parents=True)
     generator = np.random.default_rng(options.seed)
@@ -90,7 +97,14 @@ def sample(pixels: str, number: int) -> dict:
 def litdata_epochs(pixels: str, folder: Path, options: Config) -> Callable[[], Epoch]:
     import litdata
 
-    litdata.optimize(partial(sample, pixels), list(range(options.samples)), str(folder), chunk_bytes="64MB", num_workers=1, verbose=False)
+    litdata.optimize(
+        partial(sample, pixels),
+        list(range(options.samples)),
+        str(folder),
+        chunk_bytes="64MB",
+        num_workers=1,
+        verbose=False,
+    )
     data = litdata.StreamingDataset(str(folder), shuffle=True, seed=options.seed)
     loader = litdata.StreamingDataLoader(data, batch_size=options.batch, num_workers=0)
     return lambda: ((batch["image"], batch["index"]) for batch in loader)
@@ -100,12 +114,17 @@ def streaming_epochs(pixels: str, folder: Path, options: Config) -> Callable[[],
     from streaming import MDSWriter, StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
 
-    clean_stale_shared_memory()                  # what a run that was killed left behind would stop this one
+    clean_stale_shared_memory()  # what a run that was killed left behind would stop this one
     images = np.load(pixels, mmap_mode="r")
-    with MDSWriter(out=str(folder), columns={"image": f"ndarray:float32:{SIDE},{SIDE}", "label": "float32", "index": "int64"}) as writer:
+    with MDSWriter(
+        out=str(folder),
+        columns={"image": f"ndarray:float32:{SIDE},{SIDE}", "label": "float32", "index": "int64"},
+    ) as writer:
         for number, image in enumerate(images):
             writer.write({"image": image, "label": np.float32(1), "index": np.int64(number)})
-    data = StreamingDataset(local=str(folder), shuffle=True, shuffle_seed=options.seed, batch_size=options.batch)
+    data = StreamingDataset(
+        local=str(folder), shuffle=True, shuffle_seed=options.seed, batch_size=options.batch
+    )
     loader = torch.utils.data.DataLoader(data, batch_size=options.batch, num_workers=0)
     return lambda: ((batch["image"], batch["index"]) for batch in loader)
 
@@ -114,12 +133,21 @@ def webdataset_epochs(pixels: str, folder: Path, options: Config) -> Callable[[]
     import webdataset
 
     folder.mkdir()
-    # a time of change in fractions of a second would put two more headers before each file: a third of the speed
-    with webdataset.ShardWriter(str(folder / "%06d.tar"), maxcount=10_000, maxsize=2**26, verbose=0, mtime=0) as writer:
+    # a time of change in fractions of a second would put two more headers before each file:
+    # a third of the speed
+    with webdataset.ShardWriter(
+        str(folder / "%06d.tar"), maxcount=10_000, maxsize=2**26, verbose=0, mtime=0
+    ) as writer:
         for number, image in enumerate(np.load(pixels, mmap_mode="r")):
             writer.write({"__key__": f"{number:08d}", "npy": np.array(image), "cls": 1})
     shards = sorted(map(str, folder.glob("*.tar")))
-    data = webdataset.WebDataset(shards, shardshuffle=100).shuffle(1000).decode().to_tuple("npy", "cls", "__key__").batched(options.batch)
+    data = (
+        webdataset.WebDataset(shards, shardshuffle=100)
+        .shuffle(1000)
+        .decode()
+        .to_tuple("npy", "cls", "__key__")
+        .batched(options.batch)
+    )
     loader = webdataset.WebLoader(data, batch_size=None, num_workers=0)
     return lambda: ((image, torch.tensor([int(key) for key in keys])) for image, _, keys in loader)
 
@@ -153,16 +181,21 @@ def peers(pixels: str, folder: Path, options: Config) -> dict[str, Callable[[], 
     found = {}
     for name, epochs_of in PEERS.items():
         try:
-            import_torchvision()                 # two of them import it, and the one of PyPI may not fit a CPU build of torch
+            # two of them import it, and the one of PyPI may not fit a CPU build of torch
+            import_torchvision()
             found[name] = epochs_of(pixels, folder / name, options)
         except (ImportError, ValueError) as error:
-            print(f"{name} is not measured ({error}): install it as requirements-benchmarks.txt says", file=sys.stderr)
+            print(
+                f"{name} is not measured ({error}): install it as requirements-benchmarks.txt says",
+                file=sys.stderr,
+            )
     return found
 
 
 def measure(options: Config) -> list[Row]:
     torch.set_num_threads(1)
-    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")      # MDS gives such to the DataLoader
+    # MDS gives such to the DataLoader
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         directory = write_store(folder, options)
@@ -182,14 +215,22 @@ def measure(options: Config) -> list[Row]:
     for when, times in (("first epoch", first), ("later epochs", later)):
         for name in PEERS:
             peer = f"{name} {importlib.metadata.version(name)}" if name in theirs else name
-            rows.append(Row(f"shuffled batches of {options.batch} cutouts, {when}", "samples/s", options.samples / min(times), peer,
-                            options.samples / min(least[name]) if name in theirs else None,
-                            AIMS[name] if times is first else None, equal=equal.get(name, f"ours {mine}")))
+            rows.append(
+                Row(
+                    f"shuffled batches of {options.batch} cutouts, {when}",
+                    "samples/s",
+                    options.samples / min(times),
+                    peer,
+                    options.samples / min(least[name]) if name in theirs else None,
+                    AIMS[name] if times is first else None,
+                    equal=equal.get(name, f"ours {mine}"),
+                )
+            )
     return rows
 
 
 def main(argv: list[str]) -> None:
-    options, = config.read(argv, Config)
+    (options,) = config.read(argv, Config)
     show(measure(options), options.json)
 
 

@@ -2,25 +2,27 @@
 
 A benchmark makes rows and ends with `show(rows, options.json)`; run.py collects the rows of all of them.
 """
+
 import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-RATES = ("/s",)          # units that end so: more is better; of all others (ms, us, s, MiB) less is
+RATES = ("/s",)  # units that end so: more is better; of all others (ms, us, s, MiB) less is
 
 
 @dataclass(frozen=True)
 class Row:
     """One line: a figure of ours beside a peer's, both in `unit`."""
-    what: str                        # "FITS primary image, 41x41"
-    unit: str                        # "files/s", "ms", ...
-    ours: float | None               # None: not measured here (a GPU figure without a GPU)
-    peer: str = ""                   # whose the other figure is, with its version
-    theirs: float | None = None      # None: there is no peer, or it is not installed
-    aim: float | None = None         # ratio to reach
-    limit: float | None = None       # or a figure of ours to keep (at most for a time, at least for a rate)
-    equal: str = ""                  # what was compared and how far apart the two are
+
+    what: str  # "FITS primary image, 41x41"
+    unit: str  # "files/s", "ms", ...
+    ours: float | None  # None: not measured here (a GPU figure without a GPU)
+    peer: str = ""  # whose the other figure is, with its version
+    theirs: float | None = None  # None: there is no peer, or it is not installed
+    aim: float | None = None  # ratio to reach
+    limit: float | None = None  # or a figure of ours to keep (at most for a time, at least for a rate)
+    equal: str = ""  # what was compared and how far apart the two are
 
     @property
     def ratio(self) -> float | None:
@@ -37,7 +39,9 @@ class Row:
         if self.aim is None and self.limit is None:
             return ""
         reached = self.aim is None or self.ratio >= self.aim
-        kept = self.limit is None or (self.ours >= self.limit if self.unit.endswith(RATES) else self.ours <= self.limit)
+        kept = self.limit is None or (
+            self.ours >= self.limit if self.unit.endswith(RATES) else self.ours <= self.limit
+        )
         return "met" if reached and kept else "missed"
 
 
@@ -49,11 +53,24 @@ def figure(value: float | None) -> str:
 
 
 def markdown(rows: list[Row]) -> str:
-    lines = ["| what | unit | ours | peer | peer's | ratio | aim | | equality |", "|---|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| what | unit | ours | peer | peer's | ratio | aim | | equality |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         aim = " ".join(filter(None, [f"x{row.aim:g}" if row.aim else "", figure(row.limit)]))
         ratio = f"x{figure(row.ratio)}" if row.ratio else ""
-        cells = [row.what, row.unit, figure(row.ours), row.peer, figure(row.theirs), ratio, aim, row.verdict, row.equal]
+        cells = [
+            row.what,
+            row.unit,
+            figure(row.ours),
+            row.peer,
+            figure(row.theirs),
+            ratio,
+            aim,
+            row.verdict,
+            row.equal,
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -1,11 +1,14 @@
-"""Our training step beside the one most users write: process time of one thread, and how far the losses drift apart.
+"""Our training step beside the one most users write: process time of one thread,
+and how far the losses drift apart.
 
     python benchmarks/train_step.py --size atto --steps 50
 
-Ours is what train.py does: our network, clip, fused AdamW, EMA by one foreach. The peer is timm's network, the same clip,
-foreach AdamW and timm's ModelEmaV3. Both begin with the same weights, see the same batches and take turns in one process;
+Ours is what train.py does: our network, clip, fused AdamW, EMA by one foreach. The peer is timm's network,
+the same clip, foreach AdamW and timm's ModelEmaV3. Both begin with the same weights,
+see the same batches and take turns in one process;
 the fastest step of each counts, once both are warm.
 """
+
 import sys
 import time
 from dataclasses import dataclass
@@ -32,13 +35,13 @@ PARTS = ("forward", "backward", "clip", "AdamW", "EMA")
 
 @dataclass(frozen=True)
 class Config:
-    size: str = "atto"               # of ConvNeXt V2
-    steps: int = 50                  # of each side
-    batch: int = 128                 # images a step
-    side: int = 41                   # pixels of an image
-    lr: float = 3e-4                 # the same at every step
-    seed: int = 0                    # of images and weights
-    json: str = ""                   # also write the rows to this file
+    size: str = "atto"  # of ConvNeXt V2
+    steps: int = 50  # of each side
+    batch: int = 128  # images a step
+    side: int = 41  # pixels of an image
+    lr: float = 3e-4  # the same at every step
+    seed: int = 0  # of images and weights
+    json: str = ""  # also write the rows to this file
 
 
 class Side:
@@ -71,11 +74,14 @@ def measure(options: Config) -> list[Row]:
     torch.manual_seed(options.seed)
     timm = import_timm()
     from timm.utils import ModelEmaV3
+
     theirs, ours = build_timm(f"convnextv2_{options.size}").body.train(), ConvNeXtV2(options.size).train()
     ours.load_state_dict(theirs.state_dict())
     average = ModelEmaV3(theirs, decay=0.999)
-    sides = {"timm": Side(theirs, lambda updates: average.update(theirs, updates), options.lr, foreach=True),
-             "ours": Side(ours, Ema(ours, 0.999).update, options.lr, fused=True)}
+    sides = {
+        "timm": Side(theirs, lambda updates: average.update(theirs, updates), options.lr, foreach=True),
+        "ours": Side(ours, Ema(ours, 0.999).update, options.lr, fused=True),
+    }
     losses, times = {side: [] for side in sides}, {side: [] for side in sides}
     for _ in range(options.steps):
         labels = (torch.rand(options.batch) < 0.5).float()
@@ -85,18 +91,29 @@ def measure(options: Config) -> list[Row]:
             losses[name].append(loss)
             times[name].append(parts)
     best = {name: 1e3 * min(sum(parts) for parts in rows[2:]) for name, rows in times.items()}
-    print(f"parts of a training step, ms, fastest of {options.steps - 2}; loss from {losses['ours'][0]:.4f} to {losses['ours'][-1]:.4f}")
+    print(
+        f"parts of a training step, ms, fastest of {options.steps - 2}; loss from {losses['ours'][0]:.4f} "
+        f"to {losses['ours'][-1]:.4f}"
+    )
     print(f"{'':6}" + "".join(f"{part:>10}" for part in PARTS))
     for name, rows in times.items():
         print(f"{name:6}" + "".join(f"{min(column) * 1e3:10.1f}" for column in zip(*rows[2:])))
     drift = max(abs(a - b) / abs(b) for a, b in zip(losses["ours"], losses["timm"]))
-    return [Row(f"{options.size} training step, batch {options.batch} {options.side}x{options.side}", "ms", best["ours"],
-                f"timm {timm.__version__}, foreach AdamW, ModelEmaV3", best["timm"], aim=2.5,
-                equal=f"losses of {options.steps} steps differ by at most {drift:.1e} of theirs")]
+    return [
+        Row(
+            f"{options.size} training step, batch {options.batch} {options.side}x{options.side}",
+            "ms",
+            best["ours"],
+            f"timm {timm.__version__}, foreach AdamW, ModelEmaV3",
+            best["timm"],
+            aim=2.5,
+            equal=f"losses of {options.steps} steps differ by at most {drift:.1e} of theirs",
+        )
+    ]
 
 
 def main(argv: list[str]) -> None:
-    options, = config.read(argv, Config)
+    (options,) = config.read(argv, Config)
     show(measure(options), options.json)
 
 

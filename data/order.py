@@ -1,4 +1,7 @@
-"""In which order examples are seen: a pure function of (seed, step), so a resume at any step costs nothing."""
+"""In which order examples are seen: a pure function of (seed, step),
+so a resume at any step costs nothing.
+"""
+
 import atexit
 import signal
 from collections.abc import Iterable, Iterator
@@ -16,44 +19,56 @@ from utils.mistake import Mistake
 from utils.seeding import seed_from
 
 ROUNDS = 8
-BLOCK = 4096             # examples whose places are worked out at once
+BLOCK = 4096  # examples whose places are worked out at once
 
 
 class ShuffledEpochs:
     """Each example once an epoch, in a new order each epoch.
 
-    `size` examples fall into steps of at most `batch_size`, all of nearly the same size (they differ by one), so
-    that no short batch ends the epoch. `order(step)` gives the indices of one step, over all ranks.
+    `size` examples fall into steps of at most `batch_size`, all of nearly the same size (they differ by one),
+    so that no short batch ends the epoch. `order(step)` gives the indices of one step, over all ranks.
     """
 
     def __init__(self, size: int, batch_size: int, seed: int, lanes: int = 1):
         if size == 0:
             raise Mistake("the training split is empty: give more data or a larger --train_frac")
         if size > 2**32:
-            raise Mistake(f"the training split has {size:,} examples, expected at most 2^32: give a smaller --take_train_frac")
+            raise Mistake(
+                f"the training split has {size:,} examples, expected at most 2^32: give a smaller "
+                "--take_train_frac"
+            )
         self.size, self.seed, self.block = size, seed, {}
         self.steps_per_epoch = -(-size // batch_size)
         if size // self.steps_per_epoch < lanes:
-            raise Mistake(f"--batch_size: {batch_size} examples a step cannot be shared by {lanes} ranks or lanes; give at least one example each")
+            raise Mistake(
+                f"--batch_size: {batch_size} examples a step cannot be shared by {lanes} ranks or lanes; "
+                "give at least one example each"
+            )
 
     def __call__(self, step: int) -> np.ndarray:
-        if step not in self.block:                        # many steps at once cost little more than one
+        if step not in self.block:  # many steps at once cost little more than one
             epoch, part = divmod(step, self.steps_per_epoch)
-            parts = range(part, min(part + max(1, BLOCK * self.steps_per_epoch // self.size), self.steps_per_epoch) + 1)
+            parts = range(
+                part, min(part + max(1, BLOCK * self.steps_per_epoch // self.size), self.steps_per_epoch) + 1
+            )
             cuts = [self.size * p // self.steps_per_epoch for p in parts]
             indices = permuted(np.arange(cuts[0], cuts[-1]), self.size, seed_from(self.seed, "epoch", epoch))
-            self.block = {step + i: indices[a - cuts[0]:b - cuts[0]] for i, (a, b) in enumerate(zip(cuts, cuts[1:]))}
+            self.block = {
+                step + i: indices[a - cuts[0] : b - cuts[0]] for i, (a, b) in enumerate(zip(cuts, cuts[1:]))
+            }
         return self.block[step]
 
 
 def permuted(positions: np.ndarray, size: int, key: int) -> np.ndarray:
-    """Where a keyed pseudorandom permutation of range(size) sends `positions`: O(1) memory at any size, up to 2^32.
+    """Where a keyed pseudorandom permutation of range(size) sends `positions`:
+    O(1) memory at any size, up to 2^32.
 
-    A Feistel network over the next power of two, walked along its cycles until it is inside the range (Black & Rogaway
-    2002, "Ciphers with arbitrary finite domains", method 2); the round function is the finaliser of MurmurHash3.
+    A Feistel network over the next power of two, walked along its cycles until it is inside the range (Black
+    & Rogaway 2002, "Ciphers with arbitrary finite domains", method 2);
+    the round function is the finaliser of MurmurHash3.
     """
     bits = max(2, (size - 1).bit_length())
-    shift = np.uint32(bits // 2)                          # of an odd number the upper half has one bit more
+    shift = np.uint32(bits // 2)  # of an odd number the upper half has one bit more
     masks = np.uint32((1 << bits - bits // 2) - 1), np.uint32((1 << bits // 2) - 1)
     keys = [np.uint32(seed_from(key, turn) & 0xFFFFFFFF) for turn in range(ROUNDS)]
     values = np.asarray(positions).astype(np.uint32)
@@ -61,34 +76,40 @@ def permuted(positions: np.ndarray, size: int, key: int) -> np.ndarray:
     while len(walking):
         left, right = walking >> shift, walking & masks[1]
         for turn, addend in enumerate(keys):
-            mixed = right + addend                        # unsigned arithmetic wraps, as intended
+            mixed = right + addend  # unsigned arithmetic wraps, as intended
             mixed ^= mixed >> np.uint32(16)
             mixed *= np.uint32(0x85EBCA6B)
             mixed ^= mixed >> np.uint32(13)
             mixed *= np.uint32(0xC2B2AE35)
             mixed ^= mixed >> np.uint32(16)
             left, right = right, (left ^ mixed) & masks[turn % 2]
-        values[outside] = left << shift | right           # the halves have changed places an even number of times
+        values[outside] = left << shift | right  # the halves have changed places an even number of times
         outside = np.flatnonzero(values >= size)
         walking = values[outside]
     return values.astype(np.int64)
 
 
 def lanes_of(lanes: int) -> range:
-    """This rank's lanes. Lane v of so many has the v-th of every `lanes` examples; each rank has as many lanes, mostly one."""
+    """This rank's lanes. Lane v of so many has the v-th of every `lanes` examples;
+    each rank has as many lanes, mostly one.
+    """
     each = lanes // distributed.world_size()
     return range(distributed.rank() * each, (distributed.rank() + 1) * each)
 
 
 class Share(NamedTuple):
     """What a rank has of one step."""
+
     batch: Batch
-    size: int                # of the whole batch, over all ranks
-    ids: np.ndarray          # [B] the batch's `index`, on the host
+    size: int  # of the whole batch, over all ranks
+    ids: np.ndarray  # [B] the batch's `index`, on the host
 
 
-def batches(data: Examples, order, steps: range, workers: int, device: torch.device, lanes: int) -> Iterator[Share]:
+def batches(
+    data: Examples, order, steps: range, workers: int, device: torch.device, lanes: int
+) -> Iterator[Share]:
     """This rank's share of the batch of each of `steps`, lane by lane."""
+
     def shares() -> Iterator[np.ndarray]:
         for step in steps:
             indices = order(step)
@@ -96,17 +117,25 @@ def batches(data: Examples, order, steps: range, workers: int, device: torch.dev
             yield np.concatenate([indices[lane::lanes] for lane in mine])
 
     if hasattr(data, "follow"):
-        data.follow(order, steps.start)                   # a stream reads ahead
+        data.follow(order, steps.start)  # a stream reads ahead
     mine = lanes_of(lanes)
-    sizes: list[int] = []            # filled by the sampler, which runs ahead of the batches by the prefetch
+    sizes: list[int] = []  # filled by the sampler, which runs ahead of the batches by the prefetch
     for batch, ids in read(data, shares(), workers, device):
         yield Share(batch, sizes.pop(0), ids)
 
 
-def in_turn(data: Examples, batch_size: int, workers: int, device: torch.device, lanes: int) -> Iterator[Batch]:
-    """Every example once over all ranks, each lane in order; `place_in_turn` puts what the ranks gather in the order of the data."""
+def in_turn(
+    data: Examples, batch_size: int, workers: int, device: torch.device, lanes: int
+) -> Iterator[Batch]:
+    """Every example once over all ranks, each lane in order; `place_in_turn` puts what the ranks gather in
+    the order of the data.
+    """
     mine = (range(lane, len(data), lanes) for lane in lanes_of(lanes))
-    shares = (np.asarray(lane[start:start + batch_size]) for lane in mine for start in range(0, len(lane), batch_size))
+    shares = (
+        np.asarray(lane[start : start + batch_size])
+        for lane in mine
+        for start in range(0, len(lane), batch_size)
+    )
     return (batch for batch, _ in read(data, shares, workers, device))
 
 
@@ -115,8 +144,12 @@ def place_in_turn(size: int, lanes: int) -> Tensor:
     return torch.cat([torch.arange(lane, size, lanes) for lane in range(lanes)]).argsort()
 
 
-def read(data: Examples, shares: Iterable[np.ndarray], workers: int, device: torch.device) -> Iterator[tuple[Batch, np.ndarray]]:
-    """(the batch of each share, on the device; its `index`, on the host), by so many processes besides this one, or in this one."""
+def read(
+    data: Examples, shares: Iterable[np.ndarray], workers: int, device: torch.device
+) -> Iterator[tuple[Batch, np.ndarray]]:
+    """(the batch of each share, on the device; its `index`, on the host),
+    by so many processes besides this one, or in this one.
+    """
     if isinstance(data, Resident):
         for share in shares:
             yield data.__getitems__(share), share
@@ -128,15 +161,26 @@ def read(data: Examples, shares: Iterable[np.ndarray], workers: int, device: tor
         yield to_device(batch, device), batch["index"].numpy()
 
 
-def loader(data: Examples, shares: Iterable[np.ndarray], workers: int, device: torch.device) -> Iterator[Batch]:
+def loader(
+    data: Examples, shares: Iterable[np.ndarray], workers: int, device: torch.device
+) -> Iterator[Batch]:
     """The batches of `shares`, read by processes of a DataLoader. Raises Mistake as they do, in one line."""
-    batches = iter(DataLoader(data, batch_sampler=shares, collate_fn=as_it_is, num_workers=workers,
-                              pin_memory=device.type == "cuda", worker_init_fn=leave_signals_to_the_parent))
-    # Workers that mind no SIGTERM must be told to end, also where an error keeps this generator alive: Python would wait for them for ever.
+    batches = iter(
+        DataLoader(
+            data,
+            batch_sampler=shares,
+            collate_fn=as_it_is,
+            num_workers=workers,
+            pin_memory=device.type == "cuda",
+            worker_init_fn=leave_signals_to_the_parent,
+        )
+    )
+    # Workers that mind no SIGTERM must be told to end, also where an error keeps this generator alive:
+    # Python would wait for them for ever.
     atexit.register(stop := batches._shutdown_workers)
     try:
         yield from batches
-    except Mistake as mistake:       # as torch retells it: the worker's whole traceback, the text last
+    except Mistake as mistake:  # as torch retells it: the worker's whole traceback, the text last
         raise Mistake(str(mistake).strip().splitlines()[-1].split("Mistake: ", 1)[-1]) from mistake
     finally:
         stop()
@@ -158,4 +202,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch on the device; the host does not wait, as what goes to a GPU is page-locked first."""
     if device.type != "cuda":
         return batch
-    return {name: (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True) for name, tensor in batch.items()}
+    return {
+        name: (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
+        for name, tensor in batch.items()
+    }

@@ -1,4 +1,5 @@
 """What every packer needs: locks, manifests, durable blocks, the state of files."""
+
 import errno
 import fcntl
 import json
@@ -45,7 +46,9 @@ def locked(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def read_manifest(directory: Path, version: int, damaged: Callable[[Path, str], Mistake]) -> dict | None:
-    """The manifest.json of a folder, None where there is none. Raises: `damaged` of it, if it is not of this version."""
+    """The manifest.json of a folder, None where there is none. Raises:
+    `damaged` of it, if it is not of this version.
+    """
     try:
         manifest = json.loads((directory / "manifest.json").read_bytes())
     except (FileNotFoundError, NotADirectoryError):
@@ -58,7 +61,9 @@ def read_manifest(directory: Path, version: int, damaged: Callable[[Path, str], 
 
 
 def statuses(paths: list[str]) -> list[tuple[int, int]]:
-    """(size, time of change) of each file; by many threads where a stat waits for a server, else they only contend."""
+    """(size, time of change) of each file; by many threads where a stat waits for a server,
+    else they only contend.
+    """
     start = time.perf_counter()
     first = [_status(path) for path in paths[:256]]
     if time.perf_counter() - start < 50e-6 * len(first):

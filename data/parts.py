@@ -1,4 +1,5 @@
 """A prediction in parts: each is written whole, so that an interrupted prediction goes on where it was."""
+
 import os
 import sys
 import zipfile
@@ -15,13 +16,24 @@ from utils import files
 from utils.mistake import Mistake
 from utils.transfer import beside
 
-PART = 8192              # examples that are written at once: what an interruption can cost, and what ranks share
+PART = 8192  # examples that are written at once: what an interruption can cost, and what ranks share
 
 
 @torch.no_grad()
-def predict_parts(data: Examples, ask: Callable[[Batch], Columns], batch_size: int, workers: int, device: torch.device, folder: Path,
-                  total: int, rank: int = 0, ranks: int = 1) -> None:
-    """Write `ask(batch)` of every part of the first `total` examples that is not there yet; rank r does the r-th of every `ranks` parts."""
+def predict_parts(
+    data: Examples,
+    ask: Callable[[Batch], Columns],
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    folder: Path,
+    total: int,
+    rank: int = 0,
+    ranks: int = 1,
+) -> None:
+    """Write `ask(batch)` of every part of the first `total` examples that is not there yet;
+    rank r does the r-th of every `ranks` parts.
+    """
     with tqdm(total=total, unit="example", disable=rank > 0 or not sys.stderr.isatty()) as bar:
         for start in range(rank * PART, total, PART * ranks):
             path, stop = folder / f"{start:012d}.npz", min(start + PART, total)
@@ -29,14 +41,19 @@ def predict_parts(data: Examples, ask: Callable[[Batch], Columns], batch_size: i
                 shares = (np.arange(at, min(at + batch_size, stop)) for at in range(start, stop, batch_size))
                 rows = [ask(batch) for batch, _ in beside(read(data, shares, workers, device), device)]
                 with files.whole(path) as temporary, open(temporary, "wb") as file:
-                    np.savez(file, **{name: torch.cat([row[name] for row in rows]).cpu().numpy() for name in rows[0]})
+                    np.savez(
+                        file,
+                        **{name: torch.cat([row[name] for row in rows]).cpu().numpy() for name in rows[0]},
+                    )
                     file.flush()
-                    os.fsync(file.fileno())          # its name must not outlive a power failure that its bytes do not
+                    os.fsync(file.fileno())  # its name must not outlive a power failure that its bytes do not
             bar.update(min(total - bar.n, (stop - start) * ranks))
 
 
 def gather_parts(folder: Path, total: int) -> dict[str, np.ndarray]:
-    """The columns that `predict_parts` wrote, [total, ...] each. Raises Mistake for a part that the disk does not give back."""
+    """The columns that `predict_parts` wrote, [total, ...] each.
+    Raises Mistake for a part that the disk does not give back.
+    """
     parts = []
     for path in sorted(folder.glob("*.npz")):
         try:

@@ -1,12 +1,15 @@
-"""A data set that lies on the device whole: a step then reads nothing from the host but the numbers of its examples."""
+"""A data set that lies on the device whole: a step then reads nothing from the host but the numbers of its
+examples.
+"""
+
 import numpy as np
 import torch
 
 from contract import Batch, Examples
 from utils.mistake import Mistake
 
-AT_ONCE = 4096           # examples that are read and copied at once
-ROOM = 0.5               # share of a GPU's free memory that examples may take; the rest is the network's
+AT_ONCE = 4096  # examples that are read and copied at once
+ROOM = 0.5  # share of a GPU's free memory that examples may take; the rest is the network's
 
 
 class Resident:
@@ -18,7 +21,9 @@ class Resident:
             stop = min(start + AT_ONCE, len(data))
             for name, tensor in data.__getitems__(range(start, stop)).items():
                 if name not in self.fields:
-                    self.fields[name] = torch.empty(len(data), *tensor.shape[1:], dtype=tensor.dtype, device=device)
+                    self.fields[name] = torch.empty(
+                        len(data), *tensor.shape[1:], dtype=tensor.dtype, device=device
+                    )
                 self.fields[name][start:stop] = tensor
 
     def __len__(self) -> int:
@@ -37,13 +42,15 @@ class Resident:
 def resident(data: Examples, wish: str, device: torch.device) -> Examples:
     """`data` on the device, or as it is, as `--resident` wishes.
 
-    wish: "yes"; "no"; "auto": on a GPU, where half of its free memory holds them. Only examples that are all of one shape
-        (`data.uniform`) can be.
+    wish: "yes"; "no"; "auto": on a GPU, where half of its free memory holds them. Only examples that are all
+        of one shape (`data.uniform`) can be.
     Raises: Mistake for "yes" and examples of many shapes.
     """
     uniform = getattr(data, "uniform", False)
     if wish == "yes" and not uniform:
-        raise Mistake("--resident: got 'yes', but the examples of this task are of many shapes; give auto or no")
+        raise Mistake(
+            "--resident: got 'yes', but the examples of this task are of many shapes; give auto or no"
+        )
     if wish == "no" or not uniform or not len(data):
         return data
     if wish == "auto":

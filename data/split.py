@@ -1,4 +1,7 @@
-"""Which split an object belongs to: a pure function of its id and the split seed, on which all bands and runs agree."""
+"""Which split an object belongs to: a pure function of its id and the split seed,
+on which all bands and runs agree.
+"""
+
 from hashlib import blake2b
 
 import numpy as np
@@ -10,7 +13,9 @@ from utils.mistake import Mistake
 SPLITS = ("train", "val", "test")
 
 
-def split_of(objects, split_seed: int, train_frac: float, val_frac: float, test_frac: float, blind: bool = True) -> np.ndarray:
+def split_of(
+    objects, split_seed: int, train_frac: float, val_frac: float, test_frac: float, blind: bool = True
+) -> np.ndarray:
     """The split of each object by a hash of (split_seed, id): bands stay together, and new files move nobody.
 
     objects: [N] str, object ids.
@@ -29,14 +34,17 @@ def split_of(objects, split_seed: int, train_frac: float, val_frac: float, test_
         total = 1.0  # .7 + .15 + .15 in floating point must not leave an object out
     number, unique = pd.factorize(np.asarray(objects, dtype=object))
     edges = [train_frac, train_frac + val_frac, total]
-    of_unique = np.array([*SPLITS, ""])[np.searchsorted(edges, _uniform(unique, "split", split_seed), side="right")]
+    of_unique = np.array([*SPLITS, ""])[
+        np.searchsorted(edges, _uniform(unique, "split", split_seed), side="right")
+    ]
     if blind:
         of_unique[np.array([is_blind(object_id) for object_id in unique], dtype=bool)] = "test"
     return of_unique[number]
 
 
 def taken(objects, split_seed: int, fraction: float) -> np.ndarray:
-    """Which objects stay when a fraction of a split is wanted: nested, a larger fraction holds all of a smaller one.
+    """Which objects stay when a fraction of a split is wanted:
+    nested, a larger fraction holds all of a smaller one.
 
     objects: [N] str, object ids. Returns: [N] bool. Raises: Mistake for a fraction outside 0 to 1.
     """
@@ -46,13 +54,16 @@ def taken(objects, split_seed: int, fraction: float) -> np.ndarray:
 
 
 def stratification(index: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """How evenly the splits share each (domain, label), and a warning for each share that chance does not explain.
+    """How evenly the splits share each (domain, label), and a warning for each share that chance does not
+    explain.
 
     index: columns object, domain, label, split; unlabelled objects are not counted.
-    Returns: one row a (split, domain, label) with its objects, those expected were the split's share the same in all
-        groups, and the departure in binomial sigma; and a line for each departure over 4 sigma.
+    Returns: one row a (split, domain, label) with its objects, those expected were the split's share the same
+        in all groups, and the departure in binomial sigma; and a line for each departure over 4 sigma.
     """
-    labelled = index[(index["label"] >= 0) & (index["split"] != "")].drop_duplicates(["object", "domain", "label"])
+    labelled = index[(index["label"] >= 0) & (index["split"] != "")].drop_duplicates(
+        ["object", "domain", "label"]
+    )
     groups = labelled.groupby(["domain", "label"])
     rows, warnings = [], []
     for split in SPLITS:
@@ -62,15 +73,21 @@ def stratification(index: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
             sigma = (count - expected) / np.sqrt(expected * (1 - share)) if 0 < share < 1 else 0.0
             rows.append((split, domain, int(label), count, round(expected, 1), round(float(sigma), 2)))
             if abs(sigma) > 4:
-                warnings.append(f"split {split}: {count} objects of {domain} with label {label}, expected about "
-                                f"{expected:.0f} ({sigma:+.1f} sigma)")
+                warnings.append(
+                    f"split {split}: {count} objects of {domain} with label {label}, expected about "
+                    f"{expected:.0f} ({sigma:+.1f} sigma)"
+                )
     return pd.DataFrame(rows, columns=["split", "domain", "label", "objects", "expected", "sigma"]), warnings
 
 
 def _uniform(ids, purpose: str, split_seed: int) -> np.ndarray:
-    """[N] float64 in [0, 1), one blake2b an id; the purpose keeps taking a fraction independent of splitting."""
+    """[N] float64 in [0, 1), one blake2b an id; the purpose keeps taking a fraction independent
+    of splitting.
+    """
     prefix = f"{purpose} {split_seed} ".encode()
-    digests = b"".join([blake2b(prefix + str(object_id).encode(), digest_size=8).digest() for object_id in ids])
+    digests = b"".join(
+        [blake2b(prefix + str(object_id).encode(), digest_size=8).digest() for object_id in ids]
+    )
     return (np.frombuffer(digests, dtype=">u8") >> np.uint64(11)) * 2.0**-53
 
 

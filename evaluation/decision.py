@@ -1,4 +1,7 @@
-"""What validation settles and test takes over: weights of the members, calibration, threshold; and the files that keep it."""
+"""What validation settles and test takes over: weights of the members, calibration, threshold;
+and the files that keep it.
+"""
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +14,7 @@ from utils import json_file
 
 class Rule(NamedTuple):
     """combine: how members are combined. What is None (NaN) is not used, or not settled yet."""
+
     combine: str
     weights: dict | None = None
     calibration: dict | None = None
@@ -26,27 +30,44 @@ class Rule(NamedTuple):
 
     def calibrated(self, prob) -> np.ndarray:
         """[N] from what is combined, and fused, where it is judged."""
-        return calibration.apply(self.calibration, predictions.logit(prob)) if self.calibration else np.asarray(prob)
+        return (
+            calibration.apply(self.calibration, predictions.logit(prob))
+            if self.calibration
+            else np.asarray(prob)
+        )
 
 
-def read(combine: str, weights_file: str, calibration_file: str, threshold_file: str, warn: Callable[[str], None]) -> Rule:
+def read(
+    combine: str, weights_file: str, calibration_file: str, threshold_file: str, warn: Callable[[str], None]
+) -> Rule:
     """What earlier runs settled, as far as their files are given."""
     rule = Rule(combine)
     if weights_file:
-        rule = rule._replace(weights=stacking.checked(json_file.read(weights_file, "weights_file"), combine, f"--weights_file {weights_file!r}"))
+        rule = rule._replace(
+            weights=stacking.checked(
+                json_file.read(weights_file, "weights_file"), combine, f"--weights_file {weights_file!r}"
+            )
+        )
     if calibration_file:
-        rule = rule._replace(calibration=calibration.checked(json_file.read(calibration_file, "calibration_file")))
+        rule = rule._replace(
+            calibration=calibration.checked(json_file.read(calibration_file, "calibration_file"))
+        )
     if threshold_file:
         rule = rule._replace(threshold=thresholds.read(threshold_file))
         for name, given in (("weights", weights_file), ("calibration", calibration_file)):
             beside = Path(threshold_file).parent / f"{name}.json"
             if not given and beside.exists():
-                warn(f"{beside} lies beside --threshold_file: t* was chosen with it, so give it as --{name}_file")
+                warn(
+                    f"{beside} lies beside --threshold_file: t* was chosen with it, so give it as "
+                    f"--{name}_file"
+                )
     return rule
 
 
 def write(rule: Rule, folder: Path) -> None:
-    """threshold.txt, and weights.json and calibration.json if they are used; those of an earlier threshold there go."""
+    """threshold.txt, and weights.json and calibration.json if they are used;
+    those of an earlier threshold there go.
+    """
     thresholds.write(rule.threshold, folder / "threshold.txt")
     for name, part in (("weights", rule.weights), ("calibration", rule.calibration)):
         if part:

@@ -1,4 +1,5 @@
 """Predictions of the same files by the members of an ensemble, and the objects that these files belong to."""
+
 from collections.abc import Callable
 from pathlib import PurePath
 from typing import NamedTuple
@@ -9,17 +10,21 @@ import pandas as pd
 from data.names import parse_name
 from evaluation import predictions
 
-ROW = ["id", "domain", "label"]      # what is judged: namesakes with another domain or label stay apart, as in training
+# what is judged: namesakes with another domain or label stay apart, as in training
+ROW = ["id", "domain", "label"]
 
 
 class Members(NamedTuple):
-    table: pd.DataFrame      # one row a file: path, domain, label, and what it belongs to: object, id (object or stem)
-    probs: np.ndarray        # [members, N], NaN where a member has none
-    level: str               # "object" or "stem": what an id is
-    paths: list[str]         # of the members' tables
+    # one row a file: path, domain, label, and what it belongs to: object, id (object or stem)
+    table: pd.DataFrame
+    probs: np.ndarray  # [members, N], NaN where a member has none
+    level: str  # "object" or "stem": what an id is
+    paths: list[str]  # of the members' tables
 
     def fused(self, prob: np.ndarray, fusion: str, keys=ROW) -> pd.DataFrame:
-        """One row for each of `keys`, of prob [N]: the mean over its files, of logits if fusion is "logit"."""
+        """One row for each of `keys`, of prob [N]:
+        the mean over its files, of logits if fusion is "logit".
+        """
         return predictions.fused(self.table.assign(prob=prob), keys, fusion)
 
     def by_row(self, fusion: str) -> np.ndarray:
@@ -32,7 +37,9 @@ class Members(NamedTuple):
 
 
 def read(paths: list[str], match: str, level: str, warn: Callable[[str], None]) -> Members:
-    """The members' tables in one order. match: see predictions.aligned; level: "object", "stem", or "auto": object if files are its bands."""
+    """The members' tables in one order. match: see predictions.aligned; level: "object", "stem", or "auto":
+    object if files are its bands.
+    """
     table, probs, matched = predictions.aligned(paths, match)
     if match == "auto" and matched == "name":
         print(f"{paths[0]} and others: paths differ, so files are matched by name")
@@ -48,17 +55,30 @@ def read(paths: list[str], match: str, level: str, warn: Callable[[str], None]) 
         level = "object" if pd.Series(objects[banded]).duplicated().any() else "stem"
     stems = pd.Series([stem(*name) for name in names])
     if (twice := stems.duplicated()).any():
-        warn(f"{twice.sum()} files have a name that occurs before, first {stems[int(twice.argmax())]!r}; "
-             f"the challenge has such ids: they are one {level} in the submission")
-    return Members(table.assign(object=objects, id=objects if level == "object" else stems.to_numpy(object)), probs, level, paths)
+        warn(
+            f"{twice.sum()} files have a name that occurs before, first {stems[int(twice.argmax())]!r}; "
+            f"the challenge has such ids: they are one {level} in the submission"
+        )
+    return Members(
+        table.assign(object=objects, id=objects if level == "object" else stems.to_numpy(object)),
+        probs,
+        level,
+        paths,
+    )
 
 
 def compare(val: Members, test: Members, warn: Callable[[str], None]) -> None:
     """Warn where t*, chosen on `val`, may not suit `test`."""
     if len(val.paths) != len(test.paths):
-        warn(f"t* is chosen with {len(val.paths)} members and used for {len(test.paths)}: a mean of fewer spreads wider")
+        warn(
+            f"t* is chosen with {len(val.paths)} members and used for {len(test.paths)}: a mean of fewer "
+            "spreads wider"
+        )
     if val.level != test.level:
-        warn(f"t* is chosen on one row per {val.level} and used on one row per {test.level}: give both sets with the same bands, or --id")
+        warn(
+            f"t* is chosen on one row per {val.level} and used on one row per {test.level}: give both sets "
+            "with the same bands, or --id"
+        )
     if shared := len(set(val.table["id"]) & set(test.table["id"])):
         warn(f"{shared} ids are in --val and in --test: figures of test are optimistic for them")
 

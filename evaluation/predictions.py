@@ -1,7 +1,9 @@
 """Tables of predictions: read, check, bring into one order, combine the members of an ensemble, fuse rows.
 
-A table has one row a file (or an object): path, domain, label (1, 0, NaN unknown) and prob (NaN: quarantined), float64.
+A table has one row a file (or an object): path, domain, label (1, 0, NaN unknown) and prob (NaN:
+quarantined), float64.
 """
+
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -11,13 +13,16 @@ from utils import files
 from utils.mistake import Mistake
 
 COLUMNS = ["path", "domain", "label", "prob"]
-EDGE = 2.0 ** -24      # float32 rounds a probability beyond 1 - 2^-24 to 1, so logits are kept within this on both sides
+# float32 rounds a probability beyond 1 - 2^-24 to 1, so logits are kept within this on both sides
+EDGE = 2.0**-24
 
 
 def read(path: str) -> pd.DataFrame:
-    """The table in a CSV file with the columns path, domain, label and prob, as predict.py and ensemble.py write it.
+    """The table in a CSV file with the columns path, domain, label and prob,
+    as predict.py and ensemble.py write it.
 
-    Raises Mistake for a missing file or column, an empty table, a path twice, a label or probability that cannot be.
+    Raises Mistake for a missing file or column, an empty table, a path twice,
+    a label or probability that cannot be.
     """
     if not Path(path).is_file():
         raise Mistake(f"there is no file {path!r}: expected a table of predictions, such as pred_val.csv")
@@ -26,21 +31,35 @@ def read(path: str) -> pd.DataFrame:
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise Mistake(f"{path}: is not a CSV table: {' '.join(str(error).split())}") from error
     if missing := [name for name in COLUMNS if name not in table]:
-        raise Mistake(f"{path}: has no column {missing[0]!r}; expected path,domain,label,prob as predict.py writes them")
+        raise Mistake(
+            f"{path}: has no column {missing[0]!r}; expected path,domain,label,prob as predict.py writes them"
+        )
     table = table[COLUMNS]
     for name in ("label", "prob"):
         text = table[name]
         table = table.assign(**{name: numbers(text)})
         wrong = table[name].isna() & ~text.str.strip().str.lower().isin(["", "nan"])
-        wrong |= ~table[name].isin([0, 1]) & table[name].notna() if name == "label" else ~table[name].between(0, 1) & table[name].notna()
+        wrong |= (
+            ~table[name].isin([0, 1]) & table[name].notna()
+            if name == "label"
+            else ~table[name].between(0, 1) & table[name].notna()
+        )
         if wrong.any():
-            raise Mistake(f"{path}: line {int(np.argmax(wrong)) + 2} has {name} {text[wrong].iloc[0]!r}; expected "
-                          + ("1, 0 or nothing" if name == "label" else "a number from 0 to 1, or nothing where there is none"))
+            raise Mistake(
+                f"{path}: line {int(np.argmax(wrong)) + 2} has {name} {text[wrong].iloc[0]!r}; expected "
+                + (
+                    "1, 0 or nothing"
+                    if name == "label"
+                    else "a number from 0 to 1, or nothing where there is none"
+                )
+            )
     return whole(table, path)
 
 
 def numbers(text: pd.Series) -> pd.Series:
-    """float64, rounded as Python does (pandas' own parser may miss the last digit); NaN for what is no number."""
+    """float64, rounded as Python does (pandas' own parser may miss the last digit);
+    NaN for what is no number.
+    """
     known = text.str.strip() != ""
     values = np.full(len(text), np.nan)
     try:
@@ -55,7 +74,10 @@ def whole(table: pd.DataFrame, source: str) -> pd.DataFrame:
     if not len(table):
         raise Mistake(f"{source}: holds no row; expected one a file")
     if (twice := table["path"].duplicated()).any():
-        raise Mistake(f"{source}: names {table['path'][twice].iloc[0]!r} twice ({twice.sum()} rows too many); expected each file once")
+        raise Mistake(
+            f"{source}: names {table['path'][twice].iloc[0]!r} twice ({twice.sum()} rows too many); "
+            "expected each file once"
+        )
     return table
 
 
@@ -67,7 +89,9 @@ def read_arrays(labels: str, probs: str) -> pd.DataFrame:
     if not np.isin(label[~np.isnan(label)], [0, 1]).all():
         raise Mistake(f"{labels}: has labels other than 1, 0 and NaN (unknown)")
     if (outside := (prob < 0) | (prob > 1)).any():
-        raise Mistake(f"{probs}: {prob[outside][0]:g} is no probability; expected 0 to 1, NaN where there is none")
+        raise Mistake(
+            f"{probs}: {prob[outside][0]:g} is no probability; expected 0 to 1, NaN where there is none"
+        )
     paths = pd.Series(np.arange(len(label))).astype("str")
     return whole(pd.DataFrame(dict(path=paths, domain="", label=label, prob=prob)), probs)
 
@@ -86,42 +110,61 @@ def array(path: str) -> np.ndarray:
 
 
 def aligned(sources: list[str], match: str) -> tuple[pd.DataFrame, np.ndarray, str]:
-    """The members of an ensemble in one order: (the first table, prob [members, N], "path" or "name": what was matched).
+    """The members of an ensemble in one order: (the first table, prob [members, N], "path" or "name":
+    what was matched).
 
     match: "path"; "name", the file's name without folders; or "auto": path, and name if the paths differ.
-    Raises Mistake if a member is given twice, names are ambiguous, files are missing or labels or domains disagree.
+    Raises Mistake if a member is given twice, names are ambiguous,
+    files are missing or labels or domains disagree.
     """
     if len({Path(source).resolve() for source in sources}) < len(sources):
         raise Mistake(f"{' '.join(sources)}: a member is given twice; expected a file for each seed")
     tables = [read(source) for source in sources]
     keys = [pd.Index(table["path"].to_numpy(object)) for table in tables]
-    if match == "name" or match == "auto" and any(len(key.symmetric_difference(keys[0], sort=False)) for key in keys[1:]
-                                                  if not key.equals(keys[0])):
+    if (
+        match == "name"
+        or match == "auto"
+        and any(
+            len(key.symmetric_difference(keys[0], sort=False)) for key in keys[1:] if not key.equals(keys[0])
+        )
+    ):
         match, keys = "name", [pd.Index([PurePath(path).name for path in key]) for key in keys]
     else:
         match = "path"
     for key, source in zip(keys, sources):
         if not key.is_unique:
-            raise Mistake(f"{source}: two files are named {key[key.duplicated()][0]!r}, so members cannot be matched by name; "
-                          "use --match path, and predictions of the same paths")
+            raise Mistake(
+                f"{source}: two files are named {key[key.duplicated()][0]!r}, so members cannot be matched "
+                "by name; "
+                "use --match path, and predictions of the same paths"
+            )
     first, probs = tables[0], [tables[0]["prob"].to_numpy()]
     for table, key, source in zip(tables[1:], keys[1:], sources[1:]):
         here, back = key.get_indexer(keys[0]), keys[0].get_indexer(key)
         for name, missing in ((source, keys[0][here < 0]), (sources[0], key[back < 0])):
             if len(missing):
-                raise Mistake(f"{name}: lacks {len(missing)} of the files that another member has (by {match}): "
-                              + ", ".join(missing[:3]) + "; predict the same files with every member")
+                raise Mistake(
+                    f"{name}: lacks {len(missing)} of the files that another member has (by {match}): "
+                    + ", ".join(missing[:3])
+                    + "; predict the same files with every member"
+                )
         table = table.iloc[here].reset_index(drop=True)
         for name in ("label", "domain"):
             if (differ := (table[name] != first[name]) & (table[name].notna() | first[name].notna())).any():
-                raise Mistake(f"{source}: {name} of {table['path'][differ].iloc[0]!r} is {table[name][differ].iloc[0]}, "
-                              f"in {sources[0]} {first[name][differ].iloc[0]} ({differ.sum()} files); expected the same inputs")
+                raise Mistake(
+                    f"{source}: {name} of {table['path'][differ].iloc[0]!r} is "
+                    f"{table[name][differ].iloc[0]}, "
+                    f"in {sources[0]} {first[name][differ].iloc[0]} ({differ.sum()} files); expected the "
+                    "same inputs"
+                )
         probs.append(table["prob"].to_numpy())
     return first, np.stack(probs), match
 
 
 def combined(probs: np.ndarray, how: str) -> np.ndarray:
-    """[N] from [members, N]: the mean of probabilities, the mean of logits, or the median; over those that are there."""
+    """[N] from [members, N]: the mean of probabilities, the mean of logits, or the median;
+    over those that are there.
+    """
     there = ~np.isnan(probs)
     out = np.full(probs.shape[1], np.nan)
     some = there.any(0)
@@ -136,7 +179,8 @@ def combined(probs: np.ndarray, how: str) -> np.ndarray:
 def fused(table: pd.DataFrame, keys: list, how: str = "mean") -> pd.DataFrame:
     """One row for each distinct value of `keys` (columns or arrays), in order of first appearance.
 
-    prob is the mean over its rows that have one (of logits if how = "logit"); label and domain are those of its first row;
+    prob is the mean over its rows that have one (of logits if how = "logit");
+    label and domain are those of its first row;
     path is the first key.
     """
     values = table.assign(prob=logit(table["prob"]) if how == "logit" else table["prob"])
@@ -144,7 +188,9 @@ def fused(table: pd.DataFrame, keys: list, how: str = "mean") -> pd.DataFrame:
     out = groups.agg(domain_=("domain", "first"), label_=("label", "first"), prob=("prob", "mean"))
     path = out.index.get_level_values(0)
     prob = sigmoid(out["prob"]) if how == "logit" else out["prob"]
-    return pd.DataFrame(dict(path=path, domain=out["domain_"].array, label=out["label_"].array, prob=np.asarray(prob)))
+    return pd.DataFrame(
+        dict(path=path, domain=out["domain_"].array, label=out["label_"].array, prob=np.asarray(prob))
+    )
 
 
 def logit(prob):
@@ -157,9 +203,13 @@ def sigmoid(x):
 
 
 def write(table: pd.DataFrame, path: Path, threshold: float | None = None) -> None:
-    """path,domain,label,prob,pred; pred = prob >= threshold (empty without one); numbers are written to the last digit."""
+    """path,domain,label,prob,pred; pred = prob >= threshold (empty without one);
+    numbers are written to the last digit.
+    """
     label = table["label"].astype("Int8")
     pred = pd.array(table["prob"] >= (np.inf if threshold is None else threshold), "Int8")
     pred[(table["prob"].isna() | (threshold is None)).to_numpy()] = pd.NA
     with files.whole(path) as temporary:
-        table[["path", "domain"]].assign(label=label, prob=table["prob"], pred=pred).to_csv(temporary, index=False)
+        table[["path", "domain"]].assign(label=label, prob=table["prob"], pred=pred).to_csv(
+            temporary, index=False
+        )

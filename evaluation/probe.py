@@ -1,4 +1,7 @@
-"""What an embedding knows: how well simple classifiers tell labels from it, each example judged by one that never saw it."""
+"""What an embedding knows: how well simple classifiers tell labels from it,
+each example judged by one that never saw it.
+"""
+
 import warnings
 from typing import Any
 
@@ -8,10 +11,12 @@ FOLDS = 5
 
 
 def probe(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> dict[str, Any]:
-    """Accuracy of a linear and a random-forest classifier of features [N, F] in stratified five-fold cross-validation.
+    """Accuracy of a linear and a random-forest classifier of features [N,
+    F] in stratified five-fold cross-validation.
 
-    labels [N] of any kind. Returns n, classes, `majority` (the share of the largest class, what a constant answer gets),
-    and for "linear" and "forest" the accuracy, its standard error over folds, and the confusion matrix (rows: the truth).
+    labels [N] of any kind. Returns n, classes, `majority` (the share of the largest class, what a constant
+    answer gets), and for "linear" and "forest" the accuracy, its standard error over folds,
+    and the confusion matrix (rows: the truth).
     Raises ValueError for fewer than two classes, or one with fewer examples than folds.
     """
     labels = np.asarray(labels)
@@ -22,21 +27,30 @@ def probe(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> dict[str, 
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+
     classes, counts = np.unique(labels, return_counts=True)
     if len(classes) < 2 or counts.min() < FOLDS:
         few = ", ".join(f"{name}: {count}" for name, count in zip(classes[:8], counts[:8]))
         raise ValueError(f"a probe needs two classes with at least {FOLDS} examples each, got {few}")
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    probes = dict(linear=make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
-                  forest=RandomForestClassifier(300, random_state=seed, n_jobs=-1))
-    results: dict[str, Any] = dict(n=len(labels), classes=[str(name) for name in classes], majority=float(counts.max() / len(labels)))
+    probes = dict(
+        linear=make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
+        forest=RandomForestClassifier(300, random_state=seed, n_jobs=-1),
+    )
+    results: dict[str, Any] = dict(
+        n=len(labels), classes=[str(name) for name in classes], majority=float(counts.max() / len(labels))
+    )
     for name, classifier in probes.items():
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)          # a probe that has not quite converged is a lower bound
+            # a probe that has not quite converged is a lower bound
+            warnings.simplefilter("ignore", ConvergenceWarning)
             said = cross_val_predict(classifier, features, labels, cv=folds)
         each = [float((said[test] == labels[test]).mean()) for _, test in folds.split(features, labels)]
-        results[name] = dict(accuracy=float((said == labels).mean()), error=float(np.std(each, ddof=1) / FOLDS**0.5),
-                             confusion=confusion_matrix(labels, said, labels=classes).tolist())
+        results[name] = dict(
+            accuracy=float((said == labels).mean()),
+            error=float(np.std(each, ddof=1) / FOLDS**0.5),
+            confusion=confusion_matrix(labels, said, labels=classes).tolist(),
+        )
     return results
 
 
@@ -45,6 +59,8 @@ def table(probes: dict[str, dict[str, Any]]) -> str:
     wide = max(map(len, probes))
     lines = [f"{'features':<{wide}}  majority  linear          forest"]
     for name, result in probes.items():
-        scores = "  ".join(f"{result[kind]['accuracy']:.3f} +- {result[kind]['error']:.3f}" for kind in ("linear", "forest"))
+        scores = "  ".join(
+            f"{result[kind]['accuracy']:.3f} +- {result[kind]['error']:.3f}" for kind in ("linear", "forest")
+        )
         lines.append(f"{name:<{wide}}  {result['majority']:.3f}     {scores}")
     return "\n".join(lines)

@@ -1,4 +1,5 @@
 """Thresholds: chosen on validation, kept in a file of one number."""
+
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ from utils.mistake import Mistake
 
 
 def chosen(label, prob, by: str, alpha: float, delta: float) -> tuple[float, str]:
-    """(t, what it promises on these rows, in words): by "youden", or "conformal", which keeps 1 - alpha of new lenses."""
+    """(t, what it promises on these rows, in words): by "youden", or "conformal",
+    which keeps 1 - alpha of new lenses.
+    """
     label, prob = figures_of_merit.checked(label, prob)
     if by == "youden":
         t, j = figures_of_merit.youden(label, prob)
@@ -17,8 +20,12 @@ def chosen(label, prob, by: str, alpha: float, delta: float) -> tuple[float, str
     t, lenses = conformal.completeness_threshold(prob[label == 1], alpha, delta), int(label.sum())
     sure = f", with confidence {1 - delta:g}" if delta else ""
     here = figures_of_merit.rates(**figures_of_merit.counts(label, prob, t))
-    return t, (f"keeps at least {1 - alpha:g} of new lenses{sure}: rank {conformal.rank(lenses, alpha, delta)} of {lenses} lenses of --val; "
-               f"on {len(label)} rows completeness {here['recall']:.4f}, false positive rate {1 - here['specificity']:.4f}")
+    return t, (
+        f"keeps at least {1 - alpha:g} of new lenses{sure}: rank {conformal.rank(lenses, alpha, delta)} of "
+        f"{lenses} lenses of --val; "
+        f"on {len(label)} rows completeness {here['recall']:.4f}, false positive rate "
+        f"{1 - here['specificity']:.4f}"
+    )
 
 
 def write(threshold: float, path: Path) -> None:
@@ -31,7 +38,9 @@ def read(path: str) -> float:
     try:
         threshold = float(Path(path).read_text())
     except (OSError, ValueError) as error:
-        raise Mistake(f"--threshold_file {path!r}: expected a file that holds one number, as ensemble.py writes it") from error
+        raise Mistake(
+            f"--threshold_file {path!r}: expected a file that holds one number, as ensemble.py writes it"
+        ) from error
     if not np.isfinite(threshold):
         raise Mistake(f"--threshold_file {path!r}: holds {threshold}, expected a finite number")
     return threshold

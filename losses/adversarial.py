@@ -2,6 +2,7 @@
 
 Source: projected gradient descent, Madry et al. 2018, arXiv:1706.06083, eq. 2.1 and section 2.1.
 """
+
 import torch
 from torch import Tensor, nn
 
@@ -11,21 +12,32 @@ from physics.noise import noise_rms
 NORMS = ("l2", "linf")
 
 
-def adversarial(loss: LossFn, norm: str = "linf", radius: float = 1.0, steps: int = 5, step_size: float | None = None,
-                share: float = 0.5, search: LossFn | None = None) -> LossFn:
+def adversarial(
+    loss: LossFn,
+    norm: str = "linf",
+    radius: float = 1.0,
+    steps: int = 5,
+    step_size: float | None = None,
+    share: float = 0.5,
+    search: LossFn | None = None,
+) -> LossFn:
     """(1 - share) `loss` + share `loss` of the batch changed by `attack`; at share 1 that of Madry et al.
 
     search: the loss that the attack makes large, where that is a part of `loss`; None: all of it.
 
-    The network is in the mode, training or not, in which it is. All calls begin with the same random numbers, so that the attack,
-    the changed and the given batch go through one augmentation and one dropout. Terms: those of `loss` for the batch as it is, the same
-    named "adversarial_..." for the changed one, and both values as "clean_loss" and "adversarial_loss".
+    The network is in the mode, training or not, in which it is. All calls begin with the same random numbers,
+    so that the attack, the changed and the given batch go through one augmentation and one dropout. Terms:
+    those of `loss` for the batch as it is, the same named "adversarial_..." for the changed one,
+    and both values as "clean_loss" and "adversarial_loss".
 
     Raises ValueError for a norm that is not known and for numbers that cannot be.
     """
     check(norm, radius, steps, step_size)
     if not 0 <= share <= 1:
-        raise ValueError(f"adversarial training: got share {share}, expected the part of the loss on changed images, 0 to 1")
+        raise ValueError(
+            f"adversarial training: got share {share}, expected the part of the loss on changed images, 0 "
+            "to 1"
+        )
 
     def mixed(model: nn.Module, batch: Batch, step: int) -> Loss:
         changed = attack(model, batch, search or loss, step, norm, radius, steps, step_size)
@@ -40,31 +52,43 @@ def adversarial(loss: LossFn, norm: str = "linf", radius: float = 1.0, steps: in
     return mixed
 
 
-def attack(model: nn.Module, batch: Batch, loss: LossFn, step: int = 0, norm: str = "linf", radius: float = 1.0, steps: int = 20,
-           step_size: float | None = None) -> Batch:
-    """The batch with the images, in physical units, within `radius` of its own where `loss` is largest, as far as `steps` steps find.
+def attack(
+    model: nn.Module,
+    batch: Batch,
+    loss: LossFn,
+    step: int = 0,
+    norm: str = "linf",
+    radius: float = 1.0,
+    steps: int = 20,
+    step_size: float | None = None,
+) -> Batch:
+    """The batch with the images, in physical units, within `radius` of its own where `loss` is largest,
+    as far as `steps` steps find.
 
-    batch "image" [B, C, H, W], and where it is there "present" [B, C] bool; the rest of the batch is handed on. The distance
-    is in units of the noise of each image and channel (physics/noise.py), so a band that is not there stays as it is:
+    batch "image" [B, C, H, W], and where it is there "present" [B, C] bool; the rest of the batch is handed
+    on. The distance is in units of the noise of each image and channel (physics/noise.py),
+    so a band that is not there stays as it is:
         "linf"   no pixel changes by more than `radius` rms
-        "l2"     the root of the summed squares over all pixels and channels of an image, each in its rms, is at most `radius`:
+        "l2"     the root of the summed squares over all pixels and channels of an image, each in its rms,
+                 is at most `radius`:
                  what a matched filter in white noise would detect at `radius` sigma
-    From a random place within the radius, each step goes `step_size` radii (None: 2.5 / steps) along the sign ("linf") or the direction
-    ("l2") of the slope of the image's own loss. Derivatives are taken to the images alone: no `p.grad` changes, and DDP does
-    not notice. Afterwards the random generators stand where each call of `loss` found them.
+    From a random place within the radius, each step goes `step_size` radii (None: 2.5 / steps) along the sign
+    ("linf") or the direction ("l2") of the slope of the image's own loss. Derivatives are taken to the images
+    alone: no `p.grad` changes, and DDP does not notice. Afterwards the random generators stand where each
+        call of `loss` found them.
 
     Raises ValueError for a norm that is not known and for numbers that cannot be.
     """
     check(norm, radius, steps, step_size)
     image = batch["image"].detach().float()
     rms = noise_rms(image, batch.get("present"))[:, :, None, None]
-    shift = random_start(rms.expand_as(image), norm, radius)             # in units of rms
+    shift = random_start(rms.expand_as(image), norm, radius)  # in units of rms
     length = radius * (2.5 / steps if step_size is None else step_size)
     for _ in range(steps):
         with torch.enable_grad(), same_random_numbers(image.device):
             shift.requires_grad_()
             value = loss(model, batch | {"image": image + rms * shift}, step).value
-            slope, = torch.autograd.grad(value.sum(), shift)
+            (slope,) = torch.autograd.grad(value.sum(), shift)
         uphill = slope.sign() if norm == "linf" else slope / over_image(slope)
         shift = project(shift.detach() + length * uphill, norm, radius)
     # added to the image as it was given, through which an attack around this one differentiates
@@ -78,7 +102,12 @@ def random_start(rms: Tensor, norm: str, radius: float) -> Tensor:
     direction = torch.randn_like(rms) * (rms > 0)
     pixels = (rms > 0).flatten(1).sum(1).clamp(min=1)[:, None, None, None]
     # uniform in a ball of so many dimensions
-    return direction / over_image(direction) * radius * torch.rand(len(rms), 1, 1, 1, device=rms.device) ** (1 / pixels)
+    return (
+        direction
+        / over_image(direction)
+        * radius
+        * torch.rand(len(rms), 1, 1, 1, device=rms.device) ** (1 / pixels)
+    )
 
 
 def project(shift: Tensor, norm: str, radius: float) -> Tensor:
@@ -89,7 +118,9 @@ def project(shift: Tensor, norm: str, radius: float) -> Tensor:
 
 
 def over_image(x: Tensor) -> Tensor:
-    """The norm of each image [B, 1, 1, 1] over all pixels and channels; 1e-30 at least, and no underflow of squares above that."""
+    """The norm of each image [B, 1, 1, 1] over all pixels and channels;
+    1e-30 at least, and no underflow of squares above that.
+    """
     largest = x.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-30)
     return largest * (x / largest).square().sum((1, 2, 3), keepdim=True).sqrt().clamp(min=1)
 
@@ -103,5 +134,8 @@ def check(norm: str, radius: float, steps: int, step_size: float | None) -> None
     if norm not in NORMS:
         raise ValueError(f"attack: got norm {norm!r}, expected one of {', '.join(NORMS)}")
     if not 0 <= radius < float("inf") or steps < 1 or not (step_size is None or step_size > 0):
-        raise ValueError(f"attack: got radius {radius}, steps {steps}, step_size {step_size}; expected a radius of at least 0 noise rms, "
-                         "at least 1 step, and a step above 0 radii")
+        raise ValueError(
+            f"attack: got radius {radius}, steps {steps}, step_size {step_size}; expected a radius of at "
+            "least 0 noise rms, "
+            "at least 1 step, and a step above 0 radii"
+        )

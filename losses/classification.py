@@ -1,4 +1,5 @@
 """Losses of yes-or-no questions: one value per example."""
+
 import torch.nn.functional as F
 from torch import Tensor
 

@@ -1,12 +1,15 @@
 """Losses of inferred numbers: one value per example."""
+
 import torch
 from torch import Tensor
 
 
 def gaussian_nll(mean: Tensor, variance: Tensor, target: Tensor) -> Tensor:
-    """-log of the Gaussian density of what is known of the target, in nats, a mean over its components: [B] float32.
+    """-log of the Gaussian density of what is known of the target, in nats, a mean over its components:
+    [B] float32.
 
-    mean, variance, target [B, P]; a target that is NaN is not known and has no part; an example of which nothing is known costs 0.
+    mean, variance, target [B, P]; a target that is NaN is not known and has no part;
+    an example of which nothing is known costs 0.
     Source: Nix & Weigend 1994, eq. 5, without the constant.
     """
     known = target.isfinite()

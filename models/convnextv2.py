@@ -1,11 +1,13 @@
 """ConvNeXt V2: depthwise 7x7, LayerNorm, and an inverted bottleneck with global response normalisation.
 
-Names and shapes of the weights are those of timm's `convnextv2_*`, so that its weights load as they are. Inside, all
-maps are [B, H, W, C]: a 1x1 convolution is then one matrix product, and a norm reads one contiguous row a position.
+Names and shapes of the weights are those of timm's `convnextv2_*`, so that its weights load as they are.
+Inside, all maps are [B, H, W, C]: a 1x1 convolution is then one matrix product,
+and a norm reads one contiguous row a position.
 Every parameter is used by the forward of its own module only, as per-example gradients need it.
 
 Source: Woo et al. 2023, arXiv:2301.00808, section 3.
 """
+
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache, partial
@@ -20,9 +22,10 @@ from models.layers.recompute import chain
 @dataclass(frozen=True)
 class Size:
     """Blocks and channels of each of the four stages."""
+
     depths: tuple[int, int, int, int]
     widths: tuple[int, int, int, int]
-    convolutional: bool              # the published weights of the bottleneck are 1x1 convolutions [O, I, 1, 1]
+    convolutional: bool  # the published weights of the bottleneck are 1x1 convolutions [O, I, 1, 1]
 
 
 SIZES = {
@@ -35,23 +38,30 @@ SIZES = {
     "large": Size((3, 3, 27, 3), (192, 384, 768, 1536), False),
     "huge": Size((3, 3, 27, 3), (352, 704, 1408, 2816), False),
 }
-STRIDE = 32                          # pixels to a position of the last map: 4 in the stem, 2 before stages 2 to 4
-CACHE = 2**19                        # numbers of one tensor that are worked on at a time, so that they stay in the cache
+STRIDE = 32  # pixels to a position of the last map: 4 in the stem, 2 before stages 2 to 4
+CACHE = 2**19  # numbers of one tensor that are worked on at a time, so that they stay in the cache
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def by_hand(*tensors: Tensor) -> bool:
-    """Whether the layers below take their own road for these tensors: in float32 on a CPU, and nothing looks inside.
+    """Whether the layers below take their own road for these tensors:
+    in float32 on a CPU, and nothing looks inside.
 
     Autocast, torch.compile, torch.export, tracing and torch.func (so Opacus) see the plain operators instead.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
         return False
-    return (ONEDNN and torch.backends.mkldnn.enabled and not torch.is_autocast_enabled("cpu")
-            and all(t.device.type == "cpu" and t.dtype == torch.float32 and t.numel() for t in tensors))
+    return (
+        ONEDNN
+        and torch.backends.mkldnn.enabled
+        and not torch.is_autocast_enabled("cpu")
+        and all(t.device.type == "cpu" and t.dtype == torch.float32 and t.numel() for t in tensors)
+    )
 
 
-def twice(formula, inputs: tuple[Tensor, ...], needed: tuple[bool, ...], slope: Tensor) -> tuple[Tensor | None, ...]:
+def twice(
+    formula, inputs: tuple[Tensor, ...], needed: tuple[bool, ...], slope: Tensor
+) -> tuple[Tensor | None, ...]:
     """The derivative of `formula` by autograd, for who wants to differentiate it again."""
     wanted = [t for t, need in zip(inputs, needed) if need]
     slopes = iter(torch.autograd.grad(formula(*inputs), wanted, slope, create_graph=True))
@@ -59,12 +69,16 @@ def twice(formula, inputs: tuple[Tensor, ...], needed: tuple[bool, ...], slope: 
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "none") -> Tensor:
-    """x weight^T + bias by oneDNN, which has no derivative of its own; `then` "gelu", by the error function."""
+    """x weight^T + bias by oneDNN, which has no derivative of its own;
+    `then` "gelu", by the error function.
+    """
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], "none")
 
 
 class Product(torch.autograd.Function):
-    """F.linear by oneDNN, forward and backward: twice as fast as by MKL on AMD, where MKL does without AVX-512."""
+    """F.linear by oneDNN, forward and backward: twice as fast as by MKL on AMD,
+    where MKL does without AVX-512.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -78,7 +92,7 @@ class Product(torch.autograd.Function):
             return twice(F.linear, (x, weight, bias), ctx.needs_input_grad, slope)
         of_x = product(slope, weight.t()) if ctx.needs_input_grad[0] else None
         x, slope, of_weight = x.flatten(0, -2).t(), slope.flatten(0, -2).t(), None
-        if ctx.needs_input_grad[1]:                      # oneDNN copies its first operand, and autograd a turned result
+        if ctx.needs_input_grad[1]:  # oneDNN copies its first operand, and autograd a turned result
             turned = slope.numel() > x.numel() + weight.numel()
             of_weight = product(x, slope).t() if turned else product(slope, x)
         return of_x, of_weight, slope.sum(1)
@@ -90,7 +104,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class PatchConv(nn.Conv2d):
-    """Convolution of disjoint square patches, [B, H, W, I] -> [B, H // k, W // k, O]; pixels left over are dropped."""
+    """Convolution of disjoint square patches, [B, H, W, I] -> [B, H // k, W // k, O];
+    pixels left over are dropped.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, patch: int):
         super().__init__(in_channels, out_channels, patch, stride=patch)
@@ -98,7 +114,7 @@ class PatchConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         k, (B, H, W, C) = self.stride[0], x.shape
         h, w = H // k, W // k
-        patches = x[:, :h * k, :w * k].reshape(B, h, k, w, k, C).transpose(2, 3).reshape(B, h, w, k * k * C)
+        patches = x[:, : h * k, : w * k].reshape(B, h, k, w, k, C).transpose(2, 3).reshape(B, h, w, k * k * C)
         return linear(patches, self.weight.permute(0, 2, 3, 1).flatten(1), self.bias)
 
 
@@ -121,18 +137,25 @@ class Linear(nn.Linear):
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Convolution of each channel of [B, H, W, C] by itself, zeros beyond the edge."""
-    return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=weight.shape[-1] // 2, groups=len(weight)).permute(0, 2, 3, 1)
+    return F.conv2d(
+        x.permute(0, 3, 1, 2), weight, bias, padding=weight.shape[-1] // 2, groups=len(weight)
+    ).permute(0, 2, 3, 1)
 
 
 @lru_cache
 def taps(H: int, W: int, k: int) -> Tensor:
-    """[k k, H W H W]: 1 where the second position of a map lies under this tap of a kernel that is centred on the first."""
-    under = F.unfold(torch.eye(H * W, device="cpu").view(H * W, 1, H, W), k, padding=k // 2)         # [second, tap, first]
+    """[k k, H W H W]: 1 where the second position of a map lies under this tap of a kernel that is centred on
+    the first.
+    """
+    # [second, tap, first]
+    under = F.unfold(torch.eye(H * W, device="cpu").view(H * W, 1, H, W), k, padding=k // 2)
     return under.permute(1, 2, 0).flatten(1).contiguous()
 
 
 class Convolve(torch.autograd.Function):
-    """`convolve`; the derivative to the weight by one matrix product a channel, of all positions with all positions."""
+    """`convolve`; the derivative to the weight by one matrix product a channel,
+    of all positions with all positions.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -146,7 +169,12 @@ class Convolve(torch.autograd.Function):
             return twice(convolve, (x, weight, bias), ctx.needs_input_grad, slope)
         of_x = convolve(slope, weight.flip(2, 3), None) if ctx.needs_input_grad[0] else None
         B, H, W, C = x.shape
-        pairs = torch.bmm(*(t.reshape(B, H * W, C).permute(2, *order).contiguous() for t, order in ((slope, (1, 0)), (x, (0, 1)))))
+        pairs = torch.bmm(
+            *(
+                t.reshape(B, H * W, C).permute(2, *order).contiguous()
+                for t, order in ((slope, (1, 0)), (x, (0, 1)))
+            )
+        )
         of_weight = product(pairs.flatten(1), taps(H, W, weight.shape[-1])).view_as(weight)
         return of_x, of_weight, slope.sum((0, 1, 2))
 
@@ -158,7 +186,8 @@ class Depthwise(nn.Conv2d):
         super().__init__(channels, channels, 7, padding=3, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        small = x.shape[1] * x.shape[2] <= 128           # the pairs of positions of a larger map would take too much room
+        # the pairs of positions of a larger map would take too much room
+        small = x.shape[1] * x.shape[2] <= 128
         return (Convolve.apply if small and by_hand(x, self.weight) else convolve)(x, self.weight, self.bias)
 
 
@@ -168,7 +197,9 @@ def norms(y: Tensor) -> Tensor:
     return (y * y).sum((1, 2), keepdim=True).add(1e-30).sqrt()
 
 
-def scale(y: Tensor, norm: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor | None = None) -> Tensor:
+def scale(
+    y: Tensor, norm: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor | None = None
+) -> Tensor:
     """Global response norm of y [B, H, W, C], whose channels have these norms [B, 1, 1, C]."""
     return torch.addcmul(bias, y, 1 + weight * (norm / (norm.mean(-1, keepdim=True) + eps)), out=out)
 
@@ -176,7 +207,7 @@ def scale(y: Tensor, norm: Tensor, weight: Tensor, bias: Tensor, eps: float, out
 def activate(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Global response norm of gelu(x), [B, H, W, C]."""
     y = F.gelu(x)
-    y = y.to(torch.promote_types(y.dtype, torch.float32))          # squares of half precision overflow
+    y = y.to(torch.promote_types(y.dtype, torch.float32))  # squares of half precision overflow
     return scale(y, norms(y), weight, bias, eps).to(x.dtype)
 
 
@@ -199,7 +230,9 @@ class Activate(torch.autograd.Function):
     def backward(ctx, slope: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, norms = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return *twice(partial(activate, eps=ctx.eps), (x, weight, bias), ctx.needs_input_grad[:3], slope), None
+            return *twice(
+                partial(activate, eps=ctx.eps), (x, weight, bias), ctx.needs_input_grad[:3], slope
+            ), None
         of_x, of_weight, of_bias = torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(weight)
         for part, up, norm, out in zip(*(t.split(examples(x)) for t in (x, slope, norms, of_x))):
             y, mean = F.gelu(part), norm.mean(-1, keepdim=True) + ctx.eps
@@ -220,9 +253,11 @@ def examples(x: Tensor, times: int = 1) -> int:
 
 
 class GlobalResponseNorm(nn.Module):
-    """GELU, then scales each channel of [B, H, W, C] by its norm over the map, relative to the mean norm of all channels.
+    """GELU, then scales each channel of [B, H, W, C] by its norm over the map,
+    relative to the mean norm of all channels.
 
-    Source: Woo et al. 2023, section 3.2, with the mean of the norms where the paper has their sum, as all published
+    Source: Woo et al. 2023, section 3.2, with the mean of the norms where the paper has their sum,
+        as all published
     weights were trained.
     """
 
@@ -269,8 +304,14 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() or not by_hand(x, self.fc1.weight):
             return self.fc2(self.grn(self.fc1(x)))
-        # Nobody needs the wide maps afterwards: in place, a few examples at a time, it takes a third less time.
-        result, fc1, fc2, grn = torch.empty_like(x), self.fc1.weight.flatten(1), self.fc2.weight.flatten(1), self.grn
+        # Nobody needs the wide maps afterwards: in place, a few examples at a time,
+        # it takes a third less time.
+        result, fc1, fc2, grn = (
+            torch.empty_like(x),
+            self.fc1.weight.flatten(1),
+            self.fc2.weight.flatten(1),
+            self.grn,
+        )
         for part, out in zip(*(t.split(examples(x, 4)) for t in (x, result))):
             y = product(part, fc1, self.fc1.bias, then="gelu")
             out.copy_(product(scale(y, norms(y), grn.weight, grn.bias, grn.eps, out=y), fc2, self.fc2.bias))
@@ -293,12 +334,16 @@ class Block(nn.Module):
 
 class Stage(nn.Module):
     """Halves the map (but for the first stage), then blocks; [B, H, W, I] -> [B, H // 2, W // 2, O]."""
-    recompute = False        # see models/layers/recompute.py
+
+    recompute = False  # see models/layers/recompute.py
 
     def __init__(self, before: int, channels: int, drop_paths: list[float], convolutional: bool):
         super().__init__()
-        self.downsample = nn.Identity() if before == channels else nn.Sequential(
-            nn.LayerNorm(before, eps=1e-6), PatchConv(before, channels, 2))
+        self.downsample = (
+            nn.Identity()
+            if before == channels
+            else nn.Sequential(nn.LayerNorm(before, eps=1e-6), PatchConv(before, channels, 2))
+        )
         self.blocks = nn.Sequential(*[Block(channels, rate, convolutional) for rate in drop_paths])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -325,21 +370,30 @@ class ConvNeXtV2(nn.Module):
     Raises ValueError for a size that is not in SIZES, and for images with other channels or too few pixels.
     """
 
-    def __init__(self, size: str = "nano", in_chans: int = 1, num_classes: int = 1, drop_path_rate: float = 0.0):
+    def __init__(
+        self, size: str = "nano", in_chans: int = 1, num_classes: int = 1, drop_path_rate: float = 0.0
+    ):
         super().__init__()
         if size not in SIZES:
             nearest = get_close_matches(str(size), SIZES, 1, 0)[0]
-            raise ValueError(f"ConvNeXt V2 has no size {size!r}: expected one of {', '.join(SIZES)} "
-                             f"(nearest: {nearest})")
+            raise ValueError(
+                f"ConvNeXt V2 has no size {size!r}: expected one of {', '.join(SIZES)} (nearest: {nearest})"
+            )
         if in_chans < 1 or num_classes < 1 or not 0 <= drop_path_rate < 1:
-            raise ValueError(f"ConvNeXt V2: got in_chans {in_chans}, num_classes {num_classes}, drop_path_rate "
-                             f"{drop_path_rate}; expected at least 1, at least 1, and a rate in [0, 1)")
+            raise ValueError(
+                f"ConvNeXt V2: got in_chans {in_chans}, num_classes {num_classes}, drop_path_rate "
+                f"{drop_path_rate}; expected at least 1, at least 1, and a rate in [0, 1)"
+            )
         depths, widths, convolutional = SIZES[size].depths, SIZES[size].widths, SIZES[size].convolutional
         self.in_chans, self.feature_dim = in_chans, widths[-1]
         self.stem = nn.Sequential(PatchConv(in_chans, widths[0], 4), nn.LayerNorm(widths[0], eps=1e-6))
-        rates = [rates.tolist() for rates in torch.linspace(0, drop_path_rate, sum(depths), device="cpu").split(depths)]
-        self.stages = nn.Sequential(*[Stage(widths[max(0, i - 1)], widths[i], rates[i], convolutional)
-                                      for i in range(4)])
+        rates = [
+            rates.tolist()
+            for rates in torch.linspace(0, drop_path_rate, sum(depths), device="cpu").split(depths)
+        ]
+        self.stages = nn.Sequential(
+            *[Stage(widths[max(0, i - 1)], widths[i], rates[i], convolutional) for i in range(4)]
+        )
         self.head = Head(widths[-1], num_classes)
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -349,8 +403,10 @@ class ConvNeXtV2(nn.Module):
     def maps(self, x: Tensor) -> Tensor:
         """Last feature map [B, F, H // 32, W // 32] of images [B, C, H, W]."""
         if x.ndim != 4 or x.shape[1] != self.in_chans or min(x.shape[2:]) < STRIDE:
-            raise ValueError(f"ConvNeXt V2 got images {list(x.shape)}: expected [B, {self.in_chans}, H, W], "
-                             f"H and W at least {STRIDE}")
+            raise ValueError(
+                f"ConvNeXt V2 got images {list(x.shape)}: expected [B, {self.in_chans}, H, W], "
+                f"H and W at least {STRIDE}"
+            )
         return self.stages(self.stem(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
 
     def features(self, x: Tensor) -> Tensor:

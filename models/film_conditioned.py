@@ -1,7 +1,9 @@
-"""A ResNet whose maps are scaled and shifted, channel by channel, by what is known of the object besides its pixels.
+"""A ResNet whose maps are scaled and shifted, channel by channel,
+by what is known of the object besides its pixels.
 
 Source: Perez et al. 2018, arXiv:1709.07871, eq. 1 and 2, here on the map of a whole stage.
 """
+
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +17,9 @@ from models.resnet import ResNet
 
 
 class HideFields(nn.Module):
-    """In training, takes metadata away: each field of an example with chance `rate`, and all of its fields with chance `rate`."""
+    """In training, takes metadata away: each field of an example with chance `rate`,
+    and all of its fields with chance `rate`.
+    """
 
     def __init__(self, rate: float):
         super().__init__()
@@ -34,7 +38,8 @@ class HideFields(nn.Module):
 
 
 class FiLMConditioned(ResNet):
-    """Images [B, in_chans, H, W], and metadata values [B, M] with their mask present [B, M] -> logits [B, num_classes].
+    """Images [B, in_chans, H, W], and metadata values [B, M] with their mask present [B, M] -> logits [B,
+    num_classes].
 
     fields             names of the M columns of metadata; none: a ResNet
     film_stages        stages, of 1 to 4, whose maps are scaled and shifted
@@ -42,27 +47,48 @@ class FiLMConditioned(ResNet):
     hidden             width of the perceptron of the standardised values and their mask
     The other arguments are those of ResNet, and so are the names of its weights.
 
-    A map x becomes (1 + gamma) x + beta. Both begin at zero, and are zero, whatever was learnt, for an example of which nothing is
-    known: to the bit its logits then are those of the ResNet. Without `values` nothing is known of any example.
+    A map x becomes (1 + gamma) x + beta. Both begin at zero, and are zero, whatever was learnt,
+    for an example of which nothing is
+    known: to the bit its logits then are those of the ResNet.
+        Without `values` nothing is known of any example.
 
-    Raises ValueError as ResNet does, for stages that are not there, and for metadata of another shape than [B, M].
+    Raises ValueError as ResNet does, for stages that are not there,
+    and for metadata of another shape than [B, M].
     """
 
-    fresh = ("standardise", "film_hidden", "film")       # see models/pretrained.py
+    fresh = ("standardise", "film_hidden", "film")  # see models/pretrained.py
 
-    def __init__(self, size: str = "34", in_chans: int = 1, num_classes: int = 1, drop_path_rate: float = 0.0, width: float = 1.0,
-                 stem: str = "auto", image_size: int = 41, symmetric: bool = False, fields: Sequence[str] = (), film_stages: Sequence[int] = (2, 3, 4),
-                 metadata_dropout: float = 0.2, hidden: int = 64):
+    def __init__(
+        self,
+        size: str = "34",
+        in_chans: int = 1,
+        num_classes: int = 1,
+        drop_path_rate: float = 0.0,
+        width: float = 1.0,
+        stem: str = "auto",
+        image_size: int = 41,
+        symmetric: bool = False,
+        fields: Sequence[str] = (),
+        film_stages: Sequence[int] = (2, 3, 4),
+        metadata_dropout: float = 0.2,
+        hidden: int = 64,
+    ):
         super().__init__(size, in_chans, num_classes, drop_path_rate, width, stem, image_size, symmetric)
         if not set(film_stages) <= {1, 2, 3, 4} or not 0 <= metadata_dropout < 1 or hidden < 1:
-            raise ValueError(f"FiLM: got film_stages {film_stages}, metadata_dropout {metadata_dropout}, hidden {hidden}; expected stages "
-                             "from 1 to 4, a rate in [0, 1), and a width of at least 1")
+            raise ValueError(
+                f"FiLM: got film_stages {film_stages}, metadata_dropout {metadata_dropout}, hidden "
+                f"{hidden}; expected stages "
+                "from 1 to 4, a rate in [0, 1), and a width of at least 1"
+            )
         self.fields = tuple(fields)
         if self.fields:
             self.standardise, self.hide = Standardise(len(self.fields)), HideFields(metadata_dropout)
             self.film_hidden = nn.Linear(2 * len(self.fields), hidden)
-            alike = ORDER if symmetric else 1                # channels that metadata, which do not turn with the image, change alike
-            self.film = nn.ModuleDict({str(stage): nn.Linear(hidden, 2 * self.widths[stage - 1] // alike) for stage in film_stages})
+            # channels that metadata, which do not turn with the image, change alike
+            alike = ORDER if symmetric else 1
+            self.film = nn.ModuleDict(
+                {str(stage): nn.Linear(hidden, 2 * self.widths[stage - 1] // alike) for stage in film_stages}
+            )
             for layer in self.film.values():
                 nn.init.zeros_(layer.weight)
                 nn.init.zeros_(layer.bias)
@@ -77,8 +103,11 @@ class FiLMConditioned(ResNet):
         if values is None or not self.fields:
             return super().features(x)
         if values.shape != (len(x), len(self.fields)) or present.shape != values.shape:
-            raise ValueError(f"FiLM got metadata {list(values.shape)} and their mask {list(present.shape)} of {len(x)} images: "
-                             f"expected both [B, {len(self.fields)}], a column for each of {', '.join(self.fields)}")
+            raise ValueError(
+                f"FiLM got metadata {list(values.shape)} and their mask {list(present.shape)} of {len(x)} "
+                "images: "
+                f"expected both [B, {len(self.fields)}], a column for each of {', '.join(self.fields)}"
+            )
         present = self.hide(present)
         known = F.gelu(self.film_hidden(self.standardise(values, present)))
         something = present.any(1, keepdim=True)

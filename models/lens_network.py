@@ -1,4 +1,7 @@
-"""A lens finder whole: preprocessing, augmentation, a network, and everything that is read off the network's features."""
+"""A lens finder whole: preprocessing, augmentation, a network,
+and everything that is read off the network's features.
+"""
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -11,39 +14,70 @@ from physics.noise import noise_rms
 
 
 class LensNetwork(nn.Module):
-    """(image [B, C, H, W] physical units, present [B, C] bool, domain [B] int64, values and known [B, M] metadata) -> what it says.
+    """(image [B, C, H, W] physical units, present [B, C] bool, domain [B] int64, values and known [B,
+    M] metadata) -> what it says.
 
     logit            [B] float32 of being a lens; always
-    mean, variance   [B, P] of the components of `quantities` (physics/lens_parameters.py), as they are in the image that was given
+    mean, variance   [B, P] of the components of `quantities` (physics/lens_parameters.py),
+                     as they are in the image that was given
     posterior        [B, S] logits of samples of the weights, where `samples` is set
     domain_logit     [B, D] of each domain, its gradient reversed on the way back
-    light, arcs, flux, error, chi2, ring ...: what models/layers/lens_fit.py makes of the inferred geometry, in the frame that the network saw
-    and whatever else the network itself infers (models/pinn_lens.py).
+    light, arcs, flux, error, chi2, ring ...: what models/layers/lens_fit.py makes of the inferred geometry,
+    in the frame that the network saw and whatever else the network itself infers (models/pinn_lens.py).
 
-    network         has features(x, [values, known]) -> [B, feature_dim] and classify(features) -> [B, 1]; if it has `inferred`, that gives
-                    (features, what else it infers). It gets the metadata if it was built with `fields`.
+    network         has features(x, [values, known]) -> [B, feature_dim] and classify(features) -> [B, 1]; if
+                    it has `inferred`, that gives (features, what else it infers).
+                    It gets the metadata if it was built with `fields`.
     augment         sees the preprocessed images, in training only; None for none
     degrade         worsens images before preprocessing, in training only; None for not
     rotate          turns images by any angle before all else, in training only; None for not
-    metadata        None, or adds a term to the logit for a network that takes no metadata itself (models/layers/metadata.py)
+    metadata        None, or adds a term to the logit for a network that takes no metadata itself
+                    (models/layers/metadata.py)
     quantity_head   None, or infers quantities from the features
     fit             None, or fits the geometry among these to the image
     domains         None, or tells domains apart by the features
-    channels_last   the network gets images whose channels lie next to each other in memory, which some devices convolve faster
+    channels_last   the network gets images whose channels lie next to each other in memory,
+                    which some devices convolve faster
     """
 
-    def __init__(self, preprocess: nn.Module, augment: nn.Module | None, network: nn.Module, degrade: nn.Module | None = None,
-                 metadata: nn.Module | None = None, quantity_head: QuantityHead | None = None, fit: LensFit | None = None,
-                 domains: DomainHead | None = None, channels_last: bool = False, rotate: nn.Module | None = None):
+    def __init__(
+        self,
+        preprocess: nn.Module,
+        augment: nn.Module | None,
+        network: nn.Module,
+        degrade: nn.Module | None = None,
+        metadata: nn.Module | None = None,
+        quantity_head: QuantityHead | None = None,
+        fit: LensFit | None = None,
+        domains: DomainHead | None = None,
+        channels_last: bool = False,
+        rotate: nn.Module | None = None,
+    ):
         super().__init__()
-        self.preprocess, self.augment, self.network, self.degrade, self.rotate, self.metadata = preprocess, augment, network, degrade, rotate, metadata
-        self.quantity_head, self.fit, self.domains, self.channels_last = quantity_head, fit, domains, channels_last
-        self.samples = 0                 # of the weights, drawn in evaluation; only for a network that has a posterior
+        self.preprocess, self.augment, self.network, self.degrade, self.rotate, self.metadata = (
+            preprocess,
+            augment,
+            network,
+            degrade,
+            rotate,
+            metadata,
+        )
+        self.quantity_head, self.fit, self.domains, self.channels_last = (
+            quantity_head,
+            fit,
+            domains,
+            channels_last,
+        )
+        self.samples = 0  # of the weights, drawn in evaluation; only for a network that has a posterior
 
     @property
     def heads(self) -> list[QuantityHead]:
         """What infers quantities: the network's own, then `quantity_head`."""
-        return [head for head in (getattr(self.network, "quantity_head", None), self.quantity_head) if head is not None]
+        return [
+            head
+            for head in (getattr(self.network, "quantity_head", None), self.quantity_head)
+            if head is not None
+        ]
 
     @property
     def quantities(self) -> tuple[str, ...]:
@@ -54,7 +88,7 @@ class LensNetwork(nn.Module):
         """Take typical values of the quantities from their components [N, P] in training; NaN: not known."""
         at = 0
         for head in self.heads:
-            head.fit(targets[:, at:at + len(head.centre)])
+            head.fit(targets[:, at : at + len(head.centre)])
             at += len(head.centre)
 
     def forward(self, image: Tensor, present: Tensor, domain: Tensor, *metadata: Tensor) -> dict[str, Tensor]:
@@ -69,7 +103,11 @@ class LensNetwork(nn.Module):
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         own = metadata if getattr(self.network, "fields", ()) else ()
-        features, said = self.network.inferred(x, *own) if hasattr(self.network, "inferred") else (self.network.features(x, *own), {})
+        features, said = (
+            self.network.inferred(x, *own)
+            if hasattr(self.network, "inferred")
+            else (self.network.features(x, *own), {})
+        )
         logit = (said["logit"] if "logit" in said else self.network.classify(features).squeeze(1)).float()
         if self.metadata is not None:
             logit = logit + self.metadata(*metadata).float()
@@ -77,14 +115,24 @@ class LensNetwork(nn.Module):
             mean, variance = self.quantity_head(features)
             if self.fit is not None:
                 said = said | self.fit(x, noise_rms(x), soft_geometry(mean, self.quantity_head))
-            said = said | {name: torch.cat([said[name], part], 1) if name in said else part
-                           for name, part in (("mean", mean), ("variance", variance))}
+            said = said | {
+                name: torch.cat([said[name], part], 1) if name in said else part
+                for name, part in (("mean", mean), ("variance", variance))
+            }
         if symmetry is not None and "mean" in said:
-            said = said | {name: turn(self.quantities, said[name], symmetry, back=True, signed=name == "mean") for name in ("mean", "variance")}
+            said = said | {
+                name: turn(self.quantities, said[name], symmetry, back=True, signed=name == "mean")
+                for name in ("mean", "variance")
+            }
         if angle is not None and "mean" in said:
-            said = said | {name: rotate(self.quantities, said[name], -angle, signed=name == "mean") for name in ("mean", "variance")}
+            said = said | {
+                name: rotate(self.quantities, said[name], -angle, signed=name == "mean")
+                for name in ("mean", "variance")
+            }
         if self.domains is not None:
             said = said | dict(domain_logit=self.domains(features))
         if self.samples and not self.training:
-            said = said | dict(posterior=self.network.posterior(x, self.samples, *own).flatten(0, 1).T.float())
+            said = said | dict(
+                posterior=self.network.posterior(x, self.samples, *own).flatten(0, 1).T.float()
+            )
         return said | dict(logit=logit)

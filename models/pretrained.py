@@ -1,4 +1,7 @@
-"""Encoder weights from a local file into a network: timm's, Zoobot's, or those of the authors of ConvNeXt V2."""
+"""Encoder weights from a local file into a network:
+timm's, Zoobot's, or those of the authors of ConvNeXt V2.
+"""
+
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,26 +9,37 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state", "module")     # entries that hold the weights
+# entries that hold the weights
+WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state", "module")
 # Names in the authors' files -> timm's (github.com/facebookresearch/ConvNeXt-V2, models/convnextv2.py)
-AUTHORS = ((r"^downsample_layers\.0\.", "stem."), (r"^downsample_layers\.(\d+)\.", r"stages.\1.downsample."),
-           (r"^stages\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."), (r"\.dwconv\.", ".conv_dw."),
-           (r"\.pwconv(\d)\.", r".mlp.fc\1."), (r"\.grn\.gamma$", ".mlp.grn.weight"),
-           (r"\.grn\.beta$", ".mlp.grn.bias"), (r"^norm\.", "head.norm."), (r"^head\.(?=weight|bias)", "head.fc."))
+AUTHORS = (
+    (r"^downsample_layers\.0\.", "stem."),
+    (r"^downsample_layers\.(\d+)\.", r"stages.\1.downsample."),
+    (r"^stages\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
+    (r"\.dwconv\.", ".conv_dw."),
+    (r"\.pwconv(\d)\.", r".mlp.fc\1."),
+    (r"\.grn\.gamma$", ".mlp.grn.weight"),
+    (r"\.grn\.beta$", ".mlp.grn.bias"),
+    (r"^norm\.", "head.norm."),
+    (r"^head\.(?=weight|bias)", "head.fc."),
+)
 
 
 @dataclass(frozen=True)
 class Loaded:
     """What `load_pretrained` did; as a string, one line."""
+
     path: str
-    loaded: tuple[str, ...]          # names in the network that now hold the file's values
-    kept: tuple[str, ...]            # names in the network that keep their initial values
-    dropped: tuple[str, ...]         # names in the file that were not used
-    folded: tuple[int, int] | None   # input channels in the file and in the network, where they differ
+    loaded: tuple[str, ...]  # names in the network that now hold the file's values
+    kept: tuple[str, ...]  # names in the network that keep their initial values
+    dropped: tuple[str, ...]  # names in the file that were not used
+    folded: tuple[int, int] | None  # input channels in the file and in the network, where they differ
 
     def __str__(self) -> str:
         parts = [f"{len(self.loaded)} tensors from {self.path}"]
-        parts += [f"first layer folded from {self.folded[0]} to {self.folded[1]} channels"] if self.folded else []
+        parts += (
+            [f"first layer folded from {self.folded[0]} to {self.folded[1]} channels"] if self.folded else []
+        )
         parts += [f"freshly initialised: {first_names(self.kept)}"] if self.kept else []
         parts += [f"not used: {first_names(self.dropped)}"] if self.dropped else []
         return "; ".join(parts)
@@ -34,21 +48,28 @@ class Loaded:
 def load_pretrained(network: nn.Module, path: str | Path) -> Loaded:
     """Give `network` the encoder weights in the file: .safetensors, or what torch.save writes (tensors only).
 
-    Prefixes of wrappers are taken off; the first layer is folded to the network's channels; a classifier of another
-    size stays as it was initialised, and so do the layers that the network's `fresh` names: what they do depends on
-    columns of metadata, of which a file of weights says nothing. For a ConvNeXtV2, a ResNet or FiLMConditioned (timm's ResNets
-    with GroupNorm), one of timm's, and for what this project trained.
+    Prefixes of wrappers are taken off; the first layer is folded to the network's channels; a classifier of
+    another size stays as it was initialised, and so do the layers that the network's `fresh` names: what they
+    do depends on columns of metadata, of which a file of weights says nothing. For a ConvNeXtV2, a ResNet or
+    FiLMConditioned (timm's ResNets with GroupNorm), one of timm's, and for what this project trained.
 
-    Raises ValueError for a file that cannot be read, and, with nothing loaded, for an encoder that does not match; so for BatchNorm
-    weights of a network with GroupNorm, whose shapes are the same: their scales go with the statistics of many images.
+    Raises ValueError for a file that cannot be read, and, with nothing loaded, for an encoder that does not
+    match; so for BatchNorm weights of a network with GroupNorm, whose shapes are the same:
+    their scales go with the statistics of many images.
     """
     target, fresh = network.state_dict(), tuple(f"{name}." for name in getattr(network, "fresh", ()))
     own = [name for name in target if not name.startswith(fresh)]
     first = next(name for name, _ in network.named_parameters() if not name.startswith(fresh))
     classifier, tops = own[-1].rpartition(".")[0] + ".", {name.partition(".")[0] for name in own}
     tensors, dropped = encoder_tensors(read_tensors(path), first, tops)
-    for theirs, ours in (("fc.weight", f"{classifier}weight"), ("fc.bias", f"{classifier}bias")):      # timm's ResNets name their classifier so
-        if theirs not in target and theirs in tensors and ours in target and tensors[theirs].shape == target[ours].shape:
+    # timm's ResNets name their classifier so
+    for theirs, ours in (("fc.weight", f"{classifier}weight"), ("fc.bias", f"{classifier}bias")):
+        if (
+            theirs not in target
+            and theirs in tensors
+            and ours in target
+            and tensors[theirs].shape == target[ours].shape
+        ):
             tensors[ours] = tensors.pop(theirs)
     state, wrong, folded = {}, [], None
     for name, tensor in tensors.items():
@@ -57,18 +78,23 @@ def load_pretrained(network: nn.Module, path: str | Path) -> Loaded:
             continue
         layer, _, what = name.rpartition(".")
         if what == "running_mean" and f"{layer}.weight" in target and name not in target:
-            raise ValueError(f"{path} does not fit this network: it has BatchNorm ({name}), the network GroupNorm; "
-                             "take weights that were trained with GroupNorm, such as timm's resnet50_gn")
+            raise ValueError(
+                f"{path} does not fit this network: it has BatchNorm ({name}), the network GroupNorm; "
+                "take weights that were trained with GroupNorm, such as timm's resnet50_gn"
+            )
         if name not in target:
             # a layer that the network lacks is another encoder, but for what sits on top of it
-            (wrong if name.partition(".")[0] in tops - {"head"} and not name.startswith(classifier)
-             else dropped).append(name)
+            (
+                wrong
+                if name.partition(".")[0] in tops - {"head"} and not name.startswith(classifier)
+                else dropped
+            ).append(name)
             continue
         wanted = target[name].shape
         if name == first and tensor.ndim == 4 and tensor.shape[1] != wanted[1]:
             folded, tensor = (tensor.shape[1], wanted[1]), fold_channels(tensor, wanted[1])
         if tensor.shape != wanted and squeezed(tensor.shape) == squeezed(wanted):
-            tensor = tensor.reshape(wanted)                   # [O, I] and [O, I, 1, 1] are the same layer
+            tensor = tensor.reshape(wanted)  # [O, I] and [O, I, 1, 1] are the same layer
         if tensor.shape == wanted:
             state[name] = tensor
         elif name.startswith(classifier):
@@ -93,40 +119,54 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
+
             content = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except ImportError as error:
         raise ValueError(f"{path}: pip install safetensors to read it") from error
-    except Exception as error:       # a bad file can raise anything here; whatever it is, the file is what to mend
-        raise ValueError(f"{path} is not a file of tensors, or holds objects beside them, which may run code when "
-                         f"read: save its state_dict alone ({type(error).__name__})") from error
+    except Exception as error:  # a bad file can raise anything here; whatever it is, the file is what to mend
+        raise ValueError(
+            f"{path} is not a file of tensors, or holds objects beside them, which may run code when "
+            f"read: save its state_dict alone ({type(error).__name__})"
+        ) from error
     while isinstance(content, dict) and not any(isinstance(value, Tensor) for value in content.values()):
         content = next((content[name] for name in WRAPPERS if isinstance(content.get(name), dict)), None)
     if content is None or not isinstance(content, dict):
-        raise ValueError(f"{path} holds no weights: expected a state_dict, or one under {', '.join(WRAPPERS)}")
+        raise ValueError(
+            f"{path} holds no weights: expected a state_dict, or one under {', '.join(WRAPPERS)}"
+        )
     return {name: value for name, value in content.items() if isinstance(value, Tensor)}
 
 
-def encoder_tensors(tensors: dict[str, Tensor], first: str, tops: set[str]) -> tuple[dict[str, Tensor], list[str]]:
+def encoder_tensors(
+    tensors: dict[str, Tensor], first: str, tops: set[str]
+) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors of the encoder under the network's names, and the names of all others.
 
-    `first` is the name of the network's first weight: what stands before it in the file is the wrappers' prefix
-    (module., encoder., _orig_mod., model.encoder. ...). Inner weights can be called the same, as layer1.0.conv1.weight is in a
-    ResNet, under the prefix and one of `tops`, the first words of the network's names.
+    `first` is the name of the network's first weight: what stands before it in the file is the wrappers'
+    prefix (module., encoder., _orig_mod., model.encoder. ...). Inner weights can be called the same, as
+    layer1.0.conv1.weight is in a ResNet, under the prefix and one of `tops`,
+    the first words of the network's names.
     """
     anchor = re.compile(rf"(^|\.)({re.escape(first)}|downsample_layers\.0\.0\.weight)$")
     anchors: list[str] = []
     for name in sorted(filter(anchor.search, tensors), key=len):
-        starts = [other[:anchor.search(other).start(2)] for other in anchors]
-        if not any(name.startswith(start) and name.removeprefix(start).partition(".")[0] in tops for start in starts):
+        starts = [other[: anchor.search(other).start(2)] for other in anchors]
+        if not any(
+            name.startswith(start) and name.removeprefix(start).partition(".")[0] in tops for start in starts
+        ):
             anchors.append(name)
     if len(anchors) != 1:
-        raise ValueError(f"expected one encoder, whose first weight is {first!r}; the file has "
-                         f"{len(anchors)} such names: {first_names(anchors or list(tensors))}")
+        raise ValueError(
+            f"expected one encoder, whose first weight is {first!r}; the file has "
+            f"{len(anchors)} such names: {first_names(anchors or list(tensors))}"
+        )
     authors = anchors[0].endswith("downsample_layers.0.0.weight")
     prefix = anchors[0].removesuffix("downsample_layers.0.0.weight" if authors else first)
-    inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    inside = {
+        name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)
+    }
     if authors:
         inside = {authors_name(name): tensor for name, tensor in inside.items()}
     return inside, [name for name in tensors if not name.startswith(prefix)]
@@ -139,7 +179,8 @@ def authors_name(name: str) -> str:
 
 
 def fold_channels(weight: Tensor, channels: int) -> Tensor:
-    """First-layer weight [O, I, k, k] for `channels` inputs: summed for one, else repeated and scaled by I / channels.
+    """First-layer weight [O, I, k, k] for `channels` inputs: summed for one,
+    else repeated and scaled by I / channels.
 
     The response to an image that is the same in all channels stays what it was.
     Source: timm, `adapt_input_conv`.

@@ -1,9 +1,12 @@
-"""A recurrent variational autoencoder of light curves in several energy bands, unevenly sampled and of any length.
+"""A recurrent variational autoencoder of light curves in several energy bands,
+unevenly sampled and of any length.
 
-The encoder, a GRU over the points, gives a Gaussian of the latent vector; the decoder, a GRU that is told the latent
-vector and the sampling at every step, gives the rate in each band at each point. Standardisation is inside: rates go in
-and come out in the units of the files. B curve, T point (padded), C energy band, L latent unit.
+The encoder, a GRU over the points, gives a Gaussian of the latent vector; the decoder, a GRU that is told the
+latent vector and the sampling at every step, gives the rate in each band at each point. Standardisation is
+inside: rates go in and come out in the units of the files. B curve, T point (padded), C energy band,
+    L latent unit.
 """
+
 import math
 from typing import NamedTuple
 
@@ -12,42 +15,56 @@ from torch import Tensor, nn
 
 from models.layers.gru import PaddedGRU
 
-PROJECTED = 16           # features of the encoder whose course over a curve is summed up, harmonic by harmonic
-STEEPEST = 12.0          # largest |ln| of a decoded rate over its scale, so that none overflows
+PROJECTED = 16  # features of the encoder whose course over a curve is summed up, harmonic by harmonic
+STEEPEST = 12.0  # largest |ln| of a decoded rate over its scale, so that none overflows
 
 
 class Reconstruction(NamedTuple):
     """What holds beyond a curve's length means nothing."""
-    rate: Tensor         # [B, T, C] > 0, in the units of the input
-    scatter: Tensor      # [B, T, C] >= 0: standard deviation of the true rate about `rate`, in units of it
-    mean: Tensor         # [B, L] of the posterior
-    logvar: Tensor       # [B, L] log of its variance
+
+    rate: Tensor  # [B, T, C] > 0, in the units of the input
+    scatter: Tensor  # [B, T, C] >= 0: standard deviation of the true rate about `rate`, in units of it
+    mean: Tensor  # [B, L] of the posterior
+    logvar: Tensor  # [B, L] log of its variance
 
 
 class RecurrentVAE(nn.Module):
-    """Curves -> `Reconstruction`: in training or with `noise` of a drawn latent vector, else of the posterior's mean.
+    """Curves -> `Reconstruction`: in training or with `noise` of a drawn latent vector,
+    else of the posterior's mean.
 
-    bands, hidden, latent, layers, dropout     the defaults are the request's, with 9 inputs a point: rate, lower and
+    bands, hidden, latent, layers, dropout     the defaults are the request's, with 9 inputs a point:
+                                               rate, lower and
                      upper error in three bands
     bidirectional    the encoder also reads the curve backwards
     time_inputs      the encoder is also told gaps, places and which bands were observed
-    curve_scale      rates are in units of the curve's own mean in each band, which is a further input, instead of the
-                     whole sample's: the latent vector need not spend itself on brightness
-    harmonics        above 1, the encoder's states are also pooled (mean, largest, and weighted by so many cosines over
-                     the curve), and the latent vector is told as the coefficients of those cosines: both ends need not
-                     carry a whole curve through one state
-    scatter          the decoder also says how far the rate strays from what it can say, so that a flickering source is
-                     described as such and not as steady
+    curve_scale      rates are in units of the curve's own mean in each band, which is a further input,
+                     instead of the whole sample's: the latent vector need not spend itself on brightness
+    harmonics        above 1, the encoder's states are also pooled (mean, largest, and weighted by so many
+                     cosines over the curve), and the latent vector is told as the coefficients of those
+                     cosines: both ends need not carry a whole curve through one state
+    scatter          the decoder also says how far the rate strays from what it can say, so that a flickering
+                     source is described as such and not as steady
     """
 
-    def __init__(self, bands: int = 3, hidden: int = 64, latent: int = 40, layers: int = 2, dropout: float = 0.2,
-                 bidirectional: bool = False, time_inputs: bool = False, curve_scale: bool = False, harmonics: int = 1,
-                 scatter: bool = False):
+    def __init__(
+        self,
+        bands: int = 3,
+        hidden: int = 64,
+        latent: int = 40,
+        layers: int = 2,
+        dropout: float = 0.2,
+        bidirectional: bool = False,
+        time_inputs: bool = False,
+        curve_scale: bool = False,
+        harmonics: int = 1,
+        scatter: bool = False,
+    ):
         super().__init__()
         self.bands, self.hidden, self.harmonics = bands, hidden, harmonics
         self.time_inputs, self.curve_scale, self.scatter = time_inputs, curve_scale, scatter
         inputs = 3 * bands + (2 + bands if time_inputs else 0) + (bands if curve_scale else 0)
-        dropout = dropout if layers > 1 else 0.0                     # it is between the layers; torch warns where there is nothing between
+        # it is between the layers; torch warns where there is nothing between
+        dropout = dropout if layers > 1 else 0.0
         self.encoder = PaddedGRU(inputs, hidden, layers, dropout, bidirectional)
         summary = states = hidden * (2 if bidirectional else 1)
         if harmonics > 1:
@@ -57,17 +74,25 @@ class RecurrentVAE(nn.Module):
         self.spread = nn.Linear(latent, harmonics * hidden)
         self.decoder = PaddedGRU(hidden + 2 + harmonics, hidden, layers, dropout)
         self.out = nn.Linear(2 * hidden, bands * (2 if scatter else 1))
-        with torch.no_grad():                                        # at first: the scale itself, and little scatter
+        with torch.no_grad():  # at first: the scale itself, and little scatter
             self.out.weight.mul_(0.1)
             self.out.bias.copy_(torch.tensor([0.0] * bands + [-3.0] * (len(self.out.bias) - bands)))
-        self.register_buffer("typical_rate", torch.ones(bands))      # of the training curves, in each band
-        self.register_buffer("cadence", torch.ones(()))              # typical time from point to point, s
+        self.register_buffer("typical_rate", torch.ones(bands))  # of the training curves, in each band
+        self.register_buffer("cadence", torch.ones(()))  # typical time from point to point, s
 
-    def forward(self, rate: Tensor, error_low: Tensor, error_up: Tensor, observed: Tensor, time: Tensor,
-                length: Tensor, noise: Tensor | None = None) -> Reconstruction:
-        """rate, error_low, error_up [B, T, C] per second; observed [B, T, C] bool, what the encoder may see; time [B, T] s
-        since the first point; length [B] int64, points before the padding. `noise` [B, L] or [1, L], standard normal, says
-        which latent vector to draw.
+    def forward(
+        self,
+        rate: Tensor,
+        error_low: Tensor,
+        error_up: Tensor,
+        observed: Tensor,
+        time: Tensor,
+        length: Tensor,
+        noise: Tensor | None = None,
+    ) -> Reconstruction:
+        """rate, error_low, error_up [B, T, C] per second; observed [B, T, C] bool, what the encoder may see;
+        time [B, T] s since the first point; length [B] int64, points before the padding. `noise` [B, L] or
+        [1, L], standard normal, says which latent vector to draw.
         """
         scale = self.scale(rate, error_up, observed)
         sampling, waves = self.sampling(time, length)
@@ -83,20 +108,31 @@ class RecurrentVAE(nn.Module):
             return self.typical_rate.expand(len(rate), -1)
         count = observed.sum(1).clamp(min=1)
         total = torch.where(observed, rate, 0).sum(1) + torch.where(observed, error_up, 0).sum(1) / count
-        return torch.where(observed.any(1), total / count, self.typical_rate).clamp(min=1e-6 * self.typical_rate)
+        return torch.where(observed.any(1), total / count, self.typical_rate).clamp(
+            min=1e-6 * self.typical_rate
+        )
 
     def sampling(self, time: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, T, 2] ln(1 + gap since the last point / cadence) and place, 0 to 1; [B, T, harmonics] cosines of the place, the first 1."""
-        time = torch.where(torch.arange(time.shape[1], device=time.device) < length[:, None], time, 0)       # padding has no time
+        """[B, T, 2] ln(1 + gap since the last point / cadence) and place, 0 to 1;
+        [B, T, harmonics] cosines of the place, the first 1.
+        """
+        # padding has no time
+        time = torch.where(torch.arange(time.shape[1], device=time.device) < length[:, None], time, 0)
         gap = time.diff(dim=1, prepend=time[:, :1]).clamp(min=0)
         end = time.gather(1, (length - 1)[:, None]).clamp(min=1e-3 * self.cadence)
         place = time / end
         waves = (math.pi * place[..., None] * torch.arange(self.harmonics, device=time.device)).cos()
         return torch.stack([(gap / self.cadence).log1p(), place], -1), waves
 
-    def encode(self, rate, error_low, error_up, observed, length, scale, sampling, waves) -> tuple[Tensor, Tensor]:
+    def encode(
+        self, rate, error_low, error_up, observed, length, scale, sampling, waves
+    ) -> tuple[Tensor, Tensor]:
         unit = scale[:, None]
-        seen = [torch.asinh(rate / unit), torch.asinh(error_low / unit), (error_up / unit).clamp(min=1e-6).log() / 2]
+        seen = [
+            torch.asinh(rate / unit),
+            torch.asinh(error_low / unit),
+            (error_up / unit).clamp(min=1e-6).log() / 2,
+        ]
         inputs = [torch.where(observed, values, 0) for values in seen]
         if self.time_inputs:
             inputs += [sampling, observed.to(rate.dtype)]
@@ -106,16 +142,22 @@ class RecurrentVAE(nn.Module):
         if self.harmonics > 1:
             there = (torch.arange(states.shape[1], device=length.device) < length[:, None])[..., None]
             count = length[:, None].to(states.dtype)
-            waved = torch.einsum("btk,btp->bkp", torch.where(there, waves, 0), self.project(states)).flatten(1)
-            summary = torch.cat([summary, states.sum(1) / count, torch.where(there, states, -1).amax(1), waved / count], -1)
+            waved = torch.einsum("btk,btp->bkp", torch.where(there, waves, 0), self.project(states)).flatten(
+                1
+            )
+            summary = torch.cat(
+                [summary, states.sum(1) / count, torch.where(there, states, -1).amax(1), waved / count], -1
+            )
         mean, logvar = self.posterior(summary).chunk(2, -1)
         return mean, logvar.clamp(-14, 6)
 
-    def decode(self, latent: Tensor, length: Tensor, scale: Tensor, sampling: Tensor, waves: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(
+        self, latent: Tensor, length: Tensor, scale: Tensor, sampling: Tensor, waves: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """[B, T, C] rates and their scatter, of latent [B, L]: each curve is told its own, at every step."""
         coefficients = self.spread(latent).view(len(latent), self.harmonics, self.hidden)
         told = waves @ coefficients
         states, _ = self.decoder(torch.cat([told, sampling, waves], -1), length)
         said = self.out(torch.cat([states, told], -1)).clamp(-STEEPEST, STEEPEST)
-        rate = said[..., :self.bands].exp() * scale[:, None]
-        return rate, said[..., self.bands:].exp() if self.scatter else torch.zeros_like(rate)
+        rate = said[..., : self.bands].exp() * scale[:, None]
+        return rate, said[..., self.bands :].exp() if self.scatter else torch.zeros_like(rate)

@@ -1,8 +1,9 @@
 """The one door through which timm comes in, and torchvision, which it needs.
 
-torchvision's wheel on PyPI is linked to CUDA libraries. Beside a CPU-only torch its compiled part does not load, and
-`import torchvision`, and with it `import timm`, dies of an operator that is not there.
+torchvision's wheel on PyPI is linked to CUDA libraries. Beside a CPU-only torch its compiled part does not
+load, and `import torchvision`, and with it `import timm`, dies of an operator that is not there.
 """
+
 import importlib
 import importlib.util
 import sys
@@ -12,9 +13,11 @@ from types import ModuleType
 import torch
 
 # What torchvision declares in its compiled part and refers to while it is imported.
-OPERATORS = ("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-             "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-_declared: list[torch.library.Library] = []        # a declaration lasts as long as its Library object
+OPERATORS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+_declared: list[torch.library.Library] = []  # a declaration lasts as long as its Library object
 
 
 def import_torchvision() -> ModuleType:
@@ -28,8 +31,10 @@ def import_torchvision() -> ModuleType:
         return importlib.import_module("torchvision")
     except RuntimeError as error:
         if "torchvision::" not in str(error):
-            raise ValueError(f"torchvision cannot be imported ({error}): install the one made for torch "
-                             f"{torch.__version__}") from error
+            raise ValueError(
+                f"torchvision cannot be imported ({error}): install the one made for torch "
+                f"{torch.__version__}"
+            ) from error
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]
     library = torch.library.Library("torchvision", "FRAGMENT")
@@ -48,7 +53,9 @@ def import_timm() -> ModuleType:
 
 
 class TimmNetwork(torch.nn.Module):
-    """A network of timm with our names for its two halves: features [B, feature_dim] and the classifier on top of them."""
+    """A network of timm with our names for its two halves: features [B,
+    feature_dim] and the classifier on top of them.
+    """
 
     def __init__(self, body: torch.nn.Module):
         super().__init__()
@@ -65,9 +72,15 @@ class TimmNetwork(torch.nn.Module):
         return self.body(x)
 
 
-def build_timm(timm_name: str, in_chans: int = 1, num_classes: int = 1, drop_path_rate: float = 0.0,
-               img_size: int | None = None) -> TimmNetwork:
-    """Any network of timm by its name, freshly initialised; `img_size` for those that are made for one size of image.
+def build_timm(
+    timm_name: str,
+    in_chans: int = 1,
+    num_classes: int = 1,
+    drop_path_rate: float = 0.0,
+    img_size: int | None = None,
+) -> TimmNetwork:
+    """Any network of timm by its name, freshly initialised; `img_size` for those that are made for one size
+    of image.
 
     Raises ValueError for a name that timm does not know, and for an option that this network does not take.
     """
@@ -78,6 +91,10 @@ def build_timm(timm_name: str, in_chans: int = 1, num_classes: int = 1, drop_pat
     options = dict(drop_path_rate=drop_path_rate or None, img_size=img_size)
     options = {name: value for name, value in options.items() if value is not None}
     try:
-        return TimmNetwork(timm.create_model(timm_name, pretrained=False, in_chans=in_chans, num_classes=num_classes, **options))
+        return TimmNetwork(
+            timm.create_model(
+                timm_name, pretrained=False, in_chans=in_chans, num_classes=num_classes, **options
+            )
+        )
     except TypeError as error:
         raise ValueError(f"timm's {timm_name} does not take one of {', '.join(options)} ({error})") from error

@@ -1,13 +1,16 @@
 """The ordinary gradient with the same bits on any number of ranks: what `--deterministic elastic` builds.
 
-A batch is dealt to a fixed number of lanes, whatever the ranks. A rank works on its lanes one after another, each with the
-lane's own seed and from the same buffers, and what they give is added along one fixed binary tree, first within the rank and
-then over ranks. So a run may go on with 1, 2 or 4 ranks, also in the middle of an epoch, and end on the same bits.
+A batch is dealt to a fixed number of lanes, whatever the ranks. A rank works on its lanes one after another,
+each with the lane's own seed and from the same buffers, and what they give is added along one fixed binary
+tree, first within the rank and then over ranks. So a run may go on with 1, 2 or 4 ranks,
+also in the middle of an epoch, and end on the same bits.
 
-The tree is over lanes and not over ranks, and each addition of floating-point numbers rounds: only a fixed order of them gives
-fixed bits (Demmel & Nguyen 2013, "Fast reproducible floating-point summation"). The price: a batch is computed in small pieces,
-and gradients are gathered, `ranks` times their size in memory, instead of reduced while the backward pass runs.
+The tree is over lanes and not over ranks, and each addition of floating-point numbers rounds: only a fixed
+order of them gives fixed bits (Demmel & Nguyen 2013, "Fast reproducible floating-point summation"). The
+price: a batch is computed in small pieces, and gradients are gathered, `ranks` times their size in memory,
+    instead of reduced while the backward pass runs.
 """
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -21,7 +24,10 @@ from utils.seeding import seed_step
 
 def build(run: Run, lanes: int) -> "Elastic":
     if lanes & (lanes - 1) or lanes % distributed.world_size():
-        raise Mistake(f"--lanes: got {lanes} with {distributed.world_size()} ranks, expected a power of two that the number of ranks divides")
+        raise Mistake(
+            f"--lanes: got {lanes} with {distributed.world_size()} ranks, expected a power of two that the "
+            "number of ranks divides"
+        )
     return Elastic(run, lanes)
 
 
@@ -32,13 +38,21 @@ class Elastic:
         self.run, self.lanes = run, lanes
         self.parameters = [p for p in run.model.parameters() if p.requires_grad]
         # Places, as a forward pass may put a new tensor in a buffer's place.
-        self.buffers = [(module._buffers, name) for module in run.model.modules() for name, t in module._buffers.items() if t is not None]
+        self.buffers = [
+            (module._buffers, name)
+            for module in run.model.modules()
+            for name, t in module._buffers.items()
+            if t is not None
+        ]
 
     def __call__(self, batch: Batch, size: int, step: int) -> dict[str, Tensor]:
         mine = lanes_of(self.lanes)
-        cuts = {name: tensor.split([len(range(lane, size, self.lanes)) for lane in mine]) for name, tensor in batch.items()}
+        cuts = {
+            name: tensor.split([len(range(lane, size, self.lanes)) for lane in mine])
+            for name, tensor in batch.items()
+        }
         before = [places[name].clone() for places, name in self.buffers]
-        tree: list[tuple[int, Tensor]] = []              # (lanes that are added in it, their sum)
+        tree: list[tuple[int, Tensor]] = []  # (lanes that are added in it, their sum)
         for turn, lane in enumerate(mine):
             seed_step(self.run.seed, lane, step)
             for (places, name), content in zip(self.buffers, before):
@@ -51,7 +65,9 @@ class Elastic:
         return self.spread(summed_over_ranks(tree[0][1]), names)
 
     def of_lane(self, batch: Batch, size: int, step: int) -> tuple[list[str], Tensor]:
-        """(names of the means; gradients, buffers of floating point and means of one lane as a flat tensor)."""
+        """(names of the means; gradients, buffers of floating point and means of one lane as a
+        flat tensor).
+        """
         means: dict[str, Tensor] = {}
         for parameter in self.parameters:
             parameter.grad = None
@@ -61,7 +77,9 @@ class Elastic:
             for name, column in {"loss": value.detach(), **terms}.items():
                 means[name] = means.get(name, 0) + column.sum() / size
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
-        return [*means], torch.cat([t.reshape(-1).float() for t in (*gradients, *self.floating(), *means.values())])
+        return [*means], torch.cat(
+            [t.reshape(-1).float() for t in (*gradients, *self.floating(), *means.values())]
+        )
 
     def spread(self, total: Tensor, names: list[str]) -> dict[str, Tensor]:
         """Put the sum over all lanes where it belongs; the means are rank 0's to report."""
@@ -69,9 +87,14 @@ class Elastic:
         parts = total.split([t.numel() for t in (*self.parameters, *floating)] + [1] * len(names))
         for parameter, gradient in zip(self.parameters, parts):
             parameter.grad = gradient.view_as(parameter)
-        for buffer, content in zip(floating, parts[len(self.parameters):]):
-            buffer.copy_((content / self.lanes).view_as(buffer))       # a constant stays what it is: lanes are a power of two
-        return {name: mean.squeeze(0) for name, mean in zip(names, parts[-len(names):])} if distributed.rank() == 0 else {}
+        for buffer, content in zip(floating, parts[len(self.parameters) :]):
+            # a constant stays what it is: lanes are a power of two
+            buffer.copy_((content / self.lanes).view_as(buffer))
+        return (
+            {name: mean.squeeze(0) for name, mean in zip(names, parts[-len(names) :])}
+            if distributed.rank() == 0
+            else {}
+        )
 
     def floating(self) -> list[Tensor]:
         return [places[name] for places, name in self.buffers if places[name].is_floating_point()]

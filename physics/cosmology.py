@@ -1,13 +1,14 @@
 """Distances in a flat universe of matter and a cosmological constant."""
+
 import math
 
 import torch
 from torch import Tensor
 
-SPEED_OF_LIGHT = 299792.458         # km/s
-HUBBLE = 70.0                       # km/s/Mpc, the round value that lens simulations share
-MATTER = 0.3                        # density of matter in critical units
-ARCSEC = math.pi / 180 / 3600       # radians
+SPEED_OF_LIGHT = 299792.458  # km/s
+HUBBLE = 70.0  # km/s/Mpc, the round value that lens simulations share
+MATTER = 0.3  # density of matter in critical units
+ARCSEC = math.pi / 180 / 3600  # radians
 
 # Gauss-Legendre nodes on [-1, 1]: 16 give a comoving distance to 1e-9 for redshifts below 10.
 _NODES = 16
@@ -35,11 +36,15 @@ def distance_comoving(redshift: Tensor, hubble: float = HUBBLE, matter: float = 
 
 
 def distance_ratio(redshift_lens: Tensor, redshift_source: Tensor) -> Tensor:
-    """D_ls / D_s, angular-diameter distances lens-source over observer-source, in a flat universe (no unit)."""
+    """D_ls / D_s, angular-diameter distances lens-source over observer-source,
+    in a flat universe (no unit).
+    """
     return 1 - distance_comoving(redshift_lens) / distance_comoving(redshift_source)
 
 
-def velocity_dispersion_isothermal(einstein_radius: Tensor, redshift_lens: Tensor, redshift_source: Tensor) -> Tensor:
+def velocity_dispersion_isothermal(
+    einstein_radius: Tensor, redshift_lens: Tensor, redshift_source: Tensor
+) -> Tensor:
     """Velocity dispersion (km/s) of the isothermal lens of an Einstein radius in arcsec.
 
     Source: Schneider, Kochanek & Wambsganss 2006: theta_E = 4 pi (sigma / c)^2 D_ls / D_s.

@@ -1,17 +1,28 @@
-"""Multipoles of the mass around an isothermal lens. Conventions (arcsec, radians, broadcasting): see physics/lensing.py.
+"""Multipoles of the mass around an isothermal lens. Conventions (arcsec, radians, broadcasting):
+see physics/lensing.py.
 
-A multipole of order m and strength a_m (arcsec) adds the convergence a_m cos(m (phi - angle)) / (2 r): lenstronomy's circular
-MULTIPOLE with a_m and phi_m. Order 3 makes contours triangular; order 4, with a_m > 0, discy along `angle`. The isodensity contours
-of an isothermal lens of the Einstein radius theta_E move by a_m / theta_E of their radius.
+A multipole of order m and strength a_m (arcsec) adds the convergence a_m cos(m (phi - angle)) / (2 r):
+lenstronomy's circular MULTIPOLE with a_m and phi_m. Order 3 makes contours triangular; order 4, with a_m > 0,
+discy along `angle`. The isodensity contours of an isothermal lens of the Einstein radius theta_E move by a_m
+/ theta_E of their radius.
 """
+
 import torch
 from torch import Tensor
 
 from physics.lensing import CORE, ellipse_axes, rotate_back
 
 
-def deflection_multipole(x: Tensor, y: Tensor, x0: Tensor | float, y0: Tensor | float, order: int, strength: Tensor | float,
-                         angle: Tensor | float, core: float = CORE) -> tuple[Tensor, Tensor]:
+def deflection_multipole(
+    x: Tensor,
+    y: Tensor,
+    x0: Tensor | float,
+    y0: Tensor | float,
+    order: int,
+    strength: Tensor | float,
+    angle: Tensor | float,
+    core: float = CORE,
+) -> tuple[Tensor, Tensor]:
     """Deflection (alpha_x, alpha_y), arcsec, of a circular multipole.
 
     x, y, x0, y0, strength, core in arcsec; order: a whole number from 2; angle in radians.
@@ -26,26 +37,49 @@ def deflection_multipole(x: Tensor, y: Tensor, x0: Tensor | float, y0: Tensor | 
     return rotate_back(alpha_along, alpha_across, angle)
 
 
-def convergence_multipole(x: Tensor, y: Tensor, x0: Tensor | float, y0: Tensor | float, order: int, strength: Tensor | float,
-                          angle: Tensor | float, core: float = CORE) -> Tensor:
-    """Convergence (no unit, of both signs) of `deflection_multipole`; half the divergence up to (core / radius)^2."""
+def convergence_multipole(
+    x: Tensor,
+    y: Tensor,
+    x0: Tensor | float,
+    y0: Tensor | float,
+    order: int,
+    strength: Tensor | float,
+    angle: Tensor | float,
+    core: float = CORE,
+) -> Tensor:
+    """Convergence (no unit, of both signs) of `deflection_multipole`;
+    half the divergence up to (core / radius)^2.
+    """
     _, _, radius, (_, (cosine, _)) = _powers(x, y, x0, y0, order, angle, core)
     return strength * cosine / (2 * radius)
 
 
-def potential_multipole(x: Tensor, y: Tensor, x0: Tensor | float, y0: Tensor | float, order: int, strength: Tensor | float,
-                        angle: Tensor | float, core: float = CORE) -> Tensor:
+def potential_multipole(
+    x: Tensor,
+    y: Tensor,
+    x0: Tensor | float,
+    y0: Tensor | float,
+    order: int,
+    strength: Tensor | float,
+    angle: Tensor | float,
+    core: float = CORE,
+) -> Tensor:
     """Lensing potential (arcsec squared) whose gradient is `deflection_multipole`."""
     _, _, radius, (_, (cosine, _)) = _powers(x, y, x0, y0, order, angle, core)
     return strength / (1 - order**2) * radius * cosine
 
 
 def _powers(x, y, x0, y0, order, angle, core):
-    """Coordinates along and across `angle`, softened radius, and the cosine and sine of order - 1 and of order times the angle."""
+    """Coordinates along and across `angle`, softened radius, and the cosine and sine of order - 1 and of
+    order times the angle.
+    """
     if order < 2 or order != int(order):
         raise ValueError(f"order is {order}; a multipole has a whole order from 2, for example 3 or 4")
     if core <= 0:
-        raise ValueError(f"core is {core}: a multipole has no direction at its centre; give a core > 0 (arcsec), for example {CORE}")
+        raise ValueError(
+            f"core is {core}: a multipole has no direction at its centre; give a core > 0 (arcsec), for "
+            f"example {CORE}"
+        )
     along, across = ellipse_axes(x, y, x0, y0, angle)
     radius = torch.sqrt(along * along + across * across + core * core)
     unit = here = (along / radius, across / radius)

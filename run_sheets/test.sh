@@ -5,4 +5,5 @@ cd "$(dirname "$0")/.."
 source run_sheets/setup.sh requirements-dev.txt
 export OMP_NUM_THREADS=1 MPLBACKEND=Agg
 "$PYTHON" -m ruff check .
+"$PYTHON" -m ruff format --check --quiet . || { echo "ruff format . would change files: run it" >&2; exit 1; }
 exec "$PYTHON" -m pytest -n 2 --dist worksteal "$@"

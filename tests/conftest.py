@@ -1,4 +1,5 @@
 """What all tests share: the repository on the path, one thread, and real files where they are at hand."""
+
 import os
 import sys
 from pathlib import Path
@@ -23,11 +24,13 @@ def one_thread():
 @pytest.fixture
 def shared_data():
     """`shared_data("lens/slacs_hst")` is that folder of real files, or skips the test where it is absent."""
+
     def find(name: str) -> Path:
         path = SHARED / name
         if not path.exists():
             pytest.skip(f"real files {name!r} are not at hand")
         return path
+
     return find
 
 
@@ -35,6 +38,7 @@ def shared_data():
 def timm():
     """timm, the oracle of our networks, or a skip where it cannot be imported."""
     from models.timm_door import import_timm
+
     try:
         return import_timm()
     except ValueError as error:
@@ -52,8 +56,24 @@ def pytest_collection_modifyitems(items):
 def challenge(tmp_path_factory) -> Path:
     """A small simulated challenge: 16 objects a bucket, bands g and r, 8 blind objects."""
     import simulate
+
     root = tmp_path_factory.mktemp("challenge") / "D"
-    simulate.main(["challenge", "--out", str(root), "--objects", "16", "--bands", "g", "r", "--blind", "8", "--workers", "1"])
+    simulate.main(
+        [
+            "challenge",
+            "--out",
+            str(root),
+            "--objects",
+            "16",
+            "--bands",
+            "g",
+            "r",
+            "--blind",
+            "8",
+            "--workers",
+            "1",
+        ]
+    )
     return root
 
 
@@ -61,12 +81,35 @@ def challenge(tmp_path_factory) -> Path:
 def trained(challenge, tmp_path_factory) -> dict[str, Path]:
     """Small networks trained on it for two epochs: "single" and "stack" -> run directory."""
     import train
+
     folder, runs = tmp_path_factory.mktemp("runs"), {}
     for mode in ("single", "stack"):
         runs[mode] = folder / mode
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("utils.stop.signal.signal", lambda *_: None)
-            train.main(["--data", str(challenge), "--store_dir", str(folder / "stores"), "--save_dir", str(runs[mode]),
-                        "--band_mode", mode, "--model_size", "atto", "--epochs", "2", "--batch_size", "32",
-                        "--apply_normalization", "--smoothing_mode", "gaussian", "--gaussian_sigma", "1.0", "--device", "cpu"])
+            train.main(
+                [
+                    "--data",
+                    str(challenge),
+                    "--store_dir",
+                    str(folder / "stores"),
+                    "--save_dir",
+                    str(runs[mode]),
+                    "--band_mode",
+                    mode,
+                    "--model_size",
+                    "atto",
+                    "--epochs",
+                    "2",
+                    "--batch_size",
+                    "32",
+                    "--apply_normalization",
+                    "--smoothing_mode",
+                    "gaussian",
+                    "--gaussian_sigma",
+                    "1.0",
+                    "--device",
+                    "cpu",
+                ]
+            )
     return runs

@@ -1,9 +1,12 @@
-"""Runs of the toy task, one after another, their ranks forks of one process that has imported everything: torchrun takes seconds a run.
+"""Runs of the toy task, one after another, their ranks forks of one process that has imported everything:
+torchrun takes seconds a run.
 
     python tests/forked.py RANKS:STOP_AT:SAVE_DIR [RANKS:STOP_AT:SAVE_DIR ...] -- [flags of toys.py]
 
-STOP_AT > 0: every rank gets a SIGTERM in the step before that one, so that the run stops there with a checkpoint.
+STOP_AT > 0: every rank gets a SIGTERM in the step before that one,
+so that the run stops there with a checkpoint.
 """
+
 import os
 import signal
 import socket
@@ -20,7 +23,7 @@ from tests import toys  # noqa: E402
 from utils import plots  # noqa: E402
 from utils.config import run  # noqa: E402
 
-STOPPED = 75             # utils/stop.py: stopped with a checkpoint
+STOPPED = 75  # utils/stop.py: stopped with a checkpoint
 
 
 def run_ranks(ranks: int, stop_at: int, argv: list[str]) -> None:
@@ -34,7 +37,13 @@ def run_ranks(ranks: int, stop_at: int, argv: list[str]) -> None:
             children.append(child)
             continue
         if ranks > 1:
-            os.environ |= dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+            os.environ |= dict(
+                RANK=str(rank),
+                LOCAL_RANK=str(rank),
+                WORLD_SIZE=str(ranks),
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=str(port),
+            )
         loss = toys.loss
 
         def stopping(model, batch, step, loss=loss):
@@ -42,7 +51,7 @@ def run_ranks(ranks: int, stop_at: int, argv: list[str]) -> None:
                 os.kill(os.getpid(), signal.SIGTERM)
             return loss(model, batch, step)
 
-        toys.loss, plots.save = stopping, lambda *_: None       # figures are half of the time of such a run
+        toys.loss, plots.save = stopping, lambda *_: None  # figures are half of the time of such a run
         sys.argv = ["toys.py", *argv]
         run(toys.main)
         sys.exit(0)
@@ -55,4 +64,4 @@ if __name__ == "__main__":
     cut = sys.argv.index("--")
     for told in sys.argv[1:cut]:
         how_many, stop, folder = told.split(":", 2)
-        run_ranks(int(how_many), int(stop), [*sys.argv[cut + 1:], "--save_dir", folder])
+        run_ranks(int(how_many), int(stop), [*sys.argv[cut + 1 :], "--save_dir", folder])

@@ -1,4 +1,7 @@
-"""Tar files that nobody should open: each lies, hides something, or would run a program if it were believed."""
+"""Tar files that nobody should open: each lies, hides something,
+or would run a program if it were believed.
+"""
+
 import bz2
 import gzip
 import io
@@ -24,7 +27,9 @@ def npy(array=IMAGE, **options) -> bytes:
     return stream.getvalue()
 
 
-def npy_of(text: str, pixels: bytes = IMAGE.tobytes(), version: bytes = b"\1\0", length: int | None = None) -> bytes:
+def npy_of(
+    text: str, pixels: bytes = IMAGE.tobytes(), version: bytes = b"\1\0", length: int | None = None
+) -> bytes:
     """An npy file whose header says `text`."""
     line = text.encode() + b" " * (-(len(text) + 11) % 64) + b"\n"
     told = (len(line) if length is None else length).to_bytes(2 if version == b"\1\0" else 4, "little")
@@ -35,11 +40,31 @@ def said(descr="'<f4'", fortran="False", shape="(2, 4, 4)") -> str:
     return f"{{'descr': {descr}, 'fortran_order': {fortran}, 'shape': {shape}, }}"
 
 
-def block(name: bytes = b"a.npy", size: bytes | int = 0, kind: bytes = b"0", link: bytes = b"", magic: bytes = b"ustar\x0000",
-          prefix: bytes = b"", checksum: bytes | None = None) -> bytes:
+def block(
+    name: bytes = b"a.npy",
+    size: bytes | int = 0,
+    kind: bytes = b"0",
+    link: bytes = b"",
+    magic: bytes = b"ustar\x0000",
+    prefix: bytes = b"",
+    checksum: bytes | None = None,
+) -> bytes:
     size = b"%011o\0" % size if isinstance(size, int) else size
-    raw = b"".join([name.ljust(100, b"\0"), b"0000644\x000000000\x000000000\x00", size, b"00000000000\0", b" " * 8, kind, link.ljust(100, b"\0"),
-                    magic, bytes(80), prefix.ljust(155, b"\0"), bytes(12)])
+    raw = b"".join(
+        [
+            name.ljust(100, b"\0"),
+            b"0000644\x000000000\x000000000\x00",
+            size,
+            b"00000000000\0",
+            b" " * 8,
+            kind,
+            link.ljust(100, b"\0"),
+            magic,
+            bytes(80),
+            prefix.ljust(155, b"\0"),
+            bytes(12),
+        ]
+    )
     assert len(raw) == 512
     return raw[:148] + (checksum or b"%06o\0 " % sum(raw)) + raw[156:]
 
@@ -99,10 +124,15 @@ def zipped(content: bytes) -> bytes:
 
 
 def hostile_tars(canary: Path) -> dict[str, tuple[bytes, str]]:
-    """{name: (the bytes of a tar file, a word of the reason that must be given)}. `canary` is a file that a pickle would make."""
+    """{name: (the bytes of a tar file, a word of the reason that must be given)}.
+    `canary` is a file that a pickle would make.
+    """
     objects = npy(np.array([[Canary(canary)]], dtype=object), allow_pickle=True)
     named_x = b'{"object": "x"}'
-    good, run = member("a.npy", npy()), {f"pickle{number}": pickle.dumps(Canary(canary), number) for number in (0, 2, 4, 5)}
+    good, run = (
+        member("a.npy", npy()),
+        {f"pickle{number}": pickle.dumps(Canary(canary), number) for number in (0, 2, 4, 5)},
+    )
     cut = closed(good)
     flipped = bytearray(closed(good))
     flipped[3] ^= 1
@@ -130,7 +160,10 @@ def hostile_tars(canary: Path) -> dict[str, tuple[bytes, str]]:
         # headers that lie
         "checksum of letters": (closed(block(checksum=b"zzzzzz\0 ")), "checksum"),
         "size beyond the file": (block(size=10**6) + bytes(1024), "truncated or forged"),
-        "size of a terabyte": (block(size=b"\x80" + bytes(3) + GIANT.to_bytes(8, "big")) + bytes(1024), "octal"),
+        "size of a terabyte": (
+            block(size=b"\x80" + bytes(3) + GIANT.to_bytes(8, "big")) + bytes(1024),
+            "octal",
+        ),
         "negative size": (block(size=b"\xff" * 12) + bytes(1024), "octal"),
         "size with a minus": (block(size=b"-0000000001\0") + bytes(1024), "octal"),
         "size of letters": (block(size=b"0x000000100\0") + bytes(1024), "octal"),
@@ -145,7 +178,10 @@ def hostile_tars(canary: Path) -> dict[str, tuple[bytes, str]]:
         "pipe": (by_tarfile(tarfile.FIFOTYPE), "a pipe"),
         "contiguous file": (closed(member(kind=b"7")), "unknown kind"),
         "sparse file": (closed(member(kind=b"S", magic=b"ustar  \0")), "sparse"),
-        "long link": (closed(member(b"././@LongLink", b"/etc/passwd\0", kind=b"K", magic=b"ustar  \0")), "a link"),
+        "long link": (
+            closed(member(b"././@LongLink", b"/etc/passwd\0", kind=b"K", magic=b"ustar  \0")),
+            "a link",
+        ),
         "several volumes": (closed(member(kind=b"M", magic=b"ustar  \0")), "volume"),
         "unknown kind": (closed(member(kind=b"Z")), "unknown kind"),
         "folder with content": (closed(member(b"a/", b"hidden", kind=b"5")), "folder with content"),
@@ -165,9 +201,18 @@ def hostile_tars(canary: Path) -> dict[str, tuple[bytes, str]]:
         "name that turns round": (closed(member("a\u202eyp.npy", npy())), "control characters"),
         "name in Latin-1": (closed(member(b"\xe9.npy", npy())), "no UTF-8"),
         "no name": (closed(member(b"", npy())), "name of 0 characters"),
-        "endless name": (closed(member(b"././@LongLink", b"x" * 5000 + b".npy\0", kind=b"L"), good), "name of 5,004 characters"),
-        "long name with ..": (closed(member(b"././@LongLink", b"../" * 40 + b"a.npy\0", kind=b"L"), good), "leaves the folder"),
-        "long name with a zero byte": (closed(member(b"././@LongLink", b"a.npy\0../b", kind=b"L"), good), "zero byte"),
+        "endless name": (
+            closed(member(b"././@LongLink", b"x" * 5000 + b".npy\0", kind=b"L"), good),
+            "name of 5,004 characters",
+        ),
+        "long name with ..": (
+            closed(member(b"././@LongLink", b"../" * 40 + b"a.npy\0", kind=b"L"), good),
+            "leaves the folder",
+        ),
+        "long name with a zero byte": (
+            closed(member(b"././@LongLink", b"a.npy\0../b", kind=b"L"), good),
+            "zero byte",
+        ),
         # extended headers
         "pax with ..": (closed(pax(path="../../a.npy"), good), "leaves the folder"),
         "pax absolute": (closed(pax(path="/a.npy"), good), "leaves the folder"),
@@ -176,15 +221,27 @@ def hostile_tars(canary: Path) -> dict[str, tuple[bytes, str]]:
         "pax negative size": (closed(pax(size="-512"), good), "extended header"),
         "pax size of digits of elsewhere": (closed(pax(size="\u0661\u0662"), good), "extended header"),
         "pax link": (closed(pax(linkpath="/etc/passwd"), good), "extended header"),
-        "pax sparse": (closed(pax(**{"GNU.sparse.major": "1", "GNU.sparse.realsize": str(GIANT)}), good), "sparse"),
+        "pax sparse": (
+            closed(pax(**{"GNU.sparse.major": "1", "GNU.sparse.realsize": str(GIANT)}), good),
+            "sparse",
+        ),
         "pax in another character set": (closed(pax(hdrcharset="BINARY"), good), "UTF-8"),
         "pax for all members": (closed(pax(kind=b"g", path="b.npy"), good), "extended header"),
         "pax without numbers": (closed(member(b"p", b"path=a.npy\n", kind=b"x"), good), "extended header"),
-        "pax that is longer than it is": (closed(member(b"p", b"99 path=a.npy\n", kind=b"x"), good), "extended header"),
+        "pax that is longer than it is": (
+            closed(member(b"p", b"99 path=a.npy\n", kind=b"x"), good),
+            "extended header",
+        ),
         "pax of length 0": (closed(member(b"p", b"0 path=a.npy\n", kind=b"x"), good), "extended header"),
-        "pax twice the same": (closed(member(b"p", b"14 path=a.npy\n14 path=b.npy\n", kind=b"x"), good), "extended header"),
+        "pax twice the same": (
+            closed(member(b"p", b"14 path=a.npy\n14 path=b.npy\n", kind=b"x"), good),
+            "extended header",
+        ),
         "pax after pax": (closed(pax(path="b.npy"), pax(path="c.npy"), good), "follows another"),
-        "pax of absurd size": (closed(member(b"p", b"x" * 2**17, kind=b"x"), good), "expected at most 65,536"),
+        "pax of absurd size": (
+            closed(member(b"p", b"x" * 2**17, kind=b"x"), good),
+            "expected at most 65,536",
+        ),
         "pax at the end": (closed(good, pax(path="b.npy")), "ends after an extended header"),
         # samples that are two things
         "member twice": (closed(good, good), "twice"),
@@ -193,10 +250,22 @@ def hostile_tars(canary: Path) -> dict[str, tuple[bytes, str]]:
         "key twice": (closed(good, member("b.npy", npy()), member("a.json", b"{}")), "key was there before"),
         "two images": (closed(member("a.x.npy", npy()), member("a.y.npy", npy())), "2 .npy members"),
         "no image": (closed(member("a.json", b"{}")), "no .npy members"),
-        "object twice": (closed(good, member("a.json", named_x), member("b.npy", npy()), member("b.json", named_x)), "was there before"),
+        "object twice": (
+            closed(good, member("a.json", named_x), member("b.npy", npy()), member("b.json", named_x)),
+            "was there before",
+        ),
         # pickles
-        **{f"{suffix} by name": (sample(**{suffix: run["pickle4"]}), "pickle") for suffix in ("pkl", "pickle", "pyd", "pth", "pt", "x.pkl")},
-        **{f"{name} as npy": (sample(npy=content), "pickle" if name != "pickle0" else "expected an npy array") for name, content in run.items()},
+        **{
+            f"{suffix} by name": (sample(**{suffix: run["pickle4"]}), "pickle")
+            for suffix in ("pkl", "pickle", "pyd", "pth", "pt", "x.pkl")
+        },
+        **{
+            f"{name} as npy": (
+                sample(npy=content),
+                "pickle" if name != "pickle0" else "expected an npy array",
+            )
+            for name, content in run.items()
+        },
         "pickle as json": (sample(json=run["pickle4"]), "pickle"),
         "old pickle as json": (sample(json=run["pickle0"]), "no strict JSON"),
         "pickle as cls": (sample(cls=run["pickle4"]), "whole number"),
@@ -205,15 +274,27 @@ def hostile_tars(canary: Path) -> dict[str, tuple[bytes, str]]:
         "array of objects": (sample(npy=objects), "'|O'"),
         "array of objects in a field": (sample(npy=npy_of(said("[('x', '|O')]"))), "pickles"),
         # npy members that lie
-        "npy with code for a header": (sample(npy=npy_of(f"__import__('os').system('touch {canary}')")), "npy header"),
-        "npy with code for a shape": (sample(npy=npy_of(said(shape=f"(__import__('os').system('touch {canary}'), 4)"))), "npy header"),
+        "npy with code for a header": (
+            sample(npy=npy_of(f"__import__('os').system('touch {canary}')")),
+            "npy header",
+        ),
+        "npy with code for a shape": (
+            sample(npy=npy_of(said(shape=f"(__import__('os').system('touch {canary}'), 4)"))),
+            "npy header",
+        ),
         "npy nested": (sample(npy=npy_of("(" * 500)), "npy header"),
         "npy of a giant header": (sample(npy=npy_of(said() + " " * 60_000)), "npy header of"),
         "npy of a header beyond it": (sample(npy=npy_of(said(), length=900)), "npy header"),
-        "npy of a header of 4 GiB": (sample(npy=npy_of(said(), version=b"\2\0", length=2**32 - 1)), "npy header of"),
+        "npy of a header of 4 GiB": (
+            sample(npy=npy_of(said(), version=b"\2\0", length=2**32 - 1)),
+            "npy header of",
+        ),
         "npy of version 9": (sample(npy=npy_of(said(), version=b"\x09\0")), "version 1 or 2"),
         "npy of a giant shape": (sample(npy=npy_of(said(shape="(30000, 30000, 30000)"))), "promises"),
-        "npy of a shape that overflows": (sample(npy=npy_of(said(shape="(4294967296, 4294967296, 1)"))), "of shape"),
+        "npy of a shape that overflows": (
+            sample(npy=npy_of(said(shape="(4294967296, 4294967296, 1)"))),
+            "of shape",
+        ),
         "npy of negative shape": (sample(npy=npy_of(said(shape="(-2, 4, 4)"))), "npy header"),
         "npy without pixels": (sample(npy=npy_of(said(), b"")), "promises"),
         "npy with more behind": (sample(npy=npy() + b"hidden"), "promises"),
@@ -231,11 +312,20 @@ def hostile_tars(canary: Path) -> dict[str, tuple[bytes, str]]:
         "json that overflows": (sample(json=b'{"redshift": 1e999}'), "overflows"),
         "json with a key twice": (sample(json=b'{"label": 1, "label": 0}'), "twice"),
         "json nested": (sample(json=b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"), "levels deep"),
-        "json nested behind a text": (sample(json=b'{"x": "\\"", "y": ' + b'{"z": ' * 40 + b"1" + b"}" * 41), "levels deep"),
+        "json nested behind a text": (
+            sample(json=b'{"x": "\\"", "y": ' + b'{"z": ' * 40 + b"1" + b"}" * 41),
+            "levels deep",
+        ),
         "json of quotes without end": (sample(json=b'"' + b"{" * 20 + b'\\"' * 500_000), "no strict JSON"),
         "json of braces in a text": (sample(json=b'{"x": "' + b"{" * 1_000_000 + b'", "x": 1}'), "twice"),
-        "json of many keys": (sample(json=b"{" + b",".join(b'"%d": 1' % number for number in range(80_000)) + b', "79999": 2}'), "twice"),
-        "json of a number of 10,000 digits": (sample(json=b'{"x": ' + b"9" * 10_000 + b"}"), "no strict JSON"),
+        "json of many keys": (
+            sample(json=b"{" + b",".join(b'"%d": 1' % number for number in range(80_000)) + b', "79999": 2}'),
+            "twice",
+        ),
+        "json of a number of 10,000 digits": (
+            sample(json=b'{"x": ' + b"9" * 10_000 + b"}"),
+            "no strict JSON",
+        ),
         "json of 2 MiB": (sample(json=json.dumps({"x": "x" * 2**21}).encode()), "at most 1,048,576"),
         "json in UTF-16": (sample(json='{"label": 1}'.encode("utf-16")), "no strict JSON"),
         "json list": (sample(json=b"[1, 2]"), "an object of JSON"),
@@ -253,6 +343,7 @@ def hostile_tars(canary: Path) -> dict[str, tuple[bytes, str]]:
 
 def hostile_manifests(manifest: dict) -> dict[str, dict]:
     """{name: a manifest that is not that of its shards}."""
+
     def changed(**fields) -> dict:
         return json.loads(json.dumps(manifest)) | fields
 

@@ -1,4 +1,5 @@
 """The front door of the networks."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -26,11 +27,19 @@ def test_timm():
     assert sum(p.numel() for p in create_model("timm", timm_name="convnextv2_atto").parameters()) == 3_386_441
 
 
-@pytest.mark.parametrize("name, options, words", [
-    ("convnext2", {}, "unknown model 'convnext2'.*nearest: convnextv2"),
-    ("convnextv2", dict(drop_path=0.1), "unknown option of model 'convnextv2': 'drop_path'.*nearest: drop_path_rate"),
-    ("convnextv2", dict(size="nanno"), "'nanno'.*nearest: nano"),
-    ("timm", {}, "'timm' needs the option 'timm_name'")])
+@pytest.mark.parametrize(
+    "name, options, words",
+    [
+        ("convnext2", {}, "unknown model 'convnext2'.*nearest: convnextv2"),
+        (
+            "convnextv2",
+            dict(drop_path=0.1),
+            "unknown option of model 'convnextv2': 'drop_path'.*nearest: drop_path_rate",
+        ),
+        ("convnextv2", dict(size="nanno"), "'nanno'.*nearest: nano"),
+        ("timm", {}, "'timm' needs the option 'timm_name'"),
+    ],
+)
 def test_mistakes_are_named(name, options, words):
     with pytest.raises(ValueError, match=words):
         create_model(name, **options)

@@ -1,7 +1,8 @@
 """A small task to test the loop with: two Gaussian clouds in the plane. Run it as train.py:
 
-    python tests/toys.py --task toy --save_dir RUN --epochs 3
+python tests/toys.py --task toy --save_dir RUN --epochs 3
 """
+
 import os
 import sys
 import time
@@ -21,12 +22,12 @@ from utils.seeding import seed_from  # noqa: E402
 
 @dataclass(frozen=True)
 class Config:
-    width: int = 16              # of the hidden layer
-    dropout: float = 0.1         # of the hidden layer
-    examples: int = 200          # in each split
-    norm: str = "layer"          # layer, batch, or none
-    pause: float = free(0.0)     # seconds that each batch takes, so that a test can interrupt it
-    poison: int = -1             # this example is not a number
+    width: int = 16  # of the hidden layer
+    dropout: float = 0.1  # of the hidden layer
+    examples: int = 200  # in each split
+    norm: str = "layer"  # layer, batch, or none
+    pause: float = free(0.0)  # seconds that each batch takes, so that a test can interrupt it
+    poison: int = -1  # this example is not a number
 
 
 class Clouds:
@@ -58,7 +59,9 @@ class Classifier(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         norms = dict(layer=nn.LayerNorm(config.width), batch=nn.BatchNorm1d(config.width), none=nn.Identity())
-        self.body = nn.Sequential(nn.Linear(2, config.width), norms[config.norm], nn.GELU(), nn.Dropout(config.dropout))
+        self.body = nn.Sequential(
+            nn.Linear(2, config.width), norms[config.norm], nn.GELU(), nn.Dropout(config.dropout)
+        )
         self.head = nn.Linear(config.width, 1)
 
     def forward(self, x):
@@ -80,11 +83,19 @@ def measure(model: nn.Module, batch: Batch):
 
 def build(config: Config, run_dir: Path, workers: int) -> Task:
     data = {split: Clouds(config, split) for split in ("train", "val", "test")}
-    return Task(Classifier(config), data, loss, measure, {"loss": "min", "acc": "max"}, record=dict(width=config.width))
+    return Task(
+        Classifier(config),
+        data,
+        loss,
+        measure,
+        {"loss": "min", "acc": "max"},
+        record=dict(width=config.width),
+    )
 
 
 def main(argv: list[str]) -> None:
     import train
+
     train.TASKS["toy"] = sys.modules[__name__]
     torch.set_num_threads(1)
     train.main(argv)
@@ -93,4 +104,5 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from utils.config import run
+
     run(main)

@@ -1,7 +1,9 @@
 """Checkpoints: written whole or not at all, checksummed, read strictly and without running code.
 
-A file holds {"version", "checksum", "record", and the parts of a run}; the checksum is the SHA-256 of all the rest.
+A file holds {"version", "checksum", "record", and the parts of a run};
+the checksum is the SHA-256 of all the rest.
 """
+
 import hashlib
 import os
 import sys
@@ -20,7 +22,8 @@ from utils.files import FULL
 from utils.mistake import Mistake
 
 VERSION = 1
-HAND_BACK = 0.0005       # seconds that a writing thread may keep the interpreter's lock from the run; Python's 0.005 cost 15 ms a save
+# seconds that a writing thread may keep the interpreter's lock from the run; Python's 0.005 cost 15 ms a save
+HAND_BACK = 0.0005
 
 
 class Damaged(Exception):
@@ -54,17 +57,20 @@ def digest(tree: Any) -> str:
 def save(path: Path, tree: dict, previous: Path | None = None) -> None:
     """Write `tree` to `path`, durably; the file that was there becomes `previous`, if given.
 
-    At every moment `path` or `previous` is a whole file. Raises Mistake when the disk is full; what was there stays.
+    At every moment `path` or `previous` is a whole file. Raises Mistake when the disk is full;
+    what was there stays.
     """
     tree = on_host(dict(tree))
     temporary = path.with_name(path.name + ".tmp")
     try:
         tensor_file.write(temporary, dict(version=VERSION, checksum=digest(tree), **tree))
-    except (OSError, RuntimeError) as error:      # torch's zip writer reports a full disk as a RuntimeError
+    except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError
         temporary.unlink(missing_ok=True)
         if getattr(error, "errno", None) in FULL or isinstance(error, RuntimeError):
-            raise Mistake(f"{path}: could not be written ({first_line(error)}); the checkpoint before it is "
-                          "kept: free some space and run the same command again") from error
+            raise Mistake(
+                f"{path}: could not be written ({first_line(error)}); the checkpoint before it is "
+                "kept: free some space and run the same command again"
+            ) from error
         raise
     if previous is not None and path.exists():
         os.replace(path, previous)
@@ -84,21 +90,27 @@ def on_host(node: Any) -> Any:
 
 
 class Writer:
-    """Saves from a copy in a thread of its own, while the run goes on; whatever ends its `with` block waits for what is being written.
+    """Saves from a copy in a thread of its own, while the run goes on;
+    whatever ends its `with` block waits for what is being written.
 
-    Files are written one after another, in the order of the calls. One save of a path is in flight at most: the next of the same path
-    waits for it rather than replace it, so that every save that was asked for is made and memory holds one copy of each file. After an
-    error nothing more is written, and the next `save`, `check` or `wait`, or the end of the block, raises it.
+    Files are written one after another, in the order of the calls. One save of a path is in flight at most:
+    the next of the same path waits for it rather than replace it, so that every save that was asked for is
+    made and memory holds one copy of each file. After an error nothing more is written, and the next `save`,
+    `check` or `wait`, or the end of the block, raises it.
     """
 
     def __init__(self):
-        self.thread = ThreadPoolExecutor(1, "checkpoint")        # the interpreter, too, waits for it before it exits
-        self.spare: dict[tuple, list[Tensor]] = defaultdict(list)     # memory of earlier copies, by kind of tensor
+        # the interpreter, too, waits for it before it exits
+        self.thread = ThreadPoolExecutor(1, "checkpoint")
+        # memory of earlier copies, by kind of tensor
+        self.spare: dict[tuple, list[Tensor]] = defaultdict(list)
         self.begun: dict[Path, Future] = {}
         self.failed = False
 
     def expect(self, tensors: Iterable[Tensor]) -> None:
-        """Have the thread touch memory for copies of these: the first touch takes longer than all later copies (80 times, measured)."""
+        """Have the thread touch memory for copies of these: the first touch takes longer than all later
+        copies (80 times, measured).
+        """
         kinds = [kind_of(tensor) for tensor in tensors]
         self.thread.submit(lambda: [self.spare[kind].append(room_for(kind).zero_()) for kind in kinds])
 
@@ -110,23 +122,38 @@ class Writer:
         leaves, shape = tree_flatten(dict(tree))
         places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         theirs = [leaves[place].detach() for place in places]
-        mine = [self.spare[kind].pop() if self.spare[kind] else room_for(kind) for kind in map(kind_of, theirs)]
-        torch._foreach_copy_(mine, theirs) if mine else None      # on the device, in its turn: the host does not wait for it
+        mine = [
+            self.spare[kind].pop() if self.spare[kind] else room_for(kind) for kind in map(kind_of, theirs)
+        ]
+        # on the device, in its turn: the host does not wait for it
+        torch._foreach_copy_(mine, theirs) if mine else None
         for place, tensor in zip(places, mine):
             leaves[place] = tensor
-        copied = [(device, torch.cuda.current_stream(device).record_event()) for device in {t.device for t in mine if t.is_cuda}]
-        self.begun[path] = self.thread.submit(self.write, path, tree_unflatten(leaves, shape), previous, mine, copied)
+        copied = [
+            (device, torch.cuda.current_stream(device).record_event())
+            for device in {t.device for t in mine if t.is_cuda}
+        ]
+        self.begun[path] = self.thread.submit(
+            self.write, path, tree_unflatten(leaves, shape), previous, mine, copied
+        )
 
-    def write(self, path: Path, tree: dict, previous: Path | None, copies: list[Tensor], copied: list[tuple]) -> None:
+    def write(
+        self, path: Path, tree: dict, previous: Path | None, copies: list[Tensor], copied: list[tuple]
+    ) -> None:
         if self.failed:
             return
         patience = sys.getswitchinterval()
         sys.setswitchinterval(min(patience, HAND_BACK))
         try:
-            for device, event in copied:             # to the host beside the run's stream, not in it
+            for device, event in copied:  # to the host beside the run's stream, not in it
                 with torch.cuda.stream(torch.cuda.Stream(device)):
                     event.wait()
-                    tree = tree_map(lambda leaf, device=device: leaf.cpu() if isinstance(leaf, Tensor) and leaf.device == device else leaf, tree)
+                    tree = tree_map(
+                        lambda leaf, device=device: (
+                            leaf.cpu() if isinstance(leaf, Tensor) and leaf.device == device else leaf
+                        ),
+                        tree,
+                    )
             save(path, tree, previous)
         except BaseException:
             self.failed = True
@@ -174,7 +201,7 @@ def load(path: Path) -> dict:
         tree = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
-    except Exception as error:     # a damaged zip raises almost anything; whatever it is, the file is of no use
+    except Exception as error:  # a damaged zip raises almost anything; whatever it is, the file is of no use
         raise Damaged(f"{path}: cannot be read as a checkpoint ({first_line(error)})") from error
     if not isinstance(tree, dict) or "checksum" not in tree:
         raise Mistake(f"{path}: is no Starloop checkpoint; give best.pt or last.pt of a run directory")
@@ -220,10 +247,14 @@ def restore(parts: dict[str, Any], states: dict[str, Any], path: str) -> None:
     """Hand each part its state. Raises Mistake when one is missing, unclaimed, or does not fit."""
     wanted = {name for name, part in parts.items() if hasattr(part, "state_dict")}
     if wanted != states.keys():
-        raise Mistake(f"{path}: lacks {sorted(wanted - states.keys())} and holds {sorted(states.keys() - wanted)}, "
-                      "which nothing here claims; begin anew with --restart")
+        raise Mistake(
+            f"{path}: lacks {sorted(wanted - states.keys())} and holds {sorted(states.keys() - wanted)}, "
+            "which nothing here claims; begin anew with --restart"
+        )
     for name in wanted:
         try:
             parts[name].load_state_dict(states[name])
         except (RuntimeError, ValueError, KeyError) as error:
-            raise Mistake(f"{path}: its {name} does not fit ({' '.join(str(error).split())[:300]})") from error
+            raise Mistake(
+                f"{path}: its {name} does not fit ({' '.join(str(error).split())[:300]})"
+            ) from error

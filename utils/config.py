@@ -7,9 +7,11 @@
 
     train, lens = read(argv, TrainConfig, LensConfig)
 
-`--batch-size 8` and `--batch_size=8` are the same; a boolean is given bare or as `--no_x`; a list takes many values.
+`--batch-size 8` and `--batch_size=8` are the same; a boolean is given bare or as `--no_x`;
+a list takes many values.
 Precedence: defaults < `--config file.yaml` < flags, wherever `--config` stands on the line.
 """
+
 import dataclasses
 import difflib
 import inspect
@@ -41,14 +43,15 @@ def free(default: Any) -> Any:
 def read(argv: list[str], *classes: type, script: str | None = None) -> list[Any]:
     """One instance of each of `classes` from the command line.
 
-    Raises Mistake (one line: the flag, the value, what was expected, the nearest known name); SystemExit after
-    `--help` and `--print_config`.
+    Raises Mistake (one line: the flag, the value, what was expected, the nearest known name); SystemExit
+    after `--help` and `--print_config`.
     """
     fields = fields_of(*classes)
     parser = parser_for(classes, script)
     try:
         values = vars(parser.parse_args(normalised(argv, fields)))
-    except Exception as error:   # jsonargparse raises argparse.ArgumentError; its text spans lines and knows no cure
+    except Exception as error:
+        # jsonargparse raises argparse.ArgumentError; its text spans lines and knows no cure
         raise Mistake(explained(str(error), argv, fields)) from error
     return [cls(**{name: values[name] for name in fields_of(cls)}) for cls in classes]
 
@@ -59,21 +62,29 @@ def fields_of(*classes: type) -> dict[str, dataclasses.Field]:
     for cls in classes:
         for option in dataclasses.fields(cls):
             assert option.name not in fields, f"two options are named {option.name}"
-            fields[option.name] = dataclasses.replace(option, type=typing.get_type_hints(cls)[option.name]) \
-                if isinstance(option.type, str) else option
+            fields[option.name] = (
+                dataclasses.replace(option, type=typing.get_type_hints(cls)[option.name])
+                if isinstance(option.type, str)
+                else option
+            )
     return fields
 
 
 def parser_for(classes: tuple[type, ...], script: str | None):
     """The jsonargparse parser with one flat flag for each field."""
-    from jsonargparse import ArgumentParser     # 0.2 s that a DataLoader's worker need not pay
+    from jsonargparse import ArgumentParser  # 0.2 s that a DataLoader's worker need not pay
+
     summary = (inspect.getdoc(sys.modules["__main__"]) or "").split("\n")[0]
     parser = ArgumentParser(prog=script or Path(sys.argv[0]).name, description=summary, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file of options; flags go over it")
     for cls in classes:
         group, comments = parser.add_argument_group(title_of(cls)), comments_of(cls)
         for name, option in fields_of(cls).items():
-            shape = dict(type=typing.get_args(option.type)[0], nargs="*") if takes_many(option) else dict(type=option.type)
+            shape = (
+                dict(type=typing.get_args(option.type)[0], nargs="*")
+                if takes_many(option)
+                else dict(type=option.type)
+            )
             group.add_argument(f"--{name}", default=default_of(option), help=comments.get(name, ""), **shape)
     return parser
 
@@ -87,7 +98,9 @@ def title_of(cls: type) -> str:
 
 
 def comments_of(cls: type) -> dict[str, str]:
-    """The comment after each field, or the lines above it, read from the source, so that it is written once."""
+    """The comment after each field, or the lines above it, read from the source,
+    so that it is written once.
+    """
     comments = {}
     for ancestor in reversed(cls.__mro__):
         if not dataclasses.is_dataclass(ancestor):
@@ -102,7 +115,9 @@ def comments_of(cls: type) -> dict[str, str]:
 
 
 def normalised(argv: list[str], fields: dict[str, dataclasses.Field]) -> list[str]:
-    """One spelling: underscores, booleans with their value, `--config FILE` in front of the flags that go over it."""
+    """One spelling: underscores, booleans with their value, `--config FILE` in front of the flags that go
+    over it.
+    """
     files, flags = [], []
     tokens = list(argv)
     while tokens:
@@ -161,7 +176,9 @@ def described(kind: Any) -> str:
         return f"any number of: {described(typing.get_args(kind)[0])}"
     if isinstance(kind, types.UnionType):
         return " or ".join(described(part) for part in typing.get_args(kind))
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}[kind]
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}[
+        kind
+    ]
 
 
 def peek(argv: list[str], name: str, default: str) -> str:
@@ -180,7 +197,9 @@ def peek(argv: list[str], name: str, default: str) -> str:
 def given(argv: list[str], *classes: type) -> set[str]:
     """The names of the options of `classes` that the command line or its `--config` files state."""
     fields, names = fields_of(*classes), set()
-    tokens = [f"--{key}=" for file in config_files(argv) for key in yaml.safe_load(Path(file).read_text()) or {}] + argv
+    tokens = [
+        f"--{key}=" for file in config_files(argv) for key in yaml.safe_load(Path(file).read_text()) or {}
+    ] + argv
     for token in tokens:
         name = token[2:].partition("=")[0].replace("-", "_") if token.startswith("--") else ""
         names |= {name, name.removeprefix("no_")} & fields.keys()
@@ -188,14 +207,17 @@ def given(argv: list[str], *classes: type) -> set[str]:
 
 
 def config_files(argv: list[str]) -> list[str]:
-    return [after for token, after in zip(argv, argv[1:]) if token == "--config"] \
-        + [token.partition("=")[2] for token in argv if token.startswith("--config=")]
+    return [after for token, after in zip(argv, argv[1:]) if token == "--config"] + [
+        token.partition("=")[2] for token in argv if token.startswith("--config=")
+    ]
 
 
 def pick(name: str, value: str, table: dict) -> Any:
     """`table[value]`, or a Mistake that names the nearest."""
     if value not in table:
-        raise Mistake(f"--{name}: got {value!r}{suggestion(value, table)}, expected one of {', '.join(table)}")
+        raise Mistake(
+            f"--{name}: got {value!r}{suggestion(value, table)}, expected one of {', '.join(table)}"
+        )
     return table[value]
 
 
@@ -207,17 +229,25 @@ def flat(*instances: Any) -> dict[str, Any]:
 def recorded(cls: type, options: dict[str, Any]) -> Any:
     """The configuration that a checkpoint's record holds.
 
-    An option that came after the checkpoint has its default, which changes nothing of what was there before it (a rule for new options).
+    An option that came after the checkpoint has its default, which changes nothing of what was there before
+    it (a rule for new options).
     """
     return cls(**{name: options[name] for name in fields_of(cls) if name in options})
 
 
-def differences(before: dict[str, Any], now: dict[str, Any], fields: dict[str, dataclasses.Field]) -> list[str]:
-    """What changed between two `flat` configurations, free options left out, in words; what came after the first one was at its default."""
+def differences(
+    before: dict[str, Any], now: dict[str, Any], fields: dict[str, dataclasses.Field]
+) -> list[str]:
+    """What changed between two `flat` configurations, free options left out, in words;
+    what came after the first one was at its default.
+    """
     defaults = {name: default_of(field) for name, field in fields.items()}
     before, now = defaults | before, defaults | now
-    return [f"--{name} {before.get(name)!r} -> {now.get(name)!r}" for name in {**before, **now}
-            if not (name in fields and fields[name].metadata.get("free")) and before.get(name) != now.get(name)]
+    return [
+        f"--{name} {before.get(name)!r} -> {now.get(name)!r}"
+        for name in {**before, **now}
+        if not (name in fields and fields[name].metadata.get("free")) and before.get(name) != now.get(name)
+    ]
 
 
 def default_of(field: dataclasses.Field) -> Any:
@@ -225,13 +255,20 @@ def default_of(field: dataclasses.Field) -> Any:
 
 
 def refuse_changes(before: dict[str, Any], now: dict[str, Any], *classes: type) -> None:
-    """Raises Mistake where a run that is resumed has other options or data than its record ({"options", "data"}) says."""
+    """Raises Mistake where a run that is resumed has other options or data than its record ({"options",
+    "data"}) says.
+    """
     changes = differences(before["options"], now["options"], fields_of(*classes))
-    changes += [f"{name} {before['data'].get(name)!r} -> {value!r}" for name, value in now["data"].items()
-                if before["data"].get(name) != value]
+    changes += [
+        f"{name} {before['data'].get(name)!r} -> {value!r}"
+        for name, value in now["data"].items()
+        if before["data"].get(name) != value
+    ]
     if changes:
-        raise Mistake(f"{now['options']['save_dir']} holds a run with other options ({'; '.join(changes)}): "
-                      "give the same ones to resume it, another --save_dir, or --restart to delete it")
+        raise Mistake(
+            f"{now['options']['save_dir']} holds a run with other options ({'; '.join(changes)}): "
+            "give the same ones to resume it, another --save_dir, or --restart to delete it"
+        )
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -245,7 +282,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     except Mistake as mistake:
         print(f"{Path(sys.argv[0]).name}: {mistake}", file=sys.stderr)
         sys.exit(2)
-    except OSError as trouble:            # no such folder, no permission, no space: its text names the file
+    except OSError as trouble:  # no such folder, no permission, no space: its text names the file
         print(f"{Path(sys.argv[0]).name}: {trouble}", file=sys.stderr)
         sys.exit(2)
     except FloatingPointError as divergence:

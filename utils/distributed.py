@@ -1,4 +1,5 @@
 """torchrun in a few small functions that also work with one process."""
+
 import contextlib
 import gc
 import os
@@ -10,7 +11,7 @@ from torch import nn
 
 from utils.mistake import Mistake
 
-HOST_GROUP: list = []        # the gloo group for decisions taken on the host, when tensors travel by nccl
+HOST_GROUP: list = []  # the gloo group for decisions taken on the host, when tensors travel by nccl
 
 
 @contextlib.contextmanager
@@ -28,8 +29,8 @@ def session(device: torch.device, minutes: float = 30):
         HOST_GROUP.append(dist.new_group(backend="gloo"))
     try:
         yield
-        gc.collect()         # what still holds the group (DDP's reducer) must go before it does
-        barrier()            # no rank leaves while another still works: gloo's threads abort a rank that is left alone
+        gc.collect()  # what still holds the group (DDP's reducer) must go before it does
+        barrier()  # no rank leaves while another still works: gloo's threads abort a rank that is left alone
     finally:
         HOST_GROUP.clear()
         dist.destroy_process_group()
@@ -43,7 +44,9 @@ def device_for(name: str) -> tuple[torch.device, str]:
     if name not in ("auto", "cpu", "cuda") and not name.startswith("cuda:"):
         raise Mistake(f"--device: got {name!r}, expected auto, cpu, cuda or cuda:N")
     if name == "cpu" or not torch.cuda.is_available():
-        warning = "" if name in ("cpu", "auto") else f"--device {name}: no GPU is visible, so this runs on the CPU"
+        warning = (
+            "" if name in ("cpu", "auto") else f"--device {name}: no GPU is visible, so this runs on the CPU"
+        )
         return torch.device("cpu"), warning
     number = int(name[5:]) if ":" in name else int(os.environ.get("LOCAL_RANK", 0))
     if number >= torch.cuda.device_count():
@@ -66,7 +69,9 @@ def barrier() -> None:
 
 
 def as_on_rank_0(model: nn.Module) -> nn.Module:
-    """`model`, its buffers now those of rank 0: running statistics are of what a rank has seen, and only rank 0's are saved."""
+    """`model`, its buffers now those of rank 0: running statistics are of what a rank has seen,
+    and only rank 0's are saved.
+    """
     if dist.is_initialized():
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)

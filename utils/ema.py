@@ -1,4 +1,5 @@
 """Exponential moving average of the weights."""
+
 import copy
 
 import torch
@@ -8,8 +9,8 @@ from torch import Tensor, nn
 class Ema:
     """Holds `model`, an averaged copy of `source` in eval mode.
 
-    The decay warms up as (1 + t) / (10 + t) over the updates t and is capped at `decay`; 0 makes the copy follow
-    the weights exactly. Buffers of floating point are averaged like parameters, the others are copied.
+    The decay warms up as (1 + t) / (10 + t) over the updates t and is capped at `decay`; 0 makes the copy
+    follow the weights exactly. Buffers of floating point are averaged like parameters, the others are copied.
     """
 
     def __init__(self, source: nn.Module, decay: float):
@@ -22,10 +23,14 @@ class Ema:
 
     @torch.no_grad()
     def update(self, updates: int, moves: Tensor | None = None) -> None:
-        """Follow the weights by one update; where the device says that they did not move (`moves` is 0, not 1), by none."""
+        """Follow the weights by one update; where the device says that they did not move (`moves` is 0,
+        not 1), by none.
+        """
         theirs, mine = tensors_at(self.floating)
         weight = 1 - self.decay_at(updates)
-        torch._foreach_lerp_(mine, theirs, weight if moves is None else [(weight * moves).to(t.dtype) for t in mine])
+        torch._foreach_lerp_(
+            mine, theirs, weight if moves is None else [(weight * moves).to(t.dtype) for t in mine]
+        )
         if self.others:
             theirs, mine = tensors_at(self.others)
             torch._foreach_copy_(mine, theirs)
@@ -40,8 +45,8 @@ class Ema:
 def places_of(source: nn.Module, average: nn.Module) -> tuple[list, list]:
     """Where the tensors of both are kept, (theirs, mine, name) each: those of floating point, and the others.
 
-    A place and not the tensor itself, as a forward pass may put a new tensor in a buffer's place; found once, as the
-    walk over the modules takes longer than the average of a small network.
+    A place and not the tensor itself, as a forward pass may put a new tensor in a buffer's place; found once,
+    as the walk over the modules takes longer than the average of a small network.
     """
     floating, others = [], []
     for theirs, mine in zip(source.modules(), average.modules(), strict=True):

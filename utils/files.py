@@ -1,4 +1,5 @@
 """Files that are there whole or not at all, and folders that take none."""
+
 import contextlib
 import errno
 import os
@@ -14,21 +15,30 @@ FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST
 
 @contextlib.contextmanager
 def written_into(directory: Path, what: str, needed: str = "") -> Iterator[None]:
-    """A folder that is full, or may not be written into, is a Mistake; `needed` says how much room `what` takes."""
+    """A folder that is full, or may not be written into, is a Mistake;
+    `needed` says how much room `what` takes.
+    """
     try:
         yield
     except OSError as error:
         if error.errno in FULL:
-            raise Mistake(f"{str(directory)!r} is full ({error.strerror}){needed and f': {what} needs {needed}'}; make room or choose another "
-                          "folder, then run the same command again") from error
+            raise Mistake(
+                f"{str(directory)!r} is full ({error.strerror}){needed and f': {what} needs {needed}'}; "
+                "make room or choose another "
+                "folder, then run the same command again"
+            ) from error
         if error.errno in FORBIDDEN:
-            raise Mistake(f"cannot write {what} into {str(directory)!r}: {error.strerror}; choose another folder") from error
+            raise Mistake(
+                f"cannot write {what} into {str(directory)!r}: {error.strerror}; choose another folder"
+            ) from error
         raise
 
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A temporary path to write to, which becomes `path` in one step if the block ends well, and is removed if not."""
+    """A temporary path to write to, which becomes `path` in one step if the block ends well,
+    and is removed if not.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary

@@ -1,4 +1,5 @@
 """Whether a step moved the weights: the device decides at once, the host learns it a step later."""
+
 from collections.abc import Callable
 
 import numpy as np
@@ -11,14 +12,15 @@ from utils.transfer import Arriving
 class Verdicts:
     """The last step's verdict, until it is read.
 
-    A step whose gradient is not finite moves nothing: the fused optimiser is told on the device (`found_inf`), so that the
-    host need not look before it. The host reads a step's verdict after it has launched the backward pass of the next one
-    and before it launches that one's update: by then the figure has long arrived, and nothing has moved in between.
+    A step whose gradient is not finite moves nothing: the fused optimiser is told on the device
+    (`found_inf`), so that the host need not look before it. The host reads a step's verdict after it has
+    launched the backward pass of the next one and before it launches that one's update:
+    by then the figure has long arrived, and nothing has moved in between.
     """
 
     def __init__(self, names: Callable[[list[int]], list[str]], may_skip: bool):
-        self.names = names               # what a person calls the examples at these indices
-        self.may_skip = may_skip         # a GradScaler is at work: its scale may be to blame
+        self.names = names  # what a person calls the examples at these indices
+        self.may_skip = may_skip  # a GradScaler is at work: its scale may be to blame
         self.pending = None
 
     def ask(self, step: int, norm: Tensor, scale: Tensor, means: dict[str, Tensor], ids: np.ndarray) -> None:
@@ -26,7 +28,8 @@ class Verdicts:
         self.pending = step, Arriving(torch.stack([norm, scale])), means, ids
 
     def read(self) -> int:
-        """How many updates the pending step has made: 1, or 0 where the GradScaler skipped it or none is pending.
+        """How many updates the pending step has made: 1, or 0 where the GradScaler skipped it or none is
+        pending.
 
         Raises FloatingPointError, with the step and its examples, where the scale is not to blame.
         """
@@ -35,9 +38,11 @@ class Verdicts:
         (step, figures, means, ids), self.pending = self.pending, None
         norm, scale = figures.read()
         finite = abs(norm) < float("inf")
-        if not finite and (not self.may_skip or scale < 1):              # below 1 it is not the scale's fault
+        if not finite and (not self.may_skip or scale < 1):  # below 1 it is not the scale's fault
             terms = ", ".join(f"{name} {value.item():g}" for name, value in means.items())
-            raise FloatingPointError(f"step {step}: the gradient norm is {norm}; {terms}; examples of this rank: "
-                                     f"{', '.join(self.names(ids.tolist()))}. The optimiser has not moved; try a smaller --lr "
-                                     "or --clip_norm")
+            raise FloatingPointError(
+                f"step {step}: the gradient norm is {norm}; {terms}; examples of this rank: "
+                f"{', '.join(self.names(ids.tolist()))}. The optimiser has not moved; try a smaller --lr "
+                "or --clip_norm"
+            )
         return int(finite)

@@ -1,4 +1,5 @@
 """Small JSON files of plain numbers that one command writes and another reads."""
+
 import json
 from pathlib import Path
 

@@ -2,6 +2,7 @@
 
 Only rank 0 speaks. Losses and scores come from elsewhere; here is only how they are shown.
 """
+
 import csv
 import io
 import json
@@ -36,7 +37,8 @@ class Log:
             for handler in (logging.FileHandler(run_dir / "train.log"), Terminal()):
                 handler.setFormatter(form)
                 self.lines.addHandler(handler)
-            from torch.utils.tensorboard import SummaryWriter      # 1 s to import
+            from torch.utils.tensorboard import SummaryWriter  # 1 s to import
+
             self.writer = SummaryWriter(str(run_dir), purge_step=purge_step or None)
 
     def info(self, text: str) -> None:
@@ -48,7 +50,9 @@ class Log:
     def progress(self, step: int, total: int, text: str) -> None:
         """A bar on a terminal; otherwise nothing, as `steps` prints a line now and then."""
         if self.on_terminal:
-            self.bar = self.bar or tqdm(total=total, initial=step - 1, unit="step", dynamic_ncols=True, leave=False)
+            self.bar = self.bar or tqdm(
+                total=total, initial=step - 1, unit="step", dynamic_ncols=True, leave=False
+            )
             self.bar.set_postfix_str(text, refresh=False)
             self.bar.update(step - self.bar.n)
 
@@ -75,17 +79,29 @@ class Log:
             self.info("  ".join(f"{n} {v:.4g}" for n, v in history[-1].items()))
 
     def end(self, options: dict[str, Any], results: dict[str, Any], history: list[dict[str, float]]) -> None:
-        """Write results.json and the curves of the run, and the options beside the final figures to TensorBoard."""
+        """Write results.json and the curves of the run, and the options beside the final figures to
+        TensorBoard.
+        """
         if self.speaks:
             import pandas
+
             write_json(self.run_dir / "results.json", results)
-            figures = {f"final/{name}": value for name, value in results.get("test", results["val"]).items()
-                       if isinstance(value, (int, float))}
-            self.writer.add_hparams({name: v for name, v in options.items() if isinstance(v, (int, float, str, bool))},
-                                    figures, run_name=".")
+            figures = {
+                f"final/{name}": value
+                for name, value in results.get("test", results["val"]).items()
+                if isinstance(value, (int, float))
+            }
+            self.writer.add_hparams(
+                {name: v for name, v in options.items() if isinstance(v, (int, float, str, bool))},
+                figures,
+                run_name=".",
+            )
             (self.run_dir / "figures").mkdir(exist_ok=True)
             plots.save(plots.curves(pandas.DataFrame(history)), self.run_dir / "figures", "curves")
-        self.info(f"finished: best epoch {results['best_epoch']} of {results['epochs']}, results in {self.run_dir}/results.json")
+        self.info(
+            f"finished: best epoch {results['best_epoch']} of {results['epochs']}, results in "
+            f"{self.run_dir}/results.json"
+        )
 
     def close(self) -> None:
         if self.bar:
@@ -107,12 +123,27 @@ class Terminal(logging.Handler):
 def environment(extra: dict[str, Any]) -> dict[str, Any]:
     """Where and with what a run was made, for env.json."""
     import numpy
+
     here = Path(__file__).parent.parent
-    commit = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
-                            capture_output=True, text=True, check=False).stdout.strip()
-    return dict(argv=sys.argv, host=platform.node(), platform=platform.platform(), python=platform.python_version(),
-                torch=torch.__version__, numpy=numpy.__version__, cuda=torch.version.cuda, git=commit,
-                threads=torch.get_num_threads(), ranks=distributed.world_size(), **extra)
+    commit = subprocess.run(
+        ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    return dict(
+        argv=sys.argv,
+        host=platform.node(),
+        platform=platform.platform(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        numpy=numpy.__version__,
+        cuda=torch.version.cuda,
+        git=commit,
+        threads=torch.get_num_threads(),
+        ranks=distributed.world_size(),
+        **extra,
+    )
 
 
 def resident_gib() -> float:
@@ -123,6 +154,7 @@ def resident_gib() -> float:
 
 def write_json(path: Path, content: dict) -> None:
     """Strict JSON: a figure that is undefined (NaN) is null."""
+
     def strict(node: Any) -> Any:
         if isinstance(node, dict):
             return {name: strict(value) for name, value in node.items()}

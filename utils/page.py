@@ -1,4 +1,5 @@
 """One HTML page that needs no other file: headings, lines of text, tables, figures."""
+
 import base64
 import io
 from html import escape
@@ -28,14 +29,22 @@ class Page:
         self.parts.append(f"<pre>{escape(chr(10).join(lines))}</pre>")
 
     def table(self, table: pd.DataFrame) -> None:
-        self.parts.append(table.to_html(index=False, border=0, na_rep="", float_format=lambda number: f"{number:.4g}", escape=True))
+        self.parts.append(
+            table.to_html(
+                index=False, border=0, na_rep="", float_format=lambda number: f"{number:.4g}", escape=True
+            )
+        )
 
     def figure(self, figure: Figure) -> None:
         image = io.BytesIO()
         figure.savefig(image, format="png", dpi=110)
-        self.parts.append(f'<img src="data:image/png;base64,{base64.b64encode(image.getvalue()).decode()}" alt="">')
+        self.parts.append(
+            f'<img src="data:image/png;base64,{base64.b64encode(image.getvalue()).decode()}" alt="">'
+        )
 
     def write(self, path: Path) -> None:
-        head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(self.title)}</title><style>{STYLE}</style></head>'
+        title = f"<title>{escape(self.title)}</title>"
+        style = f"<style>{STYLE}</style>"
+        head = f'<!doctype html><html lang="en"><head><meta charset="utf-8">{title}{style}</head>'
         with files.whole(path) as temporary:
             temporary.write_text(f"{head}<body>{chr(10).join(self.parts)}</body></html>\n", encoding="utf-8")

@@ -1,4 +1,5 @@
 """Where a run is, and whether it still gets better."""
+
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,7 +11,8 @@ from utils.ledger import Ledger, together
 
 
 class Progress:
-    """Where a run is: steps taken, updates made, the history of its epochs; sums over the running epoch and what it has seen.
+    """Where a run is: steps taken, updates made, the history of its epochs;
+    sums over the running epoch and what it has seen.
 
     The sums stay on the device until an epoch ends or a checkpoint asks for them.
     """
@@ -18,17 +20,21 @@ class Progress:
     def __init__(self):
         self.step = self.updates = 0
         self.history: list[dict[str, float]] = []
-        self.sums: dict[str, float] = {}                 # this rank's share: name -> sum over examples; those being added to are
-        self.names, self.adding = (), None               # here, as a vector in float64 on the device
-        self.seen = Ledger()                             # this rank's share of the examples
+        # this rank's share: name -> sum over examples; those being added to are
+        self.sums: dict[str, float] = {}
+        self.names, self.adding = (), None  # here, as a vector in float64 on the device
+        self.seen = Ledger()  # this rank's share of the examples
 
     def add(self, means: dict[str, Tensor], size: int, ids: np.ndarray) -> None:
         """`means` over `size` examples of all ranks, of which this rank had `ids`."""
         self.seen.note(ids)
-        if means and tuple(means) != self.names:         # the first step, or a loss that names other terms now
+        if means and tuple(means) != self.names:  # the first step, or a loss that names other terms now
             self.sums = self.mine()
             begin = [self.sums.pop(name, 0.0) for name in means]
-            self.names, self.adding = tuple(means), torch.tensor(begin, dtype=torch.float64, device=next(iter(means.values())).device)
+            self.names, self.adding = (
+                tuple(means),
+                torch.tensor(begin, dtype=torch.float64, device=next(iter(means.values())).device),
+            )
         if means:
             self.adding.add_(torch.stack([*means.values()]), alpha=size)
 
@@ -43,17 +49,20 @@ class Progress:
 
     def state_dict(self) -> dict:
         ranks = distributed.gather(dict(sums=self.mine(), seen=self.seen.numbers))
-        return dict(step=self.step, updates=self.updates, history=[dict(row) for row in self.history], ranks=ranks)
+        return dict(
+            step=self.step, updates=self.updates, history=[dict(row) for row in self.history], ranks=ranks
+        )
 
     def load_state_dict(self, state: dict) -> None:
         self.step, self.updates, self.history = state["step"], state["updates"], state["history"]
         ranks = state["ranks"]
-        if len(ranks) != distributed.world_size():       # rank 0 takes over what all had
+        if len(ranks) != distributed.world_size():  # rank 0 takes over what all had
             totals: dict[str, float] = {}
             for name, total in ((name, total) for rank in ranks for name, total in rank["sums"].items()):
                 totals[name] = totals.get(name, 0.0) + total
-            ranks = [dict(sums=totals, seen=together(rank["seen"] for rank in ranks).numbers)] \
-                + [dict(sums={}, seen=(0, 0, 0))] * (distributed.world_size() - 1)
+            ranks = [dict(sums=totals, seen=together(rank["seen"] for rank in ranks).numbers)] + [
+                dict(sums={}, seen=(0, 0, 0))
+            ] * (distributed.world_size() - 1)
         mine = ranks[distributed.rank()]
         self.sums, self.names, self.seen = dict(mine["sums"]), (), Ledger(*mine["seen"])
 
@@ -77,6 +86,8 @@ def without_improvement(history: list[dict[str, float]], monitor: str, sign: flo
 
 
 def monitored(name: str, monitors: Mapping[str, str]) -> tuple[str, float]:
-    """The watched figure (empty: the first of `monitors`), and the sign that makes smaller better. Raises Mistake for one that is not there."""
+    """The watched figure (empty: the first of `monitors`), and the sign that makes smaller better.
+    Raises Mistake for one that is not there.
+    """
     name = name or next(iter(monitors))
     return name, 1.0 if config.pick("monitor", name, dict(monitors)) == "min" else -1.0

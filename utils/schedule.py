@@ -1,4 +1,5 @@
 """The learning rate: a function of the configuration, the updates so far and the validation history."""
+
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -8,16 +9,16 @@ from utils.mistake import Mistake
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    lr: float = 3e-4                 # peak learning rate
-    scheduler: Literal["cosine", "step", "exp", "plateau"] = "cosine"   # its shape after the warm-up
-    warmup_epochs: float = 2         # epochs of linear rise to the peak
-    min_lr: float = 1e-6             # no schedule goes below
-    step_size: float = 20            # step: epochs between two reductions
-    gamma: float = 0.5               # step: the factor of a reduction; exp: the factor of an epoch
-    plateau_factor: float = 0.5      # plateau: the factor of a reduction
-    plateau_patience: int = 3        # plateau: epochs without improvement before a reduction
-    plateau_cooldown: int = 0        # plateau: epochs after a reduction that are not counted
-    plateau_monitor: str = ""        # plateau: the validation figure to watch; empty: the one of --monitor
+    lr: float = 3e-4  # peak learning rate
+    scheduler: Literal["cosine", "step", "exp", "plateau"] = "cosine"  # its shape after the warm-up
+    warmup_epochs: float = 2  # epochs of linear rise to the peak
+    min_lr: float = 1e-6  # no schedule goes below
+    step_size: float = 20  # step: epochs between two reductions
+    gamma: float = 0.5  # step: the factor of a reduction; exp: the factor of an epoch
+    plateau_factor: float = 0.5  # plateau: the factor of a reduction
+    plateau_patience: int = 3  # plateau: epochs without improvement before a reduction
+    plateau_cooldown: int = 0  # plateau: epochs after a reduction that are not counted
+    plateau_monitor: str = ""  # plateau: the validation figure to watch; empty: the one of --monitor
 
     def __post_init__(self):
         if not self.lr > 0:
@@ -26,7 +27,9 @@ class ScheduleConfig:
             raise Mistake(f"--min_lr: got {self.min_lr:g}, expected 0 <= min_lr <= lr = {self.lr:g}")
         for name in ("gamma", "plateau_factor"):
             if not 0 < getattr(self, name) <= 1:
-                raise Mistake(f"--{name}: got {getattr(self, name):g}, expected a factor above 0 and at most 1")
+                raise Mistake(
+                    f"--{name}: got {getattr(self, name):g}, expected a factor above 0 and at most 1"
+                )
         for name in ("warmup_epochs", "plateau_patience", "plateau_cooldown"):
             if getattr(self, name) < 0:
                 raise Mistake(f"--{name}: got {getattr(self, name):g}, expected at least 0")
@@ -34,8 +37,9 @@ class ScheduleConfig:
             raise Mistake(f"--step_size: got {self.step_size:g}, expected epochs above 0")
 
 
-def learning_rate(config: ScheduleConfig, updates: int, epoch_steps: int, total_steps: int,
-                  watched: list[float]) -> float:
+def learning_rate(
+    config: ScheduleConfig, updates: int, epoch_steps: int, total_steps: int, watched: list[float]
+) -> float:
     """The learning rate of the next update.
 
     updates      optimiser updates so far (a step that the GradScaler skipped is none)
@@ -52,9 +56,11 @@ def learning_rate(config: ScheduleConfig, updates: int, epoch_steps: int, total_
     if config.scheduler == "step":
         factor = config.gamma ** int(epochs / config.step_size)
     elif config.scheduler == "exp":
-        factor = config.gamma ** epochs
+        factor = config.gamma**epochs
     else:
-        factor = config.plateau_factor ** reductions(watched, config.plateau_patience, config.plateau_cooldown)
+        factor = config.plateau_factor ** reductions(
+            watched, config.plateau_patience, config.plateau_cooldown
+        )
     return max(config.min_lr, config.lr * factor)
 
 

@@ -1,4 +1,5 @@
 """All randomness of a step follows from (seed, rank, step), so no generator state is ever saved."""
+
 import hashlib
 
 import torch
@@ -13,8 +14,8 @@ def seed_from(*parts: int | str) -> int:
 def seed_step(seed: int, rank: int, step: int) -> None:
     """Seed the global generators for one step of one rank.
 
-    As torch.manual_seed does, but not for kinds of devices that are not in use: for each of those it notes a stack trace
-    for later, 0.5 ms a step.
+    As torch.manual_seed does, but not for kinds of devices that are not in use: for each of those it notes a
+    stack trace for later, 0.5 ms a step.
     """
     value = seed_from(seed, rank, step)
     torch.default_generator.manual_seed(value)

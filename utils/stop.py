@@ -1,8 +1,10 @@
 """Ending a run early and cleanly: signals and a time budget.
 
-Exit codes, for run sheets: 0 finished; 75 stopped by SIGTERM, SIGUSR1 or --max_time with a checkpoint, run the same
-command again (EX_TEMPFAIL of sysexits.h); 130 stopped by Ctrl-C, likewise; 2 a mistake that a person can mend.
+Exit codes, for run sheets: 0 finished; 75 stopped by SIGTERM, SIGUSR1 or --max_time with a checkpoint, run
+the same command again (EX_TEMPFAIL of sysexits.h); 130 stopped by Ctrl-C, likewise;
+2 a mistake that a person can mend.
 """
+
 import re
 import signal
 import time
@@ -11,7 +13,7 @@ from utils.mistake import Mistake
 
 EXIT_AGAIN = 75
 EXIT_INTERRUPTED = 130
-REASONS = ["", "--max_time is over", "SIGUSR1", "SIGTERM", "Ctrl-C"]      # by rising priority
+REASONS = ["", "--max_time is over", "SIGUSR1", "SIGTERM", "Ctrl-C"]  # by rising priority
 
 
 class Stop:
@@ -25,7 +27,7 @@ class Stop:
 
     def ask(self, reason: int) -> None:
         if reason == 4 and self.signalled == 4:
-            raise KeyboardInterrupt                       # a second Ctrl-C does not wait
+            raise KeyboardInterrupt  # a second Ctrl-C does not wait
         self.signalled = max(self.signalled, reason)
 
     @property

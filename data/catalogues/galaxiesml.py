@@ -1,27 +1,36 @@
 """GalaxiesML: HSC galaxies with spectroscopic redshifts, five bands each, in one HDF5 file of up to 50 GB.
 
-    image [N, 5, H, W] float32 (H = W = 64 or 127), bands g, r, i, z, y at 0.168 arcsec a pixel; beside it a column [N] for each
-    quantity. All that is known of it (SCALARS, OF_A_BAND) becomes metadata, one row an object:
+    image [N, 5, H, W] float32 (H = W = 64 or 127), bands g, r, i, z, y at 0.168 arcsec a pixel; beside it a
+    column [N] for each quantity. All that is known of it (SCALARS, OF_A_BAND) becomes metadata,
+    one row an object:
 
-    object                 object_id                              redshift               specz_redshift; 9.99 and more is a failure: missing
-    ra, dec                degrees                                magnitude_<b>          <b>_cmodel_mag, AB; missing unless between 0 and 50
-    sersic_index           i_sersic_index                         snr_<b>                2.5 / ln 10 / <b>_cmodel_magsigma
-    half_light_radius      i_half_light_radius * 0.168, arcsec    ellipticity            i_ellipticity, 1 - B/A
-    pixel_scale            0.168 arcsec, of the resampled image   galaxiesml_<key>       every other column as it is, in the unit of the
-                                                                                         catalogue: radii and axes in its pixels
+    object                 object_id
+    ra, dec                degrees
+    redshift               specz_redshift; 9.99 and more is a failure: missing
+    magnitude_<b>          <b>_cmodel_mag, AB; missing unless between 0 and 50
+    snr_<b>                2.5 / ln 10 / <b>_cmodel_magsigma
+    sersic_index           i_sersic_index
+    half_light_radius      i_half_light_radius * 0.168, arcsec
+    ellipticity            i_ellipticity, 1 - B/A
+    pixel_scale            0.168 arcsec, of the resampled image
+    galaxiesml_<key>       every other column as it is, in the unit of the catalogue:
+                           radii and axes in its pixels
 
-    The i band, which HSC observes in its best seeing, is the reference of the shapes. A number that is not finite is missing (NaN), a
-    column that is not there too. `y_coord`, `y_coord_x` and `y_coord_y` are positions, not band y: names are looked up
-    whole. There is no lens label: it is -1, unknown.
+    The i band, which HSC observes in its best seeing, is the reference of the shapes. A number that is not
+    finite is missing (NaN), a column that is not there too. `y_coord`, `y_coord_x` and `y_coord_y` are
+    positions, not band y: names are looked up whole. There is no lens label: it is -1, unknown.
 
-Files as the request for this converter imagined them are read as well: `images` for image, channels also last ([N, H, W, 5], if the
-shape leaves no doubt), `redshift`, `sersic_n` (or `sersic_index`), `half_light_radius` (in pixels), `ellipticity`, `label` or `labels`
-(1, 0, -1). A name of the catalogue, where it is there, comes first. Without object_id an object is <name of the file>_<its row>.
+Files as the request for this converter imagined them are read as well: `images` for image, channels also last
+([N, H, W, 5], if the shape leaves no doubt), `redshift`, `sersic_n` (or `sersic_index`), `half_light_radius`
+(in pixels), `ellipticity`, `label` or `labels` (1, 0, -1). A name of the catalogue, where it is there, comes
+first. Without object_id an object is <name of the file>_<its row>.
 
-An object_id that comes a second time is quarantined there, as object <id>#<row>: two names would fall into two splits. Only what is in
-the file itself is read (no links, external storage, virtual data sets) and sizes are compared with what is stored before memory is taken.
+An object_id that comes a second time is quarantined there, as object <id>#<row>: two names would fall into
+two splits. Only what is in the file itself is read (no links, external storage, virtual data sets)
+and sizes are compared with what is stored before memory is taken.
 Source: Do et al. 2024, arXiv 2410.00271; Zenodo 10.5281/zenodo.11117528.
 """
+
 import math
 import os
 import re
@@ -39,25 +48,57 @@ from data.cutouts.fits import first_line
 from utils.mistake import Mistake
 
 BANDS, REFERENCE = "grizy", "i"
-PIXEL_SCALE = 0.168                      # arcsec
-SNR_TIMES_ERROR = 2.5 / math.log(10)     # magnitude error = 2.5 / ln 10 / snr
+PIXEL_SCALE = 0.168  # arcsec
+SNR_TIMES_ERROR = 2.5 / math.log(10)  # magnitude error = 2.5 / ln 10 / snr
 FAILED_REDSHIFT, FAINTEST = 9.99, 50.0
 # Unit and meaning: the README of the data set.
-SCALARS = ("coord", "ra", "dec", "skymap_id", "specz_name", "specz_ra", "specz_dec", "specz_redshift", "specz_redshift_err", "specz_mag_i",
-           "specz_flag_homogeneous", "x_coord", "y_coord", "x_coord_x", "x_coord_y", "y_coord_x", "y_coord_y")
-OF_A_BAND = ("cmodel_mag", "cmodel_magsigma", "sersic_index", "half_light_radius", "ellipticity", "major_axis", "minor_axis", "isophotal_area",
-             "petro_rad", "peak_surface_brightness", "pos_angle", "central_image_pop_5px_rad", "central_image_pop_10px_rad",
-             "central_image_pop_15px_rad")
+SCALARS = (
+    "coord",
+    "ra",
+    "dec",
+    "skymap_id",
+    "specz_name",
+    "specz_ra",
+    "specz_dec",
+    "specz_redshift",
+    "specz_redshift_err",
+    "specz_mag_i",
+    "specz_flag_homogeneous",
+    "x_coord",
+    "y_coord",
+    "x_coord_x",
+    "x_coord_y",
+    "y_coord_x",
+    "y_coord_y",
+)
+OF_A_BAND = (
+    "cmodel_mag",
+    "cmodel_magsigma",
+    "sersic_index",
+    "half_light_radius",
+    "ellipticity",
+    "major_axis",
+    "minor_axis",
+    "isophotal_area",
+    "petro_rad",
+    "peak_surface_brightness",
+    "pos_angle",
+    "central_image_pop_5px_rad",
+    "central_image_pop_10px_rad",
+    "central_image_pop_15px_rad",
+)
 IMAGES, LABELS = ("image", "images"), ("label", "labels")
 
 MOST_OBJECTS, LARGEST_SIDE = 2_000_000, 4096
-LARGEST_CACHE = 2**29                    # bytes of unpacked chunks that are kept for the next objects
+LARGEST_CACHE = 2**29  # bytes of unpacked chunks that are kept for the next objects
 LONGEST_VECTOR = 8
-STEP = 2**25                             # bytes of the file that are held while a block is cropped or resampled
+STEP = 2**25  # bytes of the file that are held while a block is cropped or resampled
 
 
 class GalaxiesML:
-    """A Source (data/cutouts/source.py) whose rows go object by object, band by band. It keeps the file open."""
+    """A Source (data/cutouts/source.py) whose rows go object by object, band by band.
+    It keeps the file open.
+    """
 
     def __init__(self, path: str | os.PathLike, image_size: int = 0, crop: int = 0, split: str = ""):
         self.path = os.path.abspath(path)
@@ -67,26 +108,42 @@ class GalaxiesML:
         try:
             self.image, self.channels_last = _image(self.path, self.file)
         except BaseException:
-            self.file.close()                            # HDF5 knows a file by its inode: one that is mended would be taken for this one
+            # HDF5 knows a file by its inode: one that is mended would be taken for this one
+            self.file.close()
             raise
         self.objects = self.image.shape[0]
         self.stored = self.image.shape[1:3] if self.channels_last else self.image.shape[2:]
         if crop:
-            crop_start(self.stored, crop)                # raises where it is too large
+            crop_start(self.stored, crop)  # raises where it is too large
         if not 0 <= image_size <= LARGEST_SIDE:
-            raise Mistake(f"image_size {image_size} is not a number of pixels: expected 1 to {LARGEST_SIDE}, or 0 for the size of the file")
+            raise Mistake(
+                f"image_size {image_size} is not a number of pixels: expected 1 to {LARGEST_SIDE}, or 0 "
+                "for the size of the file"
+            )
         self.crop, kept = crop, (crop, crop) if crop else self.stored
         self.shape = (image_size, image_size) if image_size else kept
         self.pixel_scale = rescaled_pixel_scale(PIXEL_SCALE, kept, self.shape)
-        self.recipe = {"kind": "galaxiesml", "path": self.path, "image_size": image_size, "crop": crop, "split": self.split}
+        self.recipe = {
+            "kind": "galaxiesml",
+            "path": self.path,
+            "image_size": image_size,
+            "crop": crop,
+            "split": self.split,
+        }
 
     @cached_property
     def index(self) -> pd.DataFrame:
         row = np.repeat(np.arange(self.objects), len(BANDS))
         path = pd.array([f"{self.path}#{number}" for number in range(self.objects)], dtype="str")
-        return pd.DataFrame({"path": path.take(row), "object": pd.array(self.names, dtype="str").take(row),
-                             "band": pd.array(list(BANDS), dtype="str").take(np.tile(np.arange(len(BANDS)), self.objects)),
-                             "domain": "galaxiesml", "label": self.labels[0][row]})
+        return pd.DataFrame(
+            {
+                "path": path.take(row),
+                "object": pd.array(self.names, dtype="str").take(row),
+                "band": pd.array(list(BANDS), dtype="str").take(np.tile(np.arange(len(BANDS)), self.objects)),
+                "domain": "galaxiesml",
+                "label": self.labels[0][row],
+            }
+        )
 
     @cached_property
     def names(self) -> list[str]:
@@ -94,7 +151,10 @@ class GalaxiesML:
         if self.ids is None:
             stem = os.path.splitext(os.path.basename(self.path))[0]
             return [f"{stem}_{number:06d}" for number in range(self.objects)]
-        return [f"{name}#{number}" if again else str(name) for number, (name, again) in enumerate(zip(self.ids.tolist(), self.seen_before.tolist()))]
+        return [
+            f"{name}#{number}" if again else str(name)
+            for number, (name, again) in enumerate(zip(self.ids.tolist(), self.seen_before.tolist()))
+        ]
 
     @cached_property
     def ids(self) -> np.ndarray | None:
@@ -123,8 +183,15 @@ class GalaxiesML:
 
     @cached_property
     def metadata(self) -> pd.DataFrame:
-        known: dict[str, Any] = dict(object=self.names, source_catalog="GalaxiesML", instrument="HSC", bands=BANDS,
-                                     ra=self._number("ra"), dec=self._number("dec"), redshift=self._number("specz_redshift", "redshift"))
+        known: dict[str, Any] = dict(
+            object=self.names,
+            source_catalog="GalaxiesML",
+            instrument="HSC",
+            bands=BANDS,
+            ra=self._number("ra"),
+            dec=self._number("dec"),
+            redshift=self._number("specz_redshift", "redshift"),
+        )
         known["redshift"][~(known["redshift"] < FAILED_REDSHIFT)] = np.nan
         known["pixel_scale"] = self.pixel_scale
         for band in BANDS:
@@ -132,7 +199,9 @@ class GalaxiesML:
             known[f"magnitude_{band}"] = np.where((magnitude > 0) & (magnitude < FAINTEST), magnitude, np.nan)
             known[f"snr_{band}"] = SNR_TIMES_ERROR / np.where(error > 0, error, np.nan)
         known["sersic_index"] = self._number(f"{REFERENCE}_sersic_index", "sersic_index", "sersic_n")
-        known["half_light_radius"] = self._number(f"{REFERENCE}_half_light_radius", "half_light_radius") * PIXEL_SCALE
+        known["half_light_radius"] = (
+            self._number(f"{REFERENCE}_half_light_radius", "half_light_radius") * PIXEL_SCALE
+        )
         known["ellipticity"] = self._number(f"{REFERENCE}_ellipticity", "ellipticity")
         known["label_source"] = self.labels[1]
         known["galaxiesml_split"] = self.split
@@ -166,7 +235,13 @@ class GalaxiesML:
         if not self._has(name):
             return None
         with hdf5.reading(self.path, name):
-            return _column(self.path, name, hdf5.dataset(self.path, self.file, name), self.objects, whole=name == "object_id")
+            return _column(
+                self.path,
+                name,
+                hdf5.dataset(self.path, self.file, name),
+                self.objects,
+                whole=name == "object_id",
+            )
 
     def read(self, rows: range) -> tuple[np.ndarray, dict[int, str]]:
         """(float32 [n, H, W], {row: reason}) of rows of the index, see data/cutouts/source.py."""
@@ -178,16 +253,24 @@ class GalaxiesML:
             if self.crop:
                 pixels = np.ascontiguousarray(cropped(pixels, self.crop))
             for row, count in _not_finite(pixels):
-                reasons[start * len(BANDS) + row] = f"{count} of {pixels[0].size} pixels are not finite (NaN, infinite or beyond float32)"
+                reasons[start * len(BANDS) + row] = (
+                    f"{count} of {pixels[0].size} pixels are not finite (NaN, infinite or beyond float32)"
+                )
                 pixels[row] = 0
-            reasons |= {number * len(BANDS) + band: reason for number, reason in unread.items() for band in range(len(BANDS))}
+            reasons |= {
+                number * len(BANDS) + band: reason
+                for number, reason in unread.items()
+                for band in range(len(BANDS))
+            }
             parts.append(resampled(pixels, self.shape))
         images = parts[0] if len(parts) == 1 else np.concatenate(parts)
         for number in (first + np.flatnonzero(self.seen_before[first:end])).tolist():
             its = range(number * len(BANDS), (number + 1) * len(BANDS))
-            images[its.start - first * len(BANDS):its.stop - first * len(BANDS)] = 0
+            images[its.start - first * len(BANDS) : its.stop - first * len(BANDS)] = 0
             reasons |= dict.fromkeys(its, f"object_id {self.ids[number]} is doubled, an earlier row has it")
-        return images[rows.start - first * len(BANDS):rows.stop - first * len(BANDS)], {row: reasons[row] for row in sorted(reasons) if row in rows}
+        return images[rows.start - first * len(BANDS) : rows.stop - first * len(BANDS)], {
+            row: reasons[row] for row in sorted(reasons) if row in rows
+        }
 
     @cached_property
     def step(self) -> int:
@@ -197,14 +280,16 @@ class GalaxiesML:
         return max(chunk, held // chunk * chunk)
 
     def _objects(self, start: int, stop: int) -> tuple[np.ndarray, dict[int, str]]:
-        """float32 [5 (stop - start), H, W] in one slice of the file; {object: reason} of those that HDF5 cannot read, zero there."""
+        """float32 [5 (stop - start), H, W] in one slice of the file; {object:
+        reason} of those that HDF5 cannot read, zero there.
+        """
         pixels = np.empty((stop - start, *self.image.shape[1:]), np.float32)
         unread = {}
         try:
             self.image.read_direct(pixels, np.s_[start:stop])
         except (OSError, RuntimeError) as error:
             hdf5.raise_trouble(error, self.path)
-            if stop - start > 1:                         # halves, until those are found that are damaged
+            if stop - start > 1:  # halves, until those are found that are damaged
                 middle = (start + stop) // 2
                 halves, reasons = zip(self._objects(start, middle), self._objects(middle, stop))
                 return np.concatenate(halves), {**reasons[0], **reasons[1]}
@@ -218,7 +303,8 @@ def open_source(path: str | os.PathLike, image_size: int = 0, crop: int = 0, spl
     """The images and objects of a GalaxiesML file; nothing but its structure is read yet.
 
     split: of the catalogue's own, kept as galaxiesml_split; "": what the file's name says.
-    crop: side in pixels of the centre that is kept, 0: all. image_size: side to which that is resampled, flux conserved, 0: as it is.
+    crop: side in pixels of the centre that is kept, 0: all. image_size:
+        side to which that is resampled, flux conserved, 0: as it is.
     Raises: Mistake if it is no such file; OSError for trouble of the machine.
     """
     return GalaxiesML(path, image_size, crop, split)
@@ -227,9 +313,12 @@ def open_source(path: str | os.PathLike, image_size: int = 0, crop: int = 0, spl
 def _not_finite(images: np.ndarray) -> list[tuple[int, int]]:
     """(row, how many pixels) of the images [n, H, W] with pixels that are not finite."""
     flat = images.reshape(len(images), -1)
-    with np.errstate(over="ignore", invalid="ignore"):       # the sum of squares is the quickest look at every pixel
+    # the sum of squares is the quickest look at every pixel
+    with np.errstate(over="ignore", invalid="ignore"):
         suspects = np.flatnonzero(~(np.einsum("ij,ij->i", flat, flat) < np.inf))
-    counts = [(row, flat.shape[1] - int(np.count_nonzero(np.isfinite(flat[row])))) for row in suspects.tolist()]
+    counts = [
+        (row, flat.shape[1] - int(np.count_nonzero(np.isfinite(flat[row])))) for row in suspects.tolist()
+    ]
     return [(row, count) for row, count in counts if count]
 
 
@@ -238,7 +327,9 @@ def _image(path: str, file: h5py.File) -> tuple[h5py.Dataset, bool]:
     with hdf5.reading(path, "its list of data sets"):
         name = next((name for name in IMAGES if file.id.links.exists(name.encode())), None)
     if name is None:
-        raise Mistake(f"{path!r} has no data set {' or '.join(IMAGES)}: expected a GalaxiesML file, image [N, 5, H, W]")
+        raise Mistake(
+            f"{path!r} has no data set {' or '.join(IMAGES)}: expected a GalaxiesML file, image [N, 5, H, W]"
+        )
     with hdf5.reading(path, name):
         image = hdf5.dataset(path, file, name)
         shape, kind = image.shape, image.dtype
@@ -248,18 +339,24 @@ def _image(path: str, file: h5py.File) -> tuple[h5py.Dataset, bool]:
             raise Mistake(f"{path!r}: {name} has shape {shape}, expected [N, 5, H, W] (or [N, H, W, 5])")
         sides = shape[2:] if shape[1] == len(BANDS) else shape[1:3]
         if not (1 <= shape[0] <= MOST_OBJECTS and all(1 <= side <= LARGEST_SIDE for side in sides)):
-            raise Mistake(f"{path!r}: {name} has shape {shape}, expected 1 to {MOST_OBJECTS:,} objects of at most {LARGEST_SIDE} pixels a side")
+            raise Mistake(
+                f"{path!r}: {name} has shape {shape}, expected 1 to {MOST_OBJECTS:,} objects of at most "
+                f"{LARGEST_SIDE} pixels a side"
+            )
         hdf5.check_stored(path, name, image)
         return _with_cache(file, name, image), shape[1] != len(BANDS)
 
 
 def _with_cache(file: h5py.File, name: str, image: h5py.Dataset) -> h5py.Dataset:
-    """The same; if packed, with room for all chunks that its next objects share, or each block of a store would unpack them again."""
+    """The same; if packed, with room for all chunks that its next objects share,
+    or each block of a store would unpack them again.
+    """
     if not image.chunks:
         return image
     across = math.prod(-(-size // chunk) for size, chunk in zip(image.shape[1:], image.chunks[1:]))
     packed = image.id.get_create_plist().get_nfilters()
-    room = min(across * math.prod(image.chunks) * image.dtype.itemsize, LARGEST_CACHE) if packed else 0    # 0: no more is read than is asked for
+    # 0: no more is read than is asked for
+    room = min(across * math.prod(image.chunks) * image.dtype.itemsize, LARGEST_CACHE) if packed else 0
     access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
     access.set_chunk_cache(100 * across + 1, room, 0.75)
     image.id.close()
@@ -267,12 +364,19 @@ def _with_cache(file: h5py.File, name: str, image: h5py.Dataset) -> h5py.Dataset
 
 
 def _column(path: str, name: str, data: h5py.Dataset, objects: int, whole: bool) -> np.ndarray:
-    """[objects] or [objects, k] numbers, those that are not finite NaN; or [objects] texts. whole: identifiers, not fractions."""
+    """[objects] or [objects, k] numbers, those that are not finite NaN; or [objects] texts. whole:
+    identifiers, not fractions.
+    """
     shape, kind = data.shape, data.dtype
     text = h5py.check_string_dtype(kind)
     if not (text or (kind.kind in "fiub" and kind.itemsize <= 8)) or (whole and kind.kind in "fb"):
-        raise Mistake(f"{path!r}: {name} is of type {kind}, expected {'whole numbers: others have too few digits' if whole else 'numbers or text'}")
-    vector = shape is not None and len(shape) == 2 and 1 <= shape[1] <= LONGEST_VECTOR and not text and not whole
+        raise Mistake(
+            f"{path!r}: {name} is of type {kind}, expected "
+            f"{'whole numbers: others have too few digits' if whole else 'numbers or text'}"
+        )
+    vector = (
+        shape is not None and len(shape) == 2 and 1 <= shape[1] <= LONGEST_VECTOR and not text and not whole
+    )
     if shape is None or shape[:1] != (objects,) or not (len(shape) == 1 or vector):
         raise Mistake(f"{path!r}: {name} has shape {shape}, expected one value for each of {objects} objects")
     if text:

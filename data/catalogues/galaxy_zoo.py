@@ -1,21 +1,29 @@
 """Galaxy Zoo: FITS images of galaxies and the table of what volunteers saw in them.
 
-Images are files, one a galaxy (a cube [bands, H, W] whose planes BAND0.. or BANDS names) or one a band (`<id>_<band>.fits`);
-their names are the ids of the table, in whatever folder they lie (iauname J100620.35+101629.1 is J100/J100620.35+101629.1.fits).
-Tables: Galaxy Zoo 2 (dr7objid, dr8objid, asset_id; columns t08_odd_feature_a20_lens_or_arc_* and their like) and those of
-DECaLS and DESI (iauname, id_str, subject_id; columns smooth-or-featured_* and their like, with or without a campaign, -dr5).
+Images are files, one a galaxy (a cube [bands, H, W] whose planes BAND0..
+or BANDS names) or one a band (`<id>_<band>.fits`);
+their names are the ids of the table, in whatever folder they lie (iauname J100620.35+101629.1 is
+J100/J100620.35+101629.1.fits).
+Tables: Galaxy Zoo 2 (dr7objid, dr8objid, asset_id; columns t08_odd_feature_a20_lens_or_arc_* and their like)
+    and those of
+DECaLS and DESI (iauname, id_str, subject_id; columns smooth-or-featured_* and their like,
+with or without a campaign, -dr5).
 
-A label is what a rule makes of the votes (a weak label). With y of n people who found the galaxy odd (t06), k of whom and
-of m saw "lens or arc" when asked what is odd (t08):
+A label is what a rule makes of the votes (a weak label). With y of n people who found the galaxy odd (t06), k
+of whom and of m saw "lens or arc" when asked what is odd (t08):
 
-     1   m >= min_votes, k >= min_lens_votes, the `statistic` of t06_odd_a14_yes >= gate, that of lens_or_arc >= lens
+     1   m >= min_votes, k >= min_lens_votes, the `statistic` of t06_odd_a14_yes >= gate,
+         that of lens_or_arc >= lens
      0   n >= min_votes and k = 0: enough people looked at whether it is odd, and none of them saw a lens
     -1   all others, and every galaxy of a table without a lens column (DECaLS and DESI did not ask): unknown
 
-Its confidence is the posterior mean of a share of people, from votes that are binomial and a flat prior (Beta(1, 1)):
+Its confidence is the posterior mean of a share of people, from votes that are binomial and a flat prior
+(Beta(1, 1)):
 label 1: (k + 1) / (m + 2); label 0: 1 - (k + 1) / (n + 2) = (n + 1) / (n + 2). A label of -1 has none.
-Source: Willett et al. 2013, MNRAS 435, 2835, table 2; Hart et al. 2016, MNRAS 461, 3663; Walmsley et al. 2022, MNRAS 509, 3966.
+Source: Willett et al. 2013, MNRAS 435, 2835, table 2; Hart et al. 2016, MNRAS 461, 3663; Walmsley et al.
+    2022, MNRAS 509, 3966.
 """
+
 import os
 import re
 from functools import cached_property, partial
@@ -24,7 +32,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data.catalogues.planes import by, check_finite, check_geometry, check_shape, common_shape, fits_files, fitted, geometries, image_of, joined, pixels, stem
+from data.catalogues.planes import (
+    by,
+    check_finite,
+    check_geometry,
+    check_shape,
+    common_shape,
+    fits_files,
+    fitted,
+    geometries,
+    image_of,
+    joined,
+    pixels,
+    stem,
+)
 from data.catalogues.sky import card, place
 from data.catalogues.tables import numbers, read_table
 from data.cutouts.fits import BadFile
@@ -32,28 +53,69 @@ from data.names import parse_name
 from utils.mistake import Mistake
 
 DOMAIN = "galaxy_zoo"
-IDS = ("iauname", "dr7objid", "dr8objid", "asset_id", "objid", "object_id", "id_str", "subject_id", "subject_ids", "subject", "id", "name",
-       "filename", "fits_loc", "file_loc", "png_loc")
+IDS = (
+    "iauname",
+    "dr7objid",
+    "dr8objid",
+    "asset_id",
+    "objid",
+    "object_id",
+    "id_str",
+    "subject_id",
+    "subject_ids",
+    "subject",
+    "id",
+    "name",
+    "filename",
+    "fits_loc",
+    "file_loc",
+    "png_loc",
+)
 LENS, ODD, NOT_ODD = "t08_odd_feature_a20_lens_or_arc_", "t06_odd_a14_yes_", "t06_odd_a15_no_"
 ODD_FEATURE = re.compile(r"t08_odd_feature_a\d\d_\w+_count")
 STATISTICS = ("debiased", "weighted_fraction", "fraction")
 GZ2 = re.compile(r"t0[68]_\w+_(count|fraction|weighted_fraction|debiased|flag)")
-QUESTIONS = ("smooth-or-featured", "disk-edge-on", "has-spiral-arms", "bar", "bulge-size", "how-rounded", "edge-on-bulge", "spiral-winding",
-             "spiral-arm-count", "merging", "clumps", "problem")
+QUESTIONS = (
+    "smooth-or-featured",
+    "disk-edge-on",
+    "has-spiral-arms",
+    "bar",
+    "bulge-size",
+    "how-rounded",
+    "edge-on-bulge",
+    "spiral-winding",
+    "spiral-arm-count",
+    "merging",
+    "clumps",
+    "problem",
+)
 # one campaign's answer to one question: smooth-or-featured-dr5_featured-or-disk_fraction
 CAMPAIGN = re.compile(rf"({'|'.join(QUESTIONS)})(-[a-z0-9]+)?_([a-z0-9-]+)(_fraction|_debiased)?")
-LOOKED_AT = 100             # files whose geometry is compared before anything is packed
-NAMED = 3                   # of what is told in the report
+LOOKED_AT = 100  # files whose geometry is compared before anything is packed
+NAMED = 3  # of what is told in the report
 
 
-def open_source(images: str, labels: str = "", id_column: str = "", min_votes: int = 20, min_lens_votes: int = 5, gate: float = 0.5,
-                lens: float = 0.4, statistic: str = "debiased", image_size: int = 0, crop: int = 0) -> "GalaxyZoo":
+def open_source(
+    images: str,
+    labels: str = "",
+    id_column: str = "",
+    min_votes: int = 20,
+    min_lens_votes: int = 5,
+    gate: float = 0.5,
+    lens: float = 0.4,
+    statistic: str = "debiased",
+    image_size: int = 0,
+    crop: int = 0,
+) -> "GalaxyZoo":
     """The galaxies of a folder. Raises: Mistake.
 
-    labels: table of votes; "" for images alone. id_column: its column of ids; "": the one that most files are named by.
+    labels: table of votes; "" for images alone. id_column: its column of ids; "":
+        the one that most files are named by.
     min_votes, min_lens_votes, gate, lens, statistic: the rule above. image_size, crop: pixels, 0 for none.
     """
-    return GalaxyZoo(images, labels, id_column, Rule(min_votes, min_lens_votes, gate, lens, statistic), image_size, crop)
+    return GalaxyZoo(
+        images, labels, id_column, Rule(min_votes, min_lens_votes, gate, lens, statistic), image_size, crop
+    )
 
 
 class Rule:
@@ -68,42 +130,69 @@ class Rule:
                 raise Mistake(f"{flag} {share!r}: expected a share of votes, 0 to 1")
         if statistic not in STATISTICS:
             raise Mistake(f"--statistic {statistic!r}: expected one of {', '.join(STATISTICS)}")
-        self.min_votes, self.min_lens_votes, self.gate, self.lens, self.statistic = min_votes, min_lens_votes, gate, lens, statistic
+        self.min_votes, self.min_lens_votes, self.gate, self.lens, self.statistic = (
+            min_votes,
+            min_lens_votes,
+            gate,
+            lens,
+            statistic,
+        )
 
     @property
     def source(self) -> str:
-        return f"galaxy_zoo:odd>={self.min_votes},lens>={self.min_lens_votes},gate>={self.gate:g},{self.statistic}>={self.lens:g}"
+        votes = f"odd>={self.min_votes},lens>={self.min_lens_votes}"
+        return f"galaxy_zoo:{votes},gate>={self.gate:g},{self.statistic}>={self.lens:g}"
 
     def needs(self) -> list[str]:
         return [LENS + "count", ODD + "count", NOT_ODD + "count", LENS + self.statistic, ODD + self.statistic]
 
     def apply(self, votes: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """(label int8 [rows], confidence [rows], NaN for label -1) of tables of numbers with the columns of `needs`."""
+        """(label int8 [rows], confidence [rows], NaN for label -1)
+        of tables of numbers with the columns of `needs`.
+        """
         seen, odd = votes[LENS + "count"].to_numpy(), votes[ODD + "count"].to_numpy()
         asked = odd + votes[NOT_ODD + "count"].to_numpy()
-        # People who were asked what is odd: those who answered, or, of a table without the other answers, who found it odd.
+        # People who were asked what is odd: those who answered, or, of a table without the other answers,
+        # who found it odd.
         answers = [name for name in votes.columns if ODD_FEATURE.fullmatch(name)]
         told = votes[answers].to_numpy().sum(axis=1) if len(answers) > 1 else odd
-        is_lens = ((told >= self.min_votes) & (seen >= self.min_lens_votes) & (votes[ODD + self.statistic].to_numpy() >= self.gate)
-                   & (votes[LENS + self.statistic].to_numpy() >= self.lens))
+        is_lens = (
+            (told >= self.min_votes)
+            & (seen >= self.min_lens_votes)
+            & (votes[ODD + self.statistic].to_numpy() >= self.gate)
+            & (votes[LENS + self.statistic].to_numpy() >= self.lens)
+        )
         is_none = (asked >= self.min_votes) & (seen == 0)
-        confidence = np.where(is_lens, (seen + 1) / (told + 2), np.where(is_none, (asked + 1) / (asked + 2), np.nan))
+        confidence = np.where(
+            is_lens, (seen + 1) / (told + 2), np.where(is_none, (asked + 1) / (asked + 2), np.nan)
+        )
         return np.where(is_lens, 1, np.where(is_none, 0, -1)).astype(np.int8), confidence
 
 
 class GalaxyZoo:
-    """A Source (data/cutouts/source.py). The index follows from names and votes alone; headers of all files are read for `metadata`.
+    """A Source (data/cutouts/source.py). The index follows from names and votes alone;
+    headers of all files are read for `metadata`.
 
-    report: lines for the log. without_row, without_file: files no row of the table names (packed, label -1), and rows that name no file.
+    report: lines for the log. without_row, without_file: files no row of the table names (packed, label -1),
+        and rows that name no file.
     """
 
     def __init__(self, images: str, labels: str, id_column: str, rule: Rule, image_size: int, crop: int):
         check_geometry(image_size, crop)
         self.image_size, self.crop, self.rule = image_size, crop, rule
-        self.recipe: dict[str, Any] = {"kind": "galaxy_zoo", "images": os.path.abspath(images), "labels": labels and os.path.abspath(labels),
-                                       "id_column": id_column, "min_votes": rule.min_votes, "min_lens_votes": rule.min_lens_votes,
-                                       "gate": rule.gate, "lens": rule.lens, "statistic": rule.statistic,
-                                       "image_size": image_size, "crop": crop}
+        self.recipe: dict[str, Any] = {
+            "kind": "galaxy_zoo",
+            "images": os.path.abspath(images),
+            "labels": labels and os.path.abspath(labels),
+            "id_column": id_column,
+            "min_votes": rule.min_votes,
+            "min_lens_votes": rule.min_lens_votes,
+            "gate": rule.gate,
+            "lens": rule.lens,
+            "statistic": rule.statistic,
+            "image_size": image_size,
+            "crop": crop,
+        }
         files = fits_files(images)
         self.report: list[str] = []
         self.table, self.without_row, self.without_file = None, [], []
@@ -114,38 +203,56 @@ class GalaxyZoo:
             names = [parse_name(path)[0] for path in files]
         order = sorted(range(len(files)), key=lambda number: (names[number], files[number]))
         self.files, self.names = [files[number] for number in order], [names[number] for number in order]
-        self.single = [name != stem(path) for name, path in zip(self.names, self.files)]  # of one band, which its name says
+        # of one band, which its name says
+        self.single = [name != stem(path) for name, path in zip(self.names, self.files)]
         self.planes, self.shape = self._geometry()
         self.index = self._index()
 
     # ---- names
 
-    def _matched(self, labels: str, id_column: str, files: list[str], names: list[str]) -> tuple[pd.DataFrame, list[str]]:
+    def _matched(
+        self, labels: str, id_column: str, files: list[str], names: list[str]
+    ) -> tuple[pd.DataFrame, list[str]]:
         """(the table, one row an id that a file has, in its index; the id of each file)."""
         table = read_table(labels, "--labels", lambda name: name == id_column or _is_wanted(name))
         columns = [id_column] if id_column else [name for name in table.columns if name.lower() in IDS]
         columns.sort(key=lambda name: IDS.index(name.lower()) if name.lower() in IDS else -1)
         if not columns or columns[0] not in table.columns:
             what = f"no column {id_column!r}" if id_column else "no column of ids"
-            raise Mistake(f"--labels {labels!r} has {what}: expected one of {', '.join(IDS)}, or --id_column NAME")
+            raise Mistake(
+                f"--labels {labels!r} has {what}: expected one of {', '.join(IDS)}, or --id_column NAME"
+            )
         bare = [parse_name(path)[0] for path in files]
         known = {*names, *bare}
         best = max(columns, key=lambda name: _ids(table[name]).isin(known).sum())  # the first of equals
         ids = _ids(table[best])
         if not (here := ids.isin(known)).any():
-            raise Mistake(f"--labels {labels!r}: none of its {len(table):,} rows names one of {len(files):,} files; {best!r} begins with "
-                          f"{ids.iloc[0]!r}, the files with {names[0]!r}: give the table of these images, or --id_column NAME")
+            raise Mistake(
+                f"--labels {labels!r}: none of its {len(table):,} rows names one of {len(files):,} files; "
+                f"{best!r} begins with "
+                f"{ids.iloc[0]!r}, the files with {names[0]!r}: give the table of these images, or "
+                "--id_column NAME"
+            )
         self.without_file = ids[~here].tolist()
-        table = table[here].drop(columns=[name for name in columns if name != best]).set_axis(ids[here], axis=0)
+        table = (
+            table[here].drop(columns=[name for name in columns if name != best]).set_axis(ids[here], axis=0)
+        )
         doubled = table.index.duplicated()
         table = table[~doubled]
         names = [name if name in table.index else short for name, short in zip(names, bare)]
         self.without_row = [path for path, name in zip(files, names) if name not in table.index]
-        self.report.append(f"{len(files):,} files, {len(here):,} rows of {os.path.basename(labels)} (ids: column {best})")
-        for what, missing in (("files without a row, label -1", self.without_row), ("rows without a file", self.without_file)):
+        self.report.append(
+            f"{len(files):,} files, {len(here):,} rows of {os.path.basename(labels)} (ids: column {best})"
+        )
+        for what, missing in (
+            ("files without a row, label -1", self.without_row),
+            ("rows without a file", self.without_file),
+        ):
             if missing:
                 more = ", ..." if len(missing) > NAMED else ""
-                self.report.append(f"{what}: {len(missing):,} ({', '.join(map(os.path.basename, missing[:NAMED]))}{more})")
+                self.report.append(
+                    f"{what}: {len(missing):,} ({', '.join(map(os.path.basename, missing[:NAMED]))}{more})"
+                )
         if doubled.any():
             self.report.append(f"rows of an id that an earlier row has, not used: {doubled.sum():,}")
         return table, names
@@ -160,7 +267,7 @@ class GalaxyZoo:
                 cube.extend(_bands(hdu))
             return hdu.plane_shape
 
-        some = list(zip(self.files, self.single))[::max(1, len(self.files) // LOOKED_AT)]
+        some = list(zip(self.files, self.single))[:: max(1, len(self.files) // LOOKED_AT)]
         shapes = geometries(((path, partial(geometry, path, single)) for path, single in some), "files")
         return cube or [""], common_shape(shapes, self.image_size, self.crop)
 
@@ -177,7 +284,9 @@ class GalaxyZoo:
                 self.file_of_row.append(number)
                 self.plane_of_row.append(plane)
         index = pd.DataFrame(rows, columns=["path", "object", "band", "label"])
-        return index.assign(domain=DOMAIN, label=index["label"].astype(np.int8))[["path", "object", "band", "domain", "label"]]
+        return index.assign(domain=DOMAIN, label=index["label"].astype(np.int8))[
+            ["path", "object", "band", "domain", "label"]
+        ]
 
     # ---- what the table says
 
@@ -187,22 +296,34 @@ class GalaxyZoo:
         if self.table is None:
             return None
         if not any(name.startswith(LENS) for name in self.table.columns):
-            self.report.append("the table has no column on lenses (only Galaxy Zoo 2 asked): every label is -1")
+            self.report.append(
+                "the table has no column on lenses (only Galaxy Zoo 2 asked): every label is -1"
+            )
             return None
         missing = [name for name in self.rule.needs() if name not in self.table.columns]
         if missing:
-            raise Mistake(f"--labels has no column {missing[0]!r}, which the lens rule needs: expected {', '.join(self.rule.needs())} "
-                          "(the full table of Galaxy Zoo 2), or another --statistic")
-        needed = [name for name in self.table.columns if name in self.rule.needs() or ODD_FEATURE.fullmatch(name)]
+            raise Mistake(
+                f"--labels has no column {missing[0]!r}, which the lens rule needs: expected "
+                f"{', '.join(self.rule.needs())} "
+                "(the full table of Galaxy Zoo 2), or another --statistic"
+            )
+        needed = [
+            name for name in self.table.columns if name in self.rule.needs() or ODD_FEATURE.fullmatch(name)
+        ]
         return self.rule.apply(pd.DataFrame({name: numbers(self.table, name, "--labels") for name in needed}))
 
     @cached_property
     def metadata(self) -> pd.DataFrame:
-        first = dict(zip(reversed(self.names), reversed(range(len(self.names)))))  # the first file of each object
+        # the first file of each object
+        first = dict(zip(reversed(self.names), reversed(range(len(self.names)))))
         names = list(dict.fromkeys(self.names))
         said = [self._said_by_file(self.files[first[name]], self.single[first[name]]) for name in names]
         metadata = pd.DataFrame(said).assign(object=names, source_catalog=DOMAIN)
-        metadata["bands"] = self.index.groupby("object", sort=False)["band"].agg(lambda bands: joined(dict.fromkeys(bands))).to_numpy()
+        metadata["bands"] = (
+            self.index.groupby("object", sort=False)["band"]
+            .agg(lambda bands: joined(dict.fromkeys(bands)))
+            .to_numpy()
+        )
         metadata["label_source"], metadata["label_confidence"] = "", np.nan
         if self.table is None:
             return metadata
@@ -216,8 +337,13 @@ class GalaxyZoo:
         if self.votes is not None:
             metadata["label_source"] = np.where(known & (self.votes[0][rows] >= 0), self.rule.source, "")
             metadata["label_confidence"] = np.where(known, self.votes[1][rows], np.nan)
-        columns = {f"galaxy_zoo_{name.replace('-', '_')}": np.where(known, numbers(self.table, name, "--labels")[rows], np.nan).astype(np.float32)
-                   for name in self.table.columns if _is_vote(name) and not name.endswith("_flag")}
+        columns = {
+            f"galaxy_zoo_{name.replace('-', '_')}": np.where(
+                known, numbers(self.table, name, "--labels")[rows], np.nan
+            ).astype(np.float32)
+            for name in self.table.columns
+            if _is_vote(name) and not name.endswith("_flag")
+        }
         return pd.concat([metadata, pd.DataFrame(columns)], axis=1)
 
     def _said_by_file(self, path: str, single: bool) -> dict:
@@ -229,8 +355,17 @@ class GalaxyZoo:
             found = place(hdu.shape, hdu.header, primary, image_size=self.image_size, crop=self.crop)
         except Mistake:  # smaller than the crop: `read` says so
             found = place(hdu.shape, hdu.header, primary)
-        named = [card(header, name) for name in ("INSTRUME", "TELESCOP", "SURVEY") for header in (hdu.header, primary)]
-        return {"ra": found.ra, "dec": found.dec, "pixel_scale": found.pixel_scale, "instrument": str(next(filter(None, named), ""))}
+        named = [
+            card(header, name)
+            for name in ("INSTRUME", "TELESCOP", "SURVEY")
+            for header in (hdu.header, primary)
+        ]
+        return {
+            "ra": found.ra,
+            "dec": found.dec,
+            "pixel_scale": found.pixel_scale,
+            "instrument": str(next(filter(None, named), "")),
+        }
 
     # ---- pixels
 
@@ -257,7 +392,10 @@ class GalaxyZoo:
             cube = cube[None]
         expected = 1 if single else len(self.planes)
         if cube.ndim != 3 or len(cube) != expected:
-            raise BadFile(f"wrong geometry: {by(cube.shape)}, expected {expected} plane{'s' if expected > 1 else ''} of H x W")
+            raise BadFile(
+                f"wrong geometry: {by(cube.shape)}, expected {expected} plane{'s' if expected > 1 else ''} "
+                "of H x W"
+            )
         if expected > 1 and (bands := _bands(hdu)) != self.planes:
             raise BadFile(f"its planes are {joined(bands)}, expected {joined(self.planes)}")
         check_finite(cube)
@@ -267,7 +405,9 @@ class GalaxyZoo:
 
 
 def _bands(hdu) -> list[str]:
-    """The bands of the planes of a cube, as BAND0.. or BANDS say, else "0", "1" ...; of a single image by FILTER or BAND, else ""."""
+    """The bands of the planes of a cube, as BAND0.. or BANDS say, else "0", "1" ...;
+    of a single image by FILTER or BAND, else "".
+    """
     if len(hdu.shape) < 3:
         named = [str(card(hdu.header, name)) for name in ("BAND", "FILTER", "BANDS")]
         return [next((name for name in named if name), "")]
@@ -278,11 +418,17 @@ def _bands(hdu) -> list[str]:
     if all(named) and len(set(named)) == count:
         return named
     together = str(card(hdu.header, "BANDS"))
-    return list(together) if len(together) == count == len(set(together)) else [str(plane) for plane in range(count)]
+    return (
+        list(together)
+        if len(together) == count == len(set(together))
+        else [str(plane) for plane in range(count)]
+    )
 
 
 def _ids(column: pd.Series) -> pd.Series:
-    """Ids as files are named: of a path its last part without the suffix, of 587722981742084144.0 the number."""
+    """Ids as files are named: of a path its last part without the suffix,
+    of 587722981742084144.0 the number.
+    """
     column = column.str.replace("\\", "/", regex=False).str.rsplit("/", n=1).str[-1]
     column = column.str.replace(r"\.(fits?(\.gz)?|png|jpe?g)$", "", regex=True, flags=re.IGNORECASE)
     return column.str.replace(r"^(\d+)\.0$", r"\1", regex=True)

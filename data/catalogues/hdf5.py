@@ -1,9 +1,12 @@
-"""Data sets of an HDF5 file from anywhere: what is in the file itself, wholly, and readable with what h5py brings; a line if it is not.
+"""Data sets of an HDF5 file from anywhere: what is in the file itself, wholly,
+and readable with what h5py brings; a line if it is not.
 
-HDF5 follows links, external storage and virtual data sets to other files, loads the code of unknown filters from wherever the
-environment says, and takes the memory that a file declares; all of that is refused before anything is read. Texts of variable
-length are read here and not by HDF5: a damaged heap keeps it in a loop that nothing ends.
+HDF5 follows links, external storage and virtual data sets to other files, loads the code of unknown filters
+from wherever the environment says, and takes the memory that a file declares; all of that is refused before
+anything is read. Texts of variable length are read here and not by HDF5:
+a damaged heap keeps it in a loop that nothing ends.
 """
+
 import math
 import os
 import re
@@ -18,12 +21,21 @@ import numpy as np
 from data.cutouts.fits import MACHINE_TROUBLE, first_line
 from utils.mistake import Mistake
 
-LARGEST_CHUNK = 2**28                    # bytes; of a packed data set HDF5 holds a whole one in memory
-LONGEST_TEXT = 1024                      # bytes
-LARGEST_HEAP, LARGEST_HEAPS = 2**20, 2**26     # bytes of a collection of texts (HDF5 makes them of 4096), and of all that a column has
-REFERENCE = np.dtype([("length", "<u4"), ("heap", "<u8"), ("number", "<u4")])    # of a text of variable length, as it is stored
-FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_SZIP, h5py.h5z.FILTER_NBIT,
-           h5py.h5z.FILTER_SCALEOFFSET, h5py.h5z.FILTER_LZF)
+LARGEST_CHUNK = 2**28  # bytes; of a packed data set HDF5 holds a whole one in memory
+LONGEST_TEXT = 1024  # bytes
+# bytes of a collection of texts (HDF5 makes them of 4096), and of all that a column has
+LARGEST_HEAP, LARGEST_HEAPS = 2**20, 2**26
+# of a text of variable length, as it is stored
+REFERENCE = np.dtype([("length", "<u4"), ("heap", "<u8"), ("number", "<u4")])
+FILTERS = (
+    h5py.h5z.FILTER_DEFLATE,
+    h5py.h5z.FILTER_SHUFFLE,
+    h5py.h5z.FILTER_FLETCHER32,
+    h5py.h5z.FILTER_SZIP,
+    h5py.h5z.FILTER_NBIT,
+    h5py.h5z.FILTER_SCALEOFFSET,
+    h5py.h5z.FILTER_LZF,
+)
 
 
 def opened(path: str) -> h5py.File:
@@ -36,29 +48,42 @@ def opened(path: str) -> h5py.File:
     if not stat.S_ISREG(status.st_mode):
         raise Mistake(f"{path!r} is not a regular file: expected an HDF5 file")
     try:
-        return h5py.File(path, "r", locking=False)           # clusters mount file systems on which locks fail
+        return h5py.File(path, "r", locking=False)  # clusters mount file systems on which locks fail
     except (OSError, RuntimeError) as error:
         raise_trouble(error, path)
-        raise Mistake(f"{path!r} is not a whole HDF5 file ({first_line(error)}): download it again") from error
+        raise Mistake(
+            f"{path!r} is not a whole HDF5 file ({first_line(error)}): download it again"
+        ) from error
 
 
 def dataset(path: str, file: h5py.File, name: str) -> h5py.Dataset:
     """Refused unless its values are in this file, readable with what h5py brings."""
     kind = file.id.links.get_info(name.encode()).type
     if kind != h5py.h5l.TYPE_HARD:
-        raise Mistake(f"{path!r}: {name} is a link to elsewhere, which is not followed: expected the data set itself")
+        raise Mistake(
+            f"{path!r}: {name} is a link to elsewhere, which is not followed: expected the data set itself"
+        )
     data = h5py.h5d.open(file.id, name.encode())
     made = data.get_create_plist()
     if made.get_layout() == h5py.h5d.VIRTUAL or made.get_external_count():
-        raise Mistake(f"{path!r}: the values of {name} are in other files, which are not opened: expected them in this one")
+        raise Mistake(
+            f"{path!r}: the values of {name} are in other files, which are not opened: expected them in "
+            "this one"
+        )
     filters = [made.get_filter(number) for number in range(made.get_nfilters())]
     for code, _, _, label in filters:
         if code not in FILTERS or not h5py.h5z.filter_avail(code):
-            raise Mistake(f"{path!r}: {name} is packed with filter {code} ({label.decode(errors='replace')}), which h5py does not bring: "
-                          "repack the file with h5repack -f GZIP=4")
+            raise Mistake(
+                f"{path!r}: {name} is packed with filter {code} ({label.decode(errors='replace')}), which "
+                "h5py does not bring: "
+                "repack the file with h5repack -f GZIP=4"
+            )
     data = h5py.Dataset(data)
     if filters and (size := math.prod(data.chunks) * data.dtype.itemsize) > LARGEST_CHUNK:
-        raise Mistake(f"{path!r}: {name} is packed in chunks of {size:,} bytes, expected at most {LARGEST_CHUNK:,}: repack it with h5repack")
+        raise Mistake(
+            f"{path!r}: {name} is packed in chunks of {size:,} bytes, expected at most {LARGEST_CHUNK:,}: "
+            "repack it with h5repack"
+        )
     return data
 
 
@@ -71,30 +96,47 @@ def check_stored(path: str, name: str, data: h5py.Dataset) -> None:
         declared, what = data.size * data.dtype.itemsize, "bytes"
         stored = min(data.id.get_storage_size(), os.path.getsize(path))
     if stored < declared:
-        raise Mistake(f"{path!r}: {name} declares {declared:,} {what}, the file holds {stored:,} of them: it was not written to its end")
+        raise Mistake(
+            f"{path!r}: {name} declares {declared:,} {what}, the file holds {stored:,} of them: it was not "
+            "written to its end"
+        )
 
 
 def texts_of(path: str, name: str, data: h5py.Dataset) -> list[str]:
-    """A column of texts, of fixed or variable length. Raises: Mistake if one is longer than LONGEST_TEXT, or is not where it should be."""
+    """A column of texts, of fixed or variable length. Raises:
+    Mistake if one is longer than LONGEST_TEXT, or is not where it should be.
+    """
     if data.dtype.itemsize > LONGEST_TEXT:
-        raise Mistake(f"{path!r}: {name} holds texts of {data.dtype.itemsize} bytes, expected at most {LONGEST_TEXT}")
+        raise Mistake(
+            f"{path!r}: {name} holds texts of {data.dtype.itemsize} bytes, expected at most {LONGEST_TEXT}"
+        )
     check_stored(path, name, data)
-    values = data[()].tolist() if h5py.check_string_dtype(data.dtype).length else _variable_texts(path, name, data)
+    values = (
+        data[()].tolist() if h5py.check_string_dtype(data.dtype).length else _variable_texts(path, name, data)
+    )
     return [value.decode(errors="replace").rstrip("\0 ") for value in values]
 
 
 def _variable_texts(path: str, name: str, data: h5py.Dataset) -> Iterator[bytes]:
-    """Source: HDF5 File Format Specification 3.0, sections III.E (global heap) and VIII.B (references of variable length)."""
+    """Source: HDF5 File Format Specification 3.0, sections III.E (global heap)
+    and VIII.B (references of variable length).
+    """
     heaps: dict[int, dict[int, bytes]] = {}
     with open(path, "rb") as file:
-        room = min(LARGEST_HEAPS, os.path.getsize(path))         # collections that overlap could hold the file many times
+        # collections that overlap could hold the file many times
+        room = min(LARGEST_HEAPS, os.path.getsize(path))
         for row, (length, heap, number) in enumerate(_references(path, name, data, file.fileno()).tolist()):
             if length > LONGEST_TEXT:
-                raise Mistake(f"{path!r}: {name} of row {row} has {length} bytes, expected at most {LONGEST_TEXT}")
+                raise Mistake(
+                    f"{path!r}: {name} of row {row} has {length} bytes, expected at most {LONGEST_TEXT}"
+                )
             if length and heap not in heaps:
                 content = _heap(file.fileno(), heap)
                 if (room := room - len(content)) < 0:
-                    raise Mistake(f"{path!r}: the texts of {name} take more than {LARGEST_HEAPS:,} bytes, or overlap: expected less")
+                    raise Mistake(
+                        f"{path!r}: the texts of {name} take more than {LARGEST_HEAPS:,} bytes, or "
+                        "overlap: expected less"
+                    )
                 heaps[heap] = dict(_objects(content))
             text = heaps[heap].get(number, b"") if length else b""
             if len(text) < length:
@@ -104,13 +146,25 @@ def _variable_texts(path: str, name: str, data: h5py.Dataset) -> Iterator[bytes]
 
 def _references(path: str, name: str, data: h5py.Dataset, file: int) -> np.ndarray:
     made, whole = data.file.id.get_create_plist(), data.id.get_create_plist()
-    if whole.get_nfilters() or made.get_sizes()[0] != 8 or made.get_userblock() or whole.get_layout() == h5py.h5d.COMPACT:
-        raise Mistake(f"{path!r}: {name} holds texts of variable length that are packed, which are not read: "
-                      "repack the file with h5repack -f NONE -l CONTI")
+    if (
+        whole.get_nfilters()
+        or made.get_sizes()[0] != 8
+        or made.get_userblock()
+        or whole.get_layout() == h5py.h5d.COMPACT
+    ):
+        raise Mistake(
+            f"{path!r}: {name} holds texts of variable length that are packed, which are not read: "
+            "repack the file with h5repack -f NONE -l CONTI"
+        )
     if not data.chunks:
-        return np.frombuffer(os.pread(file, len(data) * REFERENCE.itemsize, data.id.get_offset()), REFERENCE, len(data))
-    chunks = [np.frombuffer(data.id.read_direct_chunk((first,))[1], REFERENCE) for first in range(0, len(data), data.chunks[0])]
-    return np.concatenate(chunks)[:len(data)]
+        return np.frombuffer(
+            os.pread(file, len(data) * REFERENCE.itemsize, data.id.get_offset()), REFERENCE, len(data)
+        )
+    chunks = [
+        np.frombuffer(data.id.read_direct_chunk((first,))[1], REFERENCE)
+        for first in range(0, len(data), data.chunks[0])
+    ]
+    return np.concatenate(chunks)[: len(data)]
 
 
 def _heap(file: int, at: int) -> bytes:
@@ -124,10 +178,10 @@ def _objects(heap: bytes) -> Iterator[tuple[int, bytes]]:
     """Number and content of each text in a collection."""
     place = 16
     while place + 16 <= len(heap):
-        number, size = struct.unpack("<H6xQ", heap[place:place + 16])
-        if not number:           # what is free
+        number, size = struct.unpack("<H6xQ", heap[place : place + 16])
+        if not number:  # what is free
             break
-        yield number, heap[place + 16:place + 16 + size]
+        yield number, heap[place + 16 : place + 16 + size]
         place += 16 + -(-size // 8) * 8
 
 
@@ -140,7 +194,9 @@ def reading(path: str, what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise_trouble(error, path)
-        raise Mistake(f"{path!r}: {what} cannot be read ({type(error).__name__}: {first_line(error)})") from error
+        raise Mistake(
+            f"{path!r}: {what} cannot be read ({type(error).__name__}: {first_line(error)})"
+        ) from error
 
 
 def raise_trouble(error: Exception, path: str) -> None:

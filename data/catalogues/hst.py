@@ -1,18 +1,23 @@
-"""Hubble images of lenses: CASTLES, SLACS and other sets of FITS products (_drz, _drc, _mos, _flt, _c0m, HLSP _sci, cutouts).
+"""Hubble images of lenses: CASTLES, SLACS and other sets of FITS products (_drz, _drc, _mos, _flt, _c0m,
+HLSP _sci, cutouts).
 
-What is where: TELESCOP, INSTRUME, DETECTOR, TARGNAME, RA_TARG, DEC_TARG and the filter in PRIMARY; pixels and WCS in SCI,
-or in PRIMARY where the image is there; ERR, WHT and DQ after it, with the EXTVER of their SCI. Cutouts that have lost their
-primary say their camera and filter in PHOTMODE. The filter is FILTER1 or FILTER2 (ACS, the one that is not CLEAR), FILTNAM1
-(WFPC2) or FILTER (WFC3, NICMOS), else what the file's name says; band is its name in lower case (f814w).
+What is where: TELESCOP, INSTRUME, DETECTOR, TARGNAME, RA_TARG, DEC_TARG and the filter in PRIMARY; pixels and
+WCS in SCI, or in PRIMARY where the image is there; ERR, WHT and DQ after it, with the EXTVER of their SCI.
+Cutouts that have lost their primary say their camera and filter in PHOTMODE. The filter is FILTER1 or FILTER2
+(ACS, the one that is not CLEAR), FILTNAM1 (WFPC2) or FILTER (WFC3, NICMOS), else what the file's name says;
+band is its name in lower case (f814w).
 
-Masks: a pixel is missing where it is not finite, where DQ has a bit that `good_bits` has not, where WHT is not above 0 or
-ERR is not above 0. An image with more than `max_masked` missing ones is refused, else each is filled by the mean of its
-measured neighbours (data/catalogues/masked.py). The share is hst_masked_fraction, of the part that is stored, the largest of an object's
-images. ERR is one sigma a pixel: snr_<band> is the flux above the median of all pixels brighter than 3 sigma, over its error.
+Masks: a pixel is missing where it is not finite, where DQ has a bit that `good_bits` has not,
+    where WHT is not above 0 or
+ERR is not above 0. An image with more than `max_masked` missing ones is refused, else each is filled by the
+mean of its measured neighbours (data/catalogues/masked.py). The share is hst_masked_fraction, of the part
+that is stored, the largest of an object's images. ERR is one sigma a pixel:
+snr_<band> is the flux above the median of all pixels brighter than 3 sigma, over its error.
 
-Units are those of the file (hst_unit, mostly electrons/s); AB magnitude = hst_zero_point_<band> - 2.5 log10(flux in electrons/s),
-from PHOTFLAM and PHOTPLAM. Flux is not converted.
+Units are those of the file (hst_unit, mostly electrons/s); AB magnitude = hst_zero_point_<band> - 2.5
+log10(flux in electrons/s), from PHOTFLAM and PHOTPLAM. Flux is not converted.
 """
+
 import math
 import os
 import re
@@ -24,78 +29,171 @@ import numpy as np
 import pandas as pd
 
 from data.catalogues.masked import check_max_masked, filled, masked_share
-from data.catalogues.planes import Hdu, by, check_geometry, check_shape, common_shape, fits_files, fitted, hdus, joined, middle, pixels, stem
+from data.catalogues.planes import (
+    Hdu,
+    by,
+    check_geometry,
+    check_shape,
+    common_shape,
+    fits_files,
+    fitted,
+    hdus,
+    joined,
+    middle,
+    pixels,
+    stem,
+)
 from data.catalogues.sky import card, place
 from data.cutouts.fits import LARGEST, BadFile
 from utils.mistake import Mistake
 
-NOT_SCIENCE = {"ERR", "WHT", "CTX", "CON", "DQ", "RMS", "VAR", "VARIANCE", "SAMP", "TIME", "EXP", "PSF", "MASK", "WEIGHT", "WCSCORR", "HDRLET",
-               "D2IMARR", "WCSDVARR"}
-# Products of the archive beside the images: data quality, weights, engineering tables. Some are images, none of the sky.
-OTHER_PRODUCTS = re.compile(r"(.*_)?(wht|ctx|err|rms|dq|c1m|c1f|spt|asn|trl|jif|jit|jitm|\w*psf|tinytim\w*|hlet|mask|shm|x0m|d0m|q0m)", re.IGNORECASE)
+NOT_SCIENCE = {
+    "ERR",
+    "WHT",
+    "CTX",
+    "CON",
+    "DQ",
+    "RMS",
+    "VAR",
+    "VARIANCE",
+    "SAMP",
+    "TIME",
+    "EXP",
+    "PSF",
+    "MASK",
+    "WEIGHT",
+    "WCSCORR",
+    "HDRLET",
+    "D2IMARR",
+    "WCSDVARR",
+}
+# Products of the archive beside the images: data quality, weights, engineering tables.
+# Some are images, none of the sky.
+OTHER_PRODUCTS = re.compile(
+    r"(.*_)?(wht|ctx|err|rms|dq|c1m|c1f|spt|asn|trl|jif|jit|jitm|\w*psf|tinytim\w*|hlet|mask|shm|x0m|d0m|q0m)",
+    re.IGNORECASE,
+)
 PRODUCT = re.compile(r"(_(drz|drc|mos|flt|flc|c0m|c0f|crj|crc|ima|sci|img))+$", re.IGNORECASE)
-MOST_HDUS = 200             # of a file: the 16 reads of a WFC3/IR ramp have 81
+MOST_HDUS = 200  # of a file: the 16 reads of a WFC3/IR ramp have 81
 FILTER = re.compile(r"(?<![A-Za-z0-9])[FG]\d{3,4}[A-Z]{1,2}\d?(?![A-Za-z0-9])", re.IGNORECASE)
-NO_FILTER, NO_TARGET = re.compile(r"(CLEAR\w*|N/A|NONE|)", re.IGNORECASE), re.compile(r"(ANY|NONE|N/A|UNKNOWN|TARGET|DARK|BIAS|FLAT|)", re.IGNORECASE)
+NO_FILTER, NO_TARGET = (
+    re.compile(r"(CLEAR\w*|N/A|NONE|)", re.IGNORECASE),
+    re.compile(r"(ANY|NONE|N/A|UNKNOWN|TARGET|DARK|BIAS|FLAT|)", re.IGNORECASE),
+)
 
 
-def open_source(input: str, catalog: str = "castles", label: int = 1, label_source: str = "", good_bits: int = 0, max_masked: float = 0.25,
-                image_size: int = 0, crop: int = 0) -> "HST":
+def open_source(
+    input: str,
+    catalog: str = "castles",
+    label: int = 1,
+    label_source: str = "",
+    good_bits: int = 0,
+    max_masked: float = 0.25,
+    image_size: int = 0,
+    crop: int = 0,
+) -> "HST":
     """The images of a folder. Raises: Mistake.
 
-    catalog: whose lenses they are. label: of all of them, 1, 0 or -1; label_source: who says so, "": the catalog.
-    good_bits: the sum of DQ bits that do not spoil a pixel (96 for ACS, as AstroDrizzle is mostly run: CTE tails, warm pixels).
-    max_masked: share of missing pixels that is still filled. image_size, crop: pixels, 0 for none; crop is about the image's centre.
+    catalog: whose lenses they are. label: of all of them, 1, 0 or -1; label_source: who says so, "":
+        the catalog.
+    good_bits: the sum of DQ bits that do not spoil a pixel (96 for ACS, as AstroDrizzle is mostly run:
+        CTE tails, warm pixels).
+    max_masked: share of missing pixels that is still filled. image_size, crop: pixels, 0 for none;
+        crop is about the image's centre.
     """
     return HST(input, catalog, label, label_source, good_bits, max_masked, image_size, crop)
 
 
 class Image(NamedTuple):
     """An image of the index: its HDU and those that go with it; or why it cannot be used."""
+
     path: str
-    name: str                   # file#SCI
+    name: str  # file#SCI
     object: str
     band: str
-    sci: Hdu | None = None      # without its header: there may be many images
+    sci: Hdu | None = None  # without its header: there may be many images
     planes: dict[str, Hdu] = {}  # ERR, WHT, DQ
     reason: str = ""
 
 
 class HST:
-    """A Source (data/cutouts/source.py). Headers are read when it is made; DQ, WHT and ERR of all images for `metadata`.
+    """A Source (data/cutouts/source.py). Headers are read when it is made;
+    DQ, WHT and ERR of all images for `metadata`.
 
     report: lines for the log.
     """
 
-    def __init__(self, input: str, catalog: str, label: int, label_source: str, good_bits: int, max_masked: float, image_size: int, crop: int):
+    def __init__(
+        self,
+        input: str,
+        catalog: str,
+        label: int,
+        label_source: str,
+        good_bits: int,
+        max_masked: float,
+        image_size: int,
+        crop: int,
+    ):
         check_geometry(image_size, crop)
         if label not in (1, 0, -1) or isinstance(label, bool):
             raise Mistake(f"--label {label!r}: expected 1 (lenses), 0 (no lenses) or -1 (unknown)")
         if not (isinstance(good_bits, int) and 0 <= good_bits < 2**32):
             raise Mistake(f"--good_bits {good_bits!r}: expected a sum of DQ bits, 0 or more")
         check_max_masked(max_masked)
-        self.catalog, self.label, self.label_source = catalog, label, label_source or (catalog if label != -1 else "")
+        self.catalog, self.label, self.label_source = (
+            catalog,
+            label,
+            label_source or (catalog if label != -1 else ""),
+        )
         self.good_bits, self.max_masked, self.image_size, self.crop = good_bits, max_masked, image_size, crop
-        self.recipe: dict[str, Any] = {"kind": "hst", "input": os.path.abspath(input), "catalog": catalog, "label": label,
-                                       "label_source": label_source, "good_bits": good_bits, "max_masked": max_masked,
-                                       "image_size": image_size, "crop": crop}
+        self.recipe: dict[str, Any] = {
+            "kind": "hst",
+            "input": os.path.abspath(input),
+            "catalog": catalog,
+            "label": label,
+            "label_source": label_source,
+            "good_bits": good_bits,
+            "max_masked": max_masked,
+            "image_size": image_size,
+            "crop": crop,
+        }
         files = fits_files(input)
-        used = [path for path in files if not (OTHER_PRODUCTS.fullmatch(stem(path)) or os.path.basename(os.path.dirname(path)).lower() == "psf")]
+        used = [
+            path
+            for path in files
+            if not (
+                OTHER_PRODUCTS.fullmatch(stem(path))
+                or os.path.basename(os.path.dirname(path)).lower() == "psf"
+            )
+        ]
         if not used:
-            raise Mistake(f"--input {input!r} holds no image, only weights and tables such as {os.path.basename(files[0])}: give the images' folder")
+            raise Mistake(
+                f"--input {input!r} holds no image, only weights and tables such as "
+                f"{os.path.basename(files[0])}: give the images' folder"
+            )
         self.report = [f"{len(used):,} files"]
         if others := sorted(set(files) - set(used)):
-            self.report.append(f"weights, masks, PSFs and tables by their names, not packed: {len(others):,} "
-                               f"({', '.join(map(os.path.basename, others[:3]))}{', ...' if len(others) > 3 else ''})")
-        self.images = sorted((image for path in used for image in _images(path)), key=lambda image: (image.object, image.band, image.name))
+            self.report.append(
+                f"weights, masks, PSFs and tables by their names, not packed: {len(others):,} "
+                f"({', '.join(map(os.path.basename, others[:3]))}{', ...' if len(others) > 3 else ''})"
+            )
+        self.images = sorted(
+            (image for path in used for image in _images(path)),
+            key=lambda image: (image.object, image.band, image.name),
+        )
         self.shape = self._shape(input)
-        self.index = pd.DataFrame([(image.name, image.object, image.band, catalog, label) for image in self.images],
-                                  columns=["path", "object", "band", "domain", "label"]).astype({"label": np.int8})
+        self.index = pd.DataFrame(
+            [(image.name, image.object, image.band, catalog, label) for image in self.images],
+            columns=["path", "object", "band", "domain", "label"],
+        ).astype({"label": np.int8})
 
     def _shape(self, input: str) -> tuple[int, int]:
         shapes = Counter(image.sci.shape for image in self.images if image.sci is not None)
         if not shapes:
-            raise Mistake(f"--input {input!r}: none of the files can be used, the first is {self.images[0].path}: {self.images[0].reason}")
+            raise Mistake(
+                f"--input {input!r}: none of the files can be used, the first is {self.images[0].path}: "
+                f"{self.images[0].reason}"
+            )
         return common_shape(shapes, self.image_size, self.crop)
 
     # ---- metadata
@@ -104,10 +202,22 @@ class HST:
     def metadata(self) -> pd.DataFrame:
         rows: dict[str, dict] = {}
         for image in self.images:
-            row = rows.setdefault(image.object, {"object": image.object, "source_catalog": self.catalog, "instrument": "", "bands": [],
-                                                 "ra": math.nan, "dec": math.nan, "pixel_scale": math.nan, "label_source": self.label_source,
-                                                 "label_confidence": 1.0 if self.label != -1 else math.nan, "hst_unit": "",
-                                                 "hst_masked_fraction": math.nan})
+            row = rows.setdefault(
+                image.object,
+                {
+                    "object": image.object,
+                    "source_catalog": self.catalog,
+                    "instrument": "",
+                    "bands": [],
+                    "ra": math.nan,
+                    "dec": math.nan,
+                    "pixel_scale": math.nan,
+                    "label_source": self.label_source,
+                    "label_confidence": 1.0 if self.label != -1 else math.nan,
+                    "hst_unit": "",
+                    "hst_masked_fraction": math.nan,
+                },
+            )
             row["bands"].append(image.band)
             if image.sci is None:
                 continue
@@ -144,7 +254,9 @@ class HST:
         return images, bad
 
     def _measured(self, image: Image) -> tuple[np.ndarray, float, float]:
-        """(the image, cropped, its missing pixels filled; their share; signal to noise, NaN without ERR). Raises: BadFile."""
+        """(the image, cropped, its missing pixels filled; their share; signal to noise, NaN without ERR).
+        Raises: BadFile.
+        """
         if image.sci is None:
             raise BadFile(image.reason)
         sci = self._plane(image, image.sci)
@@ -167,7 +279,8 @@ class HST:
         """[H, W]; `integers`: int64, as DQ is."""
         plane = pixels(image.path, hdu, LARGEST)
         if integers:
-            plane = np.where(np.isfinite(plane), plane, 2**31).astype(np.int64)  # bits to 2^24 are exact in float32, HST has 16
+            # bits to 2^24 are exact in float32, HST has 16
+            plane = np.where(np.isfinite(plane), plane, 2**31).astype(np.int64)
         return middle(plane, self.crop)
 
 
@@ -182,14 +295,21 @@ def _images(path: str) -> list[Image]:
     target = str(card(primary, "TARGNAME"))
     name = _bare_object(bare) if NO_TARGET.fullmatch(target) else target
     flat = [hdu for hdu in found if len(hdu.shape) == 2]
-    science = [hdu for hdu in flat if hdu.name == "SCI"] or [hdu for hdu in flat if hdu.name not in NOT_SCIENCE][:1]
+    science = [hdu for hdu in flat if hdu.name == "SCI"] or [
+        hdu for hdu in flat if hdu.name not in NOT_SCIENCE
+    ][:1]
     if not science:
-        seen = "; ".join(f"HDU {hdu.number} {hdu.name} {by(hdu.shape) or 'without image'}" for hdu in found[:6])
+        seen = "; ".join(
+            f"HDU {hdu.number} {hdu.name} {by(hdu.shape) or 'without image'}" for hdu in found[:6]
+        )
         return [Image(path, path, name, _band_of_name(path), reason=f"no image [H, W]: {seen}")]
     images = []
     for sci in science:
-        with_it = {hdu.name: hdu._replace(header=None) for hdu in flat
-                   if hdu.name in ("ERR", "WHT", "DQ") and (len(science) == 1 or hdu.version == sci.version)}
+        with_it = {
+            hdu.name: hdu._replace(header=None)
+            for hdu in flat
+            if hdu.name in ("ERR", "WHT", "DQ") and (len(science) == 1 or hdu.version == sci.version)
+        }
         where = f"{path}#{sci.name or sci.number}" + (f",{sci.version}" if sci.version != 1 else "")
         band = _band((sci.header, primary)) or _band_of_name(path)
         images.append(Image(path, where, name, band, sci._replace(header=None), with_it))
@@ -197,10 +317,18 @@ def _images(path: str) -> list[Image]:
 
 
 def _band(headers: tuple) -> str:
-    """f814w; two filters in the beam (one is a polariser, say) as f606wpol0v: a band is letters and digits."""
+    """f814w; two filters in the beam (one is a polariser, say) as f606wpol0v:
+    a band is letters and digits.
+    """
     instrument = str(_card(headers, "INSTRUME")).upper()
-    names = {"ACS": ("FILTER1", "FILTER2"), "WFPC2": ("FILTNAM1", "FILTNAM2")}.get(instrument, ("FILTER", "FILTNAM1", "FILTER1", "FILTER2"))
-    used = [text for name in names if isinstance(text := _card(headers, name), str) and not NO_FILTER.fullmatch(text)]
+    names = {"ACS": ("FILTER1", "FILTER2"), "WFPC2": ("FILTNAM1", "FILTNAM2")}.get(
+        instrument, ("FILTER", "FILTNAM1", "FILTER1", "FILTER2")
+    )
+    used = [
+        text
+        for name in names
+        if isinstance(text := _card(headers, name), str) and not NO_FILTER.fullmatch(text)
+    ]
     if used:
         return re.sub(r"[^a-z0-9]", "", "".join(dict.fromkeys(used)).lower())
     found = FILTER.search(str(_card(headers, "PHOTMODE")).replace(",", " "))
@@ -214,7 +342,14 @@ def _band_of_name(path: str) -> str:
 
 def _bare_object(bare: str) -> str:
     """The name of a file without its filter: its bands are one object."""
-    return re.sub(r"[_-]+$|^[_-]+", "", re.sub(r"[_-][FG]\d{3,4}[A-Z]{1,2}(?=[_-]|$)", "", bare, flags=re.IGNORECASE)) or bare
+    return (
+        re.sub(
+            r"[_-]+$|^[_-]+",
+            "",
+            re.sub(r"[_-][FG]\d{3,4}[A-Z]{1,2}(?=[_-]|$)", "", bare, flags=re.IGNORECASE),
+        )
+        or bare
+    )
 
 
 def _instrument(headers: tuple) -> str:
@@ -223,11 +358,17 @@ def _instrument(headers: tuple) -> str:
     if named[1]:
         return " ".join(filter(None, named))
     mode = str(_card(headers, "PHOTMODE")).replace(",", " ").split()
-    return f"HST {mode[0]}" if mode and mode[0].upper() in ("ACS", "WFC3", "WFPC2", "NICMOS", "STIS", "WFPC") else ""
+    return (
+        f"HST {mode[0]}"
+        if mode and mode[0].upper() in ("ACS", "WFC3", "WFPC2", "NICMOS", "STIS", "WFPC")
+        else ""
+    )
 
 
 def _zero_point(headers: tuple) -> float | None:
-    """AB magnitude of a flux of 1. Source: ACS Data Handbook, section 5.1.1: -2.5 log10 PHOTFLAM - 5 log10 PHOTPLAM - 2.408."""
+    """AB magnitude of a flux of 1. Source: ACS Data Handbook, section 5.1.1:
+    -2.5 log10 PHOTFLAM - 5 log10 PHOTPLAM - 2.408.
+    """
     flam, pivot = _card(headers, "PHOTFLAM"), _card(headers, "PHOTPLAM")
     if not all(isinstance(value, (int, float)) and 0 < value < math.inf for value in (flam, pivot)):
         return None

@@ -1,4 +1,5 @@
 """Pixels that an image has but that were not measured."""
+
 import numpy as np
 
 from data.cutouts.fits import BadFile
@@ -20,9 +21,11 @@ def masked_share(mask: np.ndarray, most: float) -> float:
 
 
 def filled(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """A copy of an image [H, W] in which a masked pixel is the mean of its measured neighbours (of 8); in a hole, of those filled before it.
+    """A copy of an image [H, W] in which a masked pixel is the mean of its measured neighbours (of 8);
+    in a hole, of those filled before it.
 
-    Hot pixels and cosmic rays on a galaxy are so bridged by the galaxy's light, where a background value would punch holes.
+    Hot pixels and cosmic rays on a galaxy are so bridged by the galaxy's light,
+    where a background value would punch holes.
     mask: bool [H, W], True where nothing was measured; not everywhere.
     """
     assert not mask.all()

@@ -1,8 +1,10 @@
 """What is in a FITS file, learnt from its headers alone, and the pixels of one HDU of it.
 
-The care is that of data/cutouts/fits.py: sizes are compared with the file before anything of the declared size is read, and
-whatever is wrong with a file is a BadFile that says what. Beside it: the geometry that images are given.
+The care is that of data/cutouts/fits.py: sizes are compared with the file before anything of the declared
+size is read, and whatever is wrong with a file is a BadFile that says what. Beside it:
+the geometry that images are given.
 """
+
 import io
 import math
 import os
@@ -17,30 +19,47 @@ from astropy.io import fits
 
 from data.catalogues.resample import by, cropped, resampled
 from data.catalogues.sky import card
-from data.cutouts.fits import LARGEST_CUTOUT, MACHINE_TROUBLE, OPENING, START, BadFile, by_astropy, check_counts, fits_bytes
+from data.cutouts.fits import (
+    LARGEST_CUTOUT,
+    MACHINE_TROUBLE,
+    OPENING,
+    START,
+    BadFile,
+    by_astropy,
+    check_counts,
+    fits_bytes,
+)
 from data.cutouts.metadata import LETTERS
 from data.listing import walked
 from data.names import check_utf8
 from utils.mistake import Mistake
 
 BLOCK = 2880
-LARGEST_UNPACKED = 2**25    # bytes of a gzip: more is to be unpacked first
-MOST_BLOCKS = 400           # of a header: 14,400 cards; those of drizzled mosaics have some hundreds
-MOST_HDUS = 1000            # of a file: GalSim keeps 1000 galaxies in one
+LARGEST_UNPACKED = 2**25  # bytes of a gzip: more is to be unpacked first
+MOST_BLOCKS = 400  # of a header: 14,400 cards; those of drizzled mosaics have some hundreds
+MOST_HDUS = 1000  # of a file: GalSim keeps 1000 galaxies in one
 END = b"END".ljust(80)
-EMPTY_PRIMARY = b"".join(line.ljust(80) for line in (b"SIMPLE  =                    T", b"BITPIX  =                    8",
-                                                     b"NAXIS   =                    0", b"END")).ljust(BLOCK)
+EMPTY_PRIMARY = b"".join(
+    line.ljust(80)
+    for line in (
+        b"SIMPLE  =                    T",
+        b"BITPIX  =                    8",
+        b"NAXIS   =                    0",
+        b"END",
+    )
+).ljust(BLOCK)
 
 
 class Hdu(NamedTuple):
     """One HDU: where its header and its data begin in the file, and how long the data are."""
+
     number: int
     header: fits.Header
     shape: tuple[int, ...]  # of an image, slowest axis first; () of anything else
     start: int
     data: int
     size: int
-    type: str               # of the pixels as they lie in the file, ">f4"; "" where they are scaled or may be blank
+    type: str  # of the pixels as they lie in the file, ">f4"; "" where they are scaled or may be blank
 
     @property
     def name(self) -> str:
@@ -64,13 +83,16 @@ class Hdu(NamedTuple):
 
 
 def hdus(path: str | os.PathLike, most: int = MOST_HDUS) -> list[Hdu]:
-    """All HDUs of a file (of a gzip: of what is in it). Raises: BadFile, also for more than `most`; OSError for trouble of the machine."""
+    """All HDUs of a file (of a gzip: of what is in it). Raises: BadFile, also for more than `most`;
+    OSError for trouble of the machine.
+    """
     with _opened(path) as file:
         return list(_walk(file, most))
 
 
 def image_of(path: str | os.PathLike) -> tuple[fits.Header, Hdu]:
-    """(the primary header, the HDU that data/cutouts/fits.py reads: the first with pixels, in an image or in a table); no header after it is read.
+    """(the primary header, the HDU that data/cutouts/fits.py reads:
+    the first with pixels, in an image or in a table); no header after it is read.
 
     Raises: BadFile; OSError for trouble of the machine.
     """
@@ -117,7 +139,9 @@ def _float32(pixels: np.ndarray) -> np.ndarray:
 def check_finite(images: np.ndarray) -> None:
     """Raises: BadFile if any pixel is NaN or infinite."""
     if bad := images.size - int(np.count_nonzero(np.isfinite(images))):
-        raise BadFile(f"{bad} of {images.size} pixels are not finite (NaN, infinite, blank or beyond float32)")
+        raise BadFile(
+            f"{bad} of {images.size} pixels are not finite (NaN, infinite, blank or beyond float32)"
+        )
 
 
 def _opened(path: str | os.PathLike) -> BinaryIO:
@@ -155,10 +179,13 @@ def _walk(file: BinaryIO, most: int = MOST_HDUS) -> Iterator[Hdu]:
         check_counts(raw)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of cards that astropy mends: a million files would bury the log
+                # of cards that astropy mends: a million files would bury the log
+                warnings.simplefilter("ignore")
                 header = fits.Header.fromstring(raw.decode("ascii", "replace").replace("\ufffd", "?"))
             shape, size = _extent(header)
-            plain = _plain_type(header) if shape and size == abs(header["BITPIX"]) // 8 * math.prod(shape) else ""
+            plain = (
+                _plain_type(header) if shape and size == abs(header["BITPIX"]) // 8 * math.prod(shape) else ""
+            )
         except BadFile:
             raise
         except Exception as error:  # a hostile header can raise nearly anything out of astropy
@@ -171,7 +198,9 @@ def _walk(file: BinaryIO, most: int = MOST_HDUS) -> Iterator[Hdu]:
 
 
 def _header(file: BinaryIO, number: int) -> bytes | None:
-    """Of the HDU that begins here; None where what follows is no extension (records that the standard lets anyone add)."""
+    """Of the HDU that begins here; None where what follows is no extension (records that the standard lets
+    anyone add).
+    """
     blocks = []
     while len(blocks) < MOST_BLOCKS:
         block = file.read(BLOCK)
@@ -180,21 +209,29 @@ def _header(file: BinaryIO, number: int) -> bytes | None:
         if len(block) < BLOCK:
             raise BadFile(f"truncated: the header of HDU {number} has no end")
         blocks.append(block)
-        if END in block and any(block[at:at + 80] == END for at in range(0, BLOCK, 80)):
+        if END in block and any(block[at : at + 80] == END for at in range(0, BLOCK, 80)):
             return b"".join(blocks)
-    raise BadFile(f"corrupt header: none of the first {MOST_BLOCKS * BLOCK // 80} cards of HDU {number} is END")
+    raise BadFile(
+        f"corrupt header: none of the first {MOST_BLOCKS * BLOCK // 80} cards of HDU {number} is END"
+    )
 
 
 def _extent(header: fits.Header) -> tuple[tuple[int, ...], int]:
     """(shape of an image, bytes of the data)."""
     axes = [header[f"NAXIS{axis}"] for axis in range(1, header.get("NAXIS", 0) + 1)]
     counts = [header["BITPIX"], header.get("PCOUNT", 0), header.get("GCOUNT", 1), *axes]
-    if not all(type(count) is int for count in counts) or min(counts[1:]) < 0 or abs(counts[0]) not in (8, 16, 32, 64):
+    if (
+        not all(type(count) is int for count in counts)
+        or min(counts[1:]) < 0
+        or abs(counts[0]) not in (8, 16, 32, 64)
+    ):
         raise BadFile(f"corrupt header: BITPIX, PCOUNT, GCOUNT, NAXISn = {counts}")
     groups = bool(axes) and axes[0] == 0 and header.get("GROUPS", False) is True
     pixels = math.prod(axes[1:] if groups else axes) if axes else 0
     is_image = "SIMPLE" in header or str(header.get("XTENSION", "")).strip() == "IMAGE"
-    return tuple(axes[::-1]) if is_image and pixels and not groups else (), abs(counts[0]) // 8 * counts[2] * (counts[1] + pixels)
+    return tuple(axes[::-1]) if is_image and pixels and not groups else (), abs(counts[0]) // 8 * counts[
+        2
+    ] * (counts[1] + pixels)
 
 
 def _plain_type(header: fits.Header) -> str:
@@ -206,13 +243,19 @@ def _plain_type(header: fits.Header) -> str:
 
 # ---- files and geometry
 
+
 def fits_files(folder: str, flag: str = "--input") -> list[str]:
-    """The FITS files of a folder and those below it, folder after folder, each sorted. Raises: Mistake if there is none."""
+    """The FITS files of a folder and those below it, folder after folder, each sorted. Raises:
+    Mistake if there is none.
+    """
     if not os.path.isdir(folder):
         raise Mistake(f"{flag} {folder!r} is not a folder: expected the folder of the FITS files")
     paths = [path for some in walked(folder) for path in some]
     if not paths:
-        raise Mistake(f"{flag} {folder!r} holds no FITS file (.fits, .fit, .fits.gz, .fit.gz): give the folder of the images")
+        raise Mistake(
+            f"{flag} {folder!r} holds no FITS file (.fits, .fit, .fits.gz, .fit.gz): give the folder of "
+            "the images"
+        )
     check_utf8(paths)
     return paths
 
@@ -223,7 +266,7 @@ def stem(path: str) -> str:
     lower = name.lower()
     for suffix in (".fits.gz", ".fit.gz", ".fits", ".fit"):
         if lower.endswith(suffix):
-            return name[:-len(suffix)]
+            return name[: -len(suffix)]
     return name
 
 
@@ -231,7 +274,9 @@ def check_geometry(image_size: int, crop: int) -> None:
     """Raises: Mistake for an impossible --image_size or --crop (0: none)."""
     for flag, value in (("--image_size", image_size), ("--crop", crop)):
         if not (type(value) is int and 0 <= value <= 4096):
-            raise Mistake(f"{flag} {value!r}: expected pixels, 1 to 4096, or 0 to leave the images as they are")
+            raise Mistake(
+                f"{flag} {value!r}: expected pixels, 1 to 4096, or 0 to leave the images as they are"
+            )
 
 
 def fitted_shape(shape: tuple[int, ...], image_size: int, crop: int) -> tuple[int, int]:
@@ -241,7 +286,9 @@ def fitted_shape(shape: tuple[int, ...], image_size: int, crop: int) -> tuple[in
 
 
 def geometries(images: Iterable[tuple[str, Callable[[], tuple[int, int]]]], what: str) -> Counter:
-    """How many of the images have each (H, W): by the name of each and what reads its geometry. Raises: Mistake if none can be read."""
+    """How many of the images have each (H, W): by the name of each and what reads its geometry. Raises:
+    Mistake if none can be read.
+    """
     shapes: Counter = Counter()
     refused = ""
     for name, shape_of in images:
@@ -255,15 +302,24 @@ def geometries(images: Iterable[tuple[str, Callable[[], tuple[int, int]]]], what
 
 
 def common_shape(shapes: Counter, image_size: int, crop: int) -> tuple[int, int]:
-    """(H, W) of all images after `fitted`. Raises: Mistake that lists the geometries (their counts) if they stay different."""
+    """(H, W) of all images after `fitted`. Raises: Mistake that lists the geometries (their counts)
+    if they stay different.
+    """
     if len(shapes) > 1 and not (image_size or crop):
-        many = ", ".join(f"{by(shape)} ({count})" for shape, count in shapes.most_common(8)) + (", ..." if len(shapes) > 8 else "")
-        raise Mistake(f"the images are of {len(shapes)} geometries, {many}: give --image_size (resampled, flux conserved) or --crop")
+        many = ", ".join(f"{by(shape)} ({count})" for shape, count in shapes.most_common(8)) + (
+            ", ..." if len(shapes) > 8 else ""
+        )
+        raise Mistake(
+            f"the images are of {len(shapes)} geometries, {many}: give --image_size (resampled, flux "
+            "conserved) or --crop"
+        )
     return fitted_shape(shapes.most_common(1)[0][0], image_size, crop)
 
 
 def middle(images: np.ndarray, crop: int) -> np.ndarray:
-    """The central crop x crop pixels of images [..., H, W]; all of them if it is 0. Raises: BadFile if they are smaller."""
+    """The central crop x crop pixels of images [..., H, W]; all of them if it is 0. Raises:
+    BadFile if they are smaller.
+    """
     if not crop:
         return images
     if min(images.shape[-2:]) < crop:
@@ -272,7 +328,8 @@ def middle(images: np.ndarray, crop: int) -> np.ndarray:
 
 
 def fitted(images: np.ndarray, image_size: int, crop: int) -> np.ndarray:
-    """Images [B, H, W], their middle cut out if `crop`, then on image_size^2 pixels with their flux kept if that is given.
+    """Images [B, H, W], their middle cut out if `crop`, then on image_size^2 pixels with their flux kept if
+    that is given.
 
     Raises: BadFile if they are smaller than `crop`.
     """
@@ -285,7 +342,10 @@ def fitted(images: np.ndarray, image_size: int, crop: int) -> np.ndarray:
 def check_shape(images: np.ndarray, shape: tuple[int, int]) -> None:
     """Raises: BadFile if images are not of the shape that the source has."""
     if images.shape[-2:] != tuple(shape):
-        raise BadFile(f"wrong geometry: {by(images.shape[-2:])}, expected {by(shape)} (--image_size or --crop makes them alike)")
+        raise BadFile(
+            f"wrong geometry: {by(images.shape[-2:])}, expected {by(shape)} (--image_size or --crop makes "
+            "them alike)"
+        )
 
 
 def joined(bands: Iterable[str]) -> str:

@@ -1,9 +1,10 @@
 """Where on the sky a cutout lies and how large its pixels are, as FITS headers say it.
 
-The world coordinate system decides (CD, or PC with CDELT, of any handedness and with pixels that are not square); cards
-such as RA and DEC, which name the target and not the image's centre, serve only where there is none. What no card says
-is NaN.
+The world coordinate system decides (CD, or PC with CDELT, of any handedness and with pixels that are not
+square); cards such as RA and DEC, which name the target and not the image's centre, serve only where there is
+none. What no card says is NaN.
 """
+
 import math
 import re
 import warnings
@@ -18,21 +19,33 @@ from astropy.wcs.utils import wcs_to_celestial_frame
 from data.catalogues.resample import crop_start
 
 CELESTIAL = re.compile(r"(RA--|DEC-|[A-Z]LON|[A-Z]LAT|[A-Z]{2}LN|[A-Z]{2}LT)")
-# All that the plane of the image needs. Other axes, look-up tables and alternate systems stay behind: a header may
-# declare any number of them. Distortions by polynomials (SIP) are kept, of the orders that the convention has.
-LINEAR = re.compile(r"(CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)[12]|CD[12]_[12]|PC[12]_[12]|PC00[12]00[12]|PV[12]_\d{1,2}"
-                    r"|LONPOLE|LATPOLE|RADESYS|RADECSYS|EQUINOX|EPOCH")
+# All that the plane of the image needs. Other axes, look-up tables and alternate systems stay behind: a
+# header may declare any number of them. Distortions by polynomials (SIP) are kept,
+# of the orders that the convention has.
+LINEAR = re.compile(
+    r"(CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)[12]|CD[12]_[12]|PC[12]_[12]|PC00[12]00[12]|PV[12]_\d{1,2}"
+    r"|LONPOLE|LATPOLE|RADESYS|RADECSYS|EQUINOX|EPOCH"
+)
 POLYNOMIAL = re.compile(r"(A|B|AP|BP)_(ORDER|DMAX|\d_\d)")
 STEP = re.compile(r"CD[12]_[12]|CDELT[12]")
 TEXT = re.compile(r"(CTYPE|CUNIT)[12]|RADESYS|RADECSYS")
 HIGHEST_ORDER = 9
-CARDS = (("RA", "DEC"), ("RA_TARG", "DEC_TARG"), ("RA_DEG", "DEC_DEG"), ("OBJRA", "OBJDEC"), ("RA_OBJ", "DEC_OBJ"))
+CARDS = (
+    ("RA", "DEC"),
+    ("RA_TARG", "DEC_TARG"),
+    ("RA_DEG", "DEC_DEG"),
+    ("OBJRA", "OBJDEC"),
+    ("RA_OBJ", "DEC_OBJ"),
+)
 SCALES = ("PIXSCALE", "PIXSCAL", "PIXSCL", "D001SCAL", "SCALE")
 SEXAGESIMAL = re.compile(r"([+-]?)(\d{1,3})[: hd](\d{1,2})[: m'](\d{1,2}(?:\.\d*)?)[s\"]?")
 
 
 class Place(NamedTuple):
-    """ra, dec of the centre [deg, ICRS]; scale_x, scale_y of a pixel along the axes [arcsec]; pixel_scale, the root of its area [arcsec]."""
+    """ra, dec of the centre [deg, ICRS]; scale_x, scale_y of a pixel along the axes [arcsec];
+    pixel_scale, the root of its area [arcsec].
+    """
+
     ra: float = math.nan
     dec: float = math.nan
     scale_x: float = math.nan
@@ -42,16 +55,23 @@ class Place(NamedTuple):
     def resampled(self, before: tuple[int, int], after: tuple[int, int]) -> "Place":
         """Of the same sky on another number of pixels (H, W)."""
         y, x = before[0] / after[0], before[1] / after[1]
-        return self._replace(scale_x=self.scale_x * x, scale_y=self.scale_y * y, pixel_scale=self.pixel_scale * math.sqrt(x * y))
+        return self._replace(
+            scale_x=self.scale_x * x,
+            scale_y=self.scale_y * y,
+            pixel_scale=self.pixel_scale * math.sqrt(x * y),
+        )
 
 
-def place(shape: tuple[int, ...], header: fits.Header, *others: fits.Header, image_size: int = 0, crop: int = 0) -> Place:
-    """The place of an image of `shape` (..., H, W) with this header, after data/catalogues/resample.py's cropping and resampling (0: none).
+def place(
+    shape: tuple[int, ...], header: fits.Header, *others: fits.Header, image_size: int = 0, crop: int = 0
+) -> Place:
+    """The place of an image of `shape` (..., H, W) with this header,
+    after data/catalogues/resample.py's cropping and resampling (0: none).
 
     others: headers that are asked for cards alone (the primary one, of an image in an extension).
 
-    FK5 of equinox 2000 is taken for ICRS, from which it is 0.03 arcsec away at most: headers that are aligned with Gaia
-    still name it. Other frames are converted.
+    FK5 of equinox 2000 is taken for ICRS, from which it is 0.03 arcsec away at most: headers that are aligned
+    with Gaia still name it. Other frames are converted.
     """
     (height, width), (top, left) = shape[-2:], crop_start(shape[-2:], crop) if crop else (0, 0)
     kept = (crop, crop) if crop else (height, width)
@@ -81,7 +101,8 @@ def _from_wcs(x: float, y: float, header: fits.Header) -> Place:
                 point = SkyCoord(ra, dec, unit="deg", frame=frame).icrs
                 ra, dec = float(point.ra.deg), float(point.dec.deg)
             degrees = np.asarray(wcs.pixel_scale_matrix)
-        except Exception:  # a hostile header can raise nearly anything out of astropy: it says nothing of the sky
+        except Exception:
+            # a hostile header can raise nearly anything out of astropy: it says nothing of the sky
             return Place()
     scale_x, scale_y = (np.hypot(*degrees) * 3600).tolist()
     pixel_scale = math.sqrt(abs(np.linalg.det(degrees))) * 3600
@@ -103,7 +124,9 @@ def _plane(header: fits.Header) -> fits.Header | None:
                 return None
             if isinstance(value, fits.card.Undefined):
                 continue
-            if not isinstance(value, str if TEXT.fullmatch(name) else (int, float)) or isinstance(value, bool):
+            if not isinstance(value, str if TEXT.fullmatch(name) else (int, float)) or isinstance(
+                value, bool
+            ):
                 if name in ("EQUINOX", "EPOCH"):  # 'J2000' is written, and is the default
                     continue
                 return None  # of a text wcslib would make 0
@@ -111,9 +134,12 @@ def _plane(header: fits.Header) -> fits.Header | None:
     if not all(CELESTIAL.match(str(cards.get(name, ""))) for name in ("CTYPE1", "CTYPE2")):
         return None
     if "A_ORDER" in cards:
-        for name in ("CTYPE1", "CTYPE2"):  # astropy applies the polynomials without the suffix too, but logs each time
+        # astropy applies the polynomials without the suffix too, but logs each time
+        for name in ("CTYPE1", "CTYPE2"):
             cards[name] = cards[name].removesuffix("-SIP") + "-SIP"
-    whole = all(name in cards for name in ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2")) and any(map(STEP.fullmatch, cards))
+    whole = all(name in cards for name in ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2")) and any(
+        map(STEP.fullmatch, cards)
+    )
     return cards if whole else None
 
 
@@ -121,9 +147,16 @@ def card(header: fits.Header, name: str, default=""):
     """The value of a card; `default` where it is missing, empty or unreadable."""
     try:
         value = header.get(name, default)
-    except Exception:  # astropy parses a card when it is asked for, and a damaged one can raise nearly anything
+    except Exception:
+        # astropy parses a card when it is asked for, and a damaged one can raise nearly anything
         return default
-    return default if value is None or isinstance(value, fits.card.Undefined) else value.strip() if isinstance(value, str) else value
+    return (
+        default
+        if value is None or isinstance(value, fits.card.Undefined)
+        else value.strip()
+        if isinstance(value, str)
+        else value
+    )
 
 
 def _sky_cards(headers: list[fits.Header]) -> tuple[float, float]:
@@ -137,7 +170,9 @@ def _sky_cards(headers: list[fits.Header]) -> tuple[float, float]:
 
 
 def degrees(value, unit: float) -> float:
-    """A number, in degrees; or a text: a number of degrees, or sexagesimal in `unit` degrees (RA: hours, 15). NaN if neither."""
+    """A number, in degrees; or a text: a number of degrees, or sexagesimal in `unit` degrees (RA: hours, 15).
+    NaN if neither.
+    """
     if isinstance(value, str):
         if found := SEXAGESIMAL.fullmatch(value.strip()):
             angle = int(found[2]) + int(found[3]) / 60 + float(found[4]) / 3600

@@ -1,22 +1,27 @@
 """FITS images of any survey, and a table that says which they are.
 
-A row of the table is an object or an image of it. Its columns are known by their names, in capitals or not, or by a
-mapping `ours=theirs`:
+A row of the table is an object or an image of it. Its columns are known by their names, in capitals or not,
+or by a mapping `ours=theirs`:
 
     object (or id)      whose images; without it the file's name without its band
-    file                the image, by its path below the folder or by its name alone; without it all files named <object> or <object>_<band>
-    hdu, plane          where in that file: the number of the HDU from 0, of the plane of a cube from 0 (a stack of objects)
-    band                of that file; without it what the name says after the object, or at its end (_g, _Ks, _f814w), or else
-                        the card FILTER or BAND
+    file                the image, by its path below the folder or by its name alone;
+                        without it all files named <object> or <object>_<band>
+    hdu, plane          where in that file: the number of the HDU from 0,
+                        of the plane of a cube from 0 (a stack of objects)
+    band                of that file; without it what the name says after the object, or at its end (_g, _Ks,
+                        _f814w), or else the card FILTER or BAND
     label               1 lens, 0 none, -1 or empty: unknown
     ra, dec, redshift, magnitude_g ... every field of data/cutouts/metadata.py
 
-A column that is mapped and is no such field is kept as <catalog>_<ours>; all others are left out. Where the table says no
-ra, dec or pixel_scale the headers do (data/catalogues/sky.py). With `planes` every file is a cube of these bands.
-A file with pixels that are not finite is refused, or, with max_masked, these are filled by the mean of their neighbours up
-to that share (data/catalogues/masked.py; <catalog>_masked_fraction says how many they were, the largest of an object's images).
+A column that is mapped and is no such field is kept as <catalog>_<ours>; all others are left out. Where the
+table says no ra, dec or pixel_scale the headers do (data/catalogues/sky.py).
+With `planes` every file is a cube of these bands.
+A file with pixels that are not finite is refused, or, with max_masked, these are filled by the mean of their
+neighbours up to that share (data/catalogues/masked.py; <catalog>_masked_fraction says how many they were,
+the largest of an object's images).
 Rows that name no file, and files that no row names, are counted and named in the report; neither is packed.
 """
+
 import os
 import re
 from functools import cached_property, lru_cache
@@ -27,7 +32,20 @@ import pandas as pd
 
 from data.catalogues.masked import check_max_masked, filled, masked_share
 from data.catalogues.planes import (
-    by, check_finite, check_geometry, check_shape, common_shape, fits_files, fitted, geometries, hdus, image_of, joined, middle, pixels, stem,
+    by,
+    check_finite,
+    check_geometry,
+    check_shape,
+    common_shape,
+    fits_files,
+    fitted,
+    geometries,
+    hdus,
+    image_of,
+    joined,
+    middle,
+    pixels,
+    stem,
 )
 from data.catalogues.resample import rescaled_pixel_scale
 from data.catalogues.sky import card, place
@@ -40,24 +58,48 @@ OURS = {"object", "file", "hdu", "plane", "band", "label"}
 ALIASES = {"id": "object", "filename": "file"}
 BAND_AT_END = re.compile(r"(.+)_([ugrizyUBVRIYJHK]|Ks|VIS|vis|[FfGg]\d{3,4}[A-Za-z]{1,2})")
 TEXTS = {field.name for field in FIELDS if field.type is str}
-LABELS = {"1": 1, "1.0": 1, "true": 1, "lens": 1, "0": 0, "0.0": 0, "false": 0, "nonlens": 0, "-1": -1, "-1.0": -1} | dict.fromkeys(MISSING, -1)
+LABELS = {
+    "1": 1,
+    "1.0": 1,
+    "true": 1,
+    "lens": 1,
+    "0": 0,
+    "0.0": 0,
+    "false": 0,
+    "nonlens": 0,
+    "-1": -1,
+    "-1.0": -1,
+} | dict.fromkeys(MISSING, -1)
 LOOKED_AT = 200
 
 
-def open_source(input: str, table: str, columns: list[str] | tuple[str, ...] = (), catalog: str = "survey", planes: list[str] | tuple[str, ...] = (),
-                label_source: str = "", max_masked: float = 0.0, image_size: int = 0, crop: int = 0) -> "SurveyFits":
+def open_source(
+    input: str,
+    table: str,
+    columns: list[str] | tuple[str, ...] = (),
+    catalog: str = "survey",
+    planes: list[str] | tuple[str, ...] = (),
+    label_source: str = "",
+    max_masked: float = 0.0,
+    image_size: int = 0,
+    crop: int = 0,
+) -> "SurveyFits":
     """The images of a folder that a table names. Raises: Mistake.
 
-    columns: mapping, "ours=theirs" each. catalog: its name. planes: the bands of cubes. label_source: who says so, "": the catalog.
+    columns: mapping, "ours=theirs" each. catalog: its name. planes: the bands of cubes. label_source:
+        who says so, "": the catalog.
     max_masked: share of pixels that are not finite and still filled. image_size, crop: pixels, 0 for none.
     """
-    return SurveyFits(input, table, list(columns), catalog, list(planes), label_source, max_masked, image_size, crop)
+    return SurveyFits(
+        input, table, list(columns), catalog, list(planes), label_source, max_masked, image_size, crop
+    )
 
 
 class Image(NamedTuple):
     """Where the pixels of an image are."""
+
     path: str
-    hdu: int | None             # None: the first with pixels
+    hdu: int | None  # None: the first with pixels
     plane: int | None
 
     @property
@@ -67,20 +109,47 @@ class Image(NamedTuple):
 
 
 class SurveyFits:
-    """A Source (data/cutouts/source.py); the index follows from names and the table. report: lines for the log."""
+    """A Source (data/cutouts/source.py); the index follows from names and the table. report:
+    lines for the log.
+    """
 
-    def __init__(self, input: str, table: str, columns: list[str], catalog: str, planes: list[str], label_source: str, max_masked: float,
-                 image_size: int, crop: int):
+    def __init__(
+        self,
+        input: str,
+        table: str,
+        columns: list[str],
+        catalog: str,
+        planes: list[str],
+        label_source: str,
+        max_masked: float,
+        image_size: int,
+        crop: int,
+    ):
         check_geometry(image_size, crop)
         check_max_masked(max_masked)
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", catalog):
             raise Mistake(f"--catalog {catalog!r}: expected a name of letters, digits and _")
         if len(set(planes)) < len(planes):
             raise Mistake(f"--planes {' '.join(planes)}: expected a name each, none twice")
-        self.catalog, self.planes, self.max_masked, self.image_size, self.crop = catalog, planes, max_masked, image_size, crop
-        self.recipe: dict[str, Any] = {"kind": "survey_fits", "input": os.path.abspath(input), "table": os.path.abspath(table), "columns": columns,
-                                       "catalog": catalog, "planes": planes, "label_source": label_source, "max_masked": max_masked,
-                                       "image_size": image_size, "crop": crop}
+        self.catalog, self.planes, self.max_masked, self.image_size, self.crop = (
+            catalog,
+            planes,
+            max_masked,
+            image_size,
+            crop,
+        )
+        self.recipe: dict[str, Any] = {
+            "kind": "survey_fits",
+            "input": os.path.abspath(input),
+            "table": os.path.abspath(table),
+            "columns": columns,
+            "catalog": catalog,
+            "planes": planes,
+            "label_source": label_source,
+            "max_masked": max_masked,
+            "image_size": image_size,
+            "crop": crop,
+        }
         self.label_source = label_source or catalog
         files = fits_files(input)
         if os.path.realpath(table) in map(os.path.realpath, files):  # a FITS table that lies among the images
@@ -94,8 +163,10 @@ class SurveyFits:
             first.setdefault(row[0], number)
         rows.sort(key=lambda row: first[row[0]])
         self.images, self.table_rows = [row[3] for row in rows], [row[4] for row in rows]
-        self.index = pd.DataFrame([(row[3].name, row[0], row[1], catalog, row[2]) for row in rows],
-                                  columns=["path", "object", "band", "domain", "label"]).astype({"label": np.int8})
+        self.index = pd.DataFrame(
+            [(row[3].name, row[0], row[1], catalog, row[2]) for row in rows],
+            columns=["path", "object", "band", "domain", "label"],
+        ).astype({"label": np.int8})
         self.shape = self._shape()
 
     def _mapped(self, path: str, columns: list[str]) -> pd.DataFrame:
@@ -107,7 +178,10 @@ class SurveyFits:
             if not (equals and re.fullmatch(r"[A-Za-z]\w*", ours) and theirs):
                 raise Mistake(f"--columns {text!r}: expected ours=theirs, such as redshift=z")
             if theirs not in table.columns:
-                raise Mistake(f"--columns {text!r}: {path!r} has no column {theirs!r}, it has {', '.join(table.columns[:12])}")
+                raise Mistake(
+                    f"--columns {text!r}: {path!r} has no column {theirs!r}, it has "
+                    f"{', '.join(table.columns[:12])}"
+                )
             names[ours if ours in OURS or field_of(ours) else f"{self.catalog}_{ours}"] = theirs
         for theirs in table.columns:
             ours = ALIASES.get(theirs.lower(), theirs.lower())
@@ -115,8 +189,11 @@ class SurveyFits:
             if (ours in OURS or field_of(ours)) and ours not in names:
                 names[ours] = theirs
         if not {"object", "file"} & names.keys():
-            raise Mistake(f"--table {path!r} has no column that names its images, it has {', '.join(table.columns[:12])}: expected object (or id) or "
-                          "file, or --columns object=NAME")
+            raise Mistake(
+                f"--table {path!r} has no column that names its images, it has "
+                f"{', '.join(table.columns[:12])}: expected object (or id) or "
+                "file, or --columns object=NAME"
+            )
         return pd.DataFrame({ours: table[theirs] for ours, theirs in names.items()})
 
     def _rows(self, top: str, files: list[str]) -> list[tuple[str, str, int, Image, int]]:
@@ -130,7 +207,9 @@ class SurveyFits:
             for name in dict.fromkeys((stem(path), found[1] if found else stem(path))):
                 by_object.setdefault(name, []).append(path)
         labels, hdu, plane = self._labels(), self._integers("hdu"), self._integers("plane")
-        column = {name: self.table[name].tolist() for name in ("object", "file", "band") if name in self.table}
+        column = {
+            name: self.table[name].tolist() for name in ("object", "file", "band") if name in self.table
+        }
         rows, used, without = [], set(), []
         for row in range(len(self.table)):
             name = column["file"][row].replace("\\", "/") if "file" in column else ""
@@ -138,8 +217,11 @@ class SurveyFits:
             if "file" in column:
                 paths = by_name.get(os.path.normpath(name)) or by_name.get(os.path.basename(name), [])
                 if len(paths) > 1:
-                    raise Mistake(f"--table: file {name!r} of row {row + 1} is there {len(paths)} times ({paths[0]}, {paths[1]}): give its path "
-                                  "below the folder")
+                    raise Mistake(
+                        f"--table: file {name!r} of row {row + 1} is there {len(paths)} times ({paths[0]}, "
+                        f"{paths[1]}): give its path "
+                        "below the folder"
+                    )
             else:
                 paths = by_object.get(known, [])
             if not paths:
@@ -153,13 +235,22 @@ class SurveyFits:
                     of_plane = number if self.planes else plane[row]
                     rows.append((known or bare, each, labels[row], Image(path, hdu[row], of_plane), row))
         if not rows:
-            raise Mistake(f"--table: none of its {len(self.table):,} rows names one of {len(files):,} files; it begins with {without[0]!r}, the "
-                          f"files with {os.path.basename(files[0])!r}: give the table of these images, or --columns file=NAME")
+            raise Mistake(
+                f"--table: none of its {len(self.table):,} rows names one of {len(files):,} files; it "
+                f"begins with {without[0]!r}, the "
+                f"files with {os.path.basename(files[0])!r}: give the table of these images, or --columns "
+                "file=NAME"
+            )
         self.report.append(f"{len(rows):,} images, {len(self.table):,} rows of the table")
         unused = [os.path.basename(path) for path in files if path not in used]
-        for what, names in (("rows without a file, not packed", without), ("files without a row, not packed", unused)):
+        for what, names in (
+            ("rows without a file, not packed", without),
+            ("files without a row, not packed", unused),
+        ):
             if names:
-                self.report.append(f"{what}: {len(names):,} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})")
+                self.report.append(
+                    f"{what}: {len(names):,} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+                )
         return rows
 
     @staticmethod
@@ -167,7 +258,7 @@ class SurveyFits:
         """(object, band) as far as the name of the file says it."""
         bare = stem(path)
         if not band and known and bare.startswith(known + "_"):
-            return known, bare[len(known) + 1:]
+            return known, bare[len(known) + 1 :]
         found = BAND_AT_END.fullmatch(bare)
         return (found[1], band or found[2]) if found else (bare, band)
 
@@ -176,7 +267,13 @@ class SurveyFits:
             primary, hdu = self._hdu(image)
         except BadFile:  # `read` says so
             return ""
-        return next(filter(None, (str(card(header, name)) for name in ("FILTER", "BAND") for header in (hdu.header, primary))), "")
+        return next(
+            filter(
+                None,
+                (str(card(header, name)) for name in ("FILTER", "BAND") for header in (hdu.header, primary)),
+            ),
+            "",
+        )
 
     def _labels(self) -> list[int]:
         if "label" not in self.table:
@@ -184,7 +281,10 @@ class SurveyFits:
         texts = self.table["label"].str.lower()
         if (wrong := ~texts.isin(LABELS.keys())).any():
             row = int(np.flatnonzero(wrong)[0])
-            raise Mistake(f"--table: label {self.table['label'].iloc[row][:60]!r} in row {row + 1}, expected 1 (lens), 0, or -1 or nothing (unknown)")
+            raise Mistake(
+                f"--table: label {self.table['label'].iloc[row][:60]!r} in row {row + 1}, expected 1 "
+                "(lens), 0, or -1 or nothing (unknown)"
+            )
         return texts.map(LABELS).tolist()
 
     def _integers(self, name: str) -> list[int | None]:
@@ -197,8 +297,10 @@ class SurveyFits:
         return [None if np.isnan(value) else int(value) for value in values]
 
     def _shape(self) -> tuple[int, int]:
-        some = self.images[::max(1, len(self.images) // LOOKED_AT)]
-        shapes = geometries(((image.name, lambda image=image: self._hdu(image)[1].plane_shape) for image in some), "images")
+        some = self.images[:: max(1, len(self.images) // LOOKED_AT)]
+        shapes = geometries(
+            ((image.name, lambda image=image: self._hdu(image)[1].plane_shape) for image in some), "images"
+        )
         return common_shape(shapes, self.image_size, self.crop)
 
     # ---- metadata
@@ -207,19 +309,34 @@ class SurveyFits:
     def metadata(self) -> pd.DataFrame:
         first = np.flatnonzero(~self.index["object"].duplicated().to_numpy()).tolist()
         rows = np.array(self.table_rows)[first]
-        columns: dict[str, Any] = {"object": self.index["object"].to_numpy()[first], "source_catalog": self.catalog}
+        columns: dict[str, Any] = {
+            "object": self.index["object"].to_numpy()[first],
+            "source_catalog": self.catalog,
+        }
         for name in self.table.columns:
             if name not in OURS:
                 is_text = name in TEXTS or not field_of(name) and not is_numeric(self.table[name])
-                columns[name] = self.table[name].to_numpy()[rows] if is_text else numbers(self.table, name, "--table")[rows]
+                columns[name] = (
+                    self.table[name].to_numpy()[rows]
+                    if is_text
+                    else numbers(self.table, name, "--table")[rows]
+                )
         metadata = pd.DataFrame(columns)
-        metadata["bands"] = self.index.groupby("object", sort=False)["band"].agg(lambda bands: joined(dict.fromkeys(bands))).to_numpy()
+        metadata["bands"] = (
+            self.index.groupby("object", sort=False)["band"]
+            .agg(lambda bands: joined(dict.fromkeys(bands)))
+            .to_numpy()
+        )
         labelled = self.index["label"].to_numpy()[first] >= 0
         if "label_source" not in metadata:
             metadata["label_source"] = np.where(labelled, self.label_source, "")
         said = pd.DataFrame([self._said_by_file(self.images[row]) for row in first])
         if self.max_masked:
-            masked = pd.Series([self._masked_fraction(image) for image in self.images]).groupby(self.index["object"], sort=False).max()
+            masked = (
+                pd.Series([self._masked_fraction(image) for image in self.images])
+                .groupby(self.index["object"], sort=False)
+                .max()
+            )
             metadata[f"{self.catalog}_masked_fraction"] = masked.to_numpy()
         if "pixel_scale" in metadata:  # of the files; the images may have other pixels
             metadata["pixel_scale"] *= said["factor"]
@@ -241,9 +358,16 @@ class SurveyFits:
             found = place(hdu.shape, hdu.header, primary, image_size=self.image_size, crop=self.crop)
         except Mistake:  # smaller than the crop: `read` says so
             found = place(hdu.shape, hdu.header, primary)
-        named = [str(card(header, name)) for name in ("INSTRUME", "TELESCOP") for header in (hdu.header, primary)]
-        return {"ra": found.ra, "dec": found.dec, "pixel_scale": found.pixel_scale, "instrument": next(filter(None, named), ""),
-                "factor": factor}
+        named = [
+            str(card(header, name)) for name in ("INSTRUME", "TELESCOP") for header in (hdu.header, primary)
+        ]
+        return {
+            "ra": found.ra,
+            "dec": found.dec,
+            "pixel_scale": found.pixel_scale,
+            "instrument": next(filter(None, named), ""),
+            "factor": factor,
+        }
 
     # ---- pixels
 
@@ -283,7 +407,10 @@ class SurveyFits:
                 raise BadFile(f"no plane {image.plane}: it has {len(found)}, from 0")
             found = found[image.plane]
         if found.ndim != 2:
-            raise BadFile(f"wrong geometry: {by(found.shape)}, expected H x W (a column `plane`, or --planes, for cubes)")
+            raise BadFile(
+                f"wrong geometry: {by(found.shape)}, expected H x W (a column `plane`, or --planes, for "
+                "cubes)"
+            )
         return middle(found, self.crop)
 
     @staticmethod

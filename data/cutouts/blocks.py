@@ -1,9 +1,11 @@
-"""Blocks of a store: some thousand cutouts read and written by one process, durable before they are called done.
+"""Blocks of a store: some thousand cutouts read and written by one process,
+durable before they are called done.
 
-Packing processes are started afresh, not forked: the parent has torch's threads and a run's signal handlers, none of
-which survive a fork well, and a worker that imports only numpy and astropy starts in a third of a second. They speak
-JSON lines, and end when the parent does because their input ends.
+Packing processes are started afresh, not forked: the parent has torch's threads and a run's signal handlers,
+none of which survive a fork well, and a worker that imports only numpy and astropy starts in a third of a
+second. They speak JSON lines, and end when the parent does because their input ends.
 """
+
 import json
 import os
 import select
@@ -29,10 +31,14 @@ class WorkerLost(RuntimeError):
     """A packing process ended without an answer."""
 
 
-def pack_block(record: str, pixels: str, offset: int, first: int, count: int, shape: list[int], source: list[str] | dict) -> None:
-    """Reads the cutouts of a block, writes them into the pixel file, and then the record that says they are on disk.
+def pack_block(
+    record: str, pixels: str, offset: int, first: int, count: int, shape: list[int], source: list[str] | dict
+) -> None:
+    """Reads the cutouts of a block, writes them into the pixel file,
+    and then the record that says they are on disk.
 
-    record: JSON file to write: first row, count, crc32 of the bytes, {row: reason} of refused files (pixels zero).
+    record: JSON file to write: first row, count, crc32 of the bytes, {row:
+        reason} of refused files (pixels zero).
     pixels: existing file; offset: byte of row `first` in it.
     source: the FITS files, or the recipe of a source (data/cutouts/source.py) whose rows these are.
     Raises: OSError for a full disk or trouble of the machine.
@@ -59,7 +65,8 @@ def opened(recipe: str) -> Source:
 
 
 def pack_blocks(jobs: Iterator[dict], workers: int) -> Iterator[int]:
-    """Does the jobs (arguments of `pack_block`) in so many processes, 1: in this one; yields the count of each done.
+    """Does the jobs (arguments of `pack_block`) in so many processes, 1: in this one;
+    yields the count of each done.
 
     Raises: OSError as `pack_block`; WorkerLost if a process is killed. Ends its processes however it is left.
     """
@@ -68,13 +75,24 @@ def pack_blocks(jobs: Iterator[dict], workers: int) -> Iterator[int]:
             pack_block(**job)
             yield job["count"]
         return
-    start = [sys.executable, "-c", f"import sys; sys.path.insert(0, {ROOT!r}); from data.cutouts.blocks import serve; serve()"]
+    start = [
+        sys.executable,
+        "-c",
+        f"import sys; sys.path.insert(0, {ROOT!r}); from data.cutouts.blocks import serve; serve()",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     processes, busy = [], {}
     try:
         for _ in range(workers):  # in sessions of their own: Ctrl-C at the terminal reaches the parent alone
-            processes.append(subprocess.Popen(start, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
-                                              start_new_session=True))
+            processes.append(
+                subprocess.Popen(
+                    start,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    env=environment,
+                    start_new_session=True,
+                )
+            )
             _give(processes[-1], jobs, busy)
         while busy:
             for answering in select.select(list(busy), [], [])[0]:
@@ -104,7 +122,11 @@ def _check_answer(line: bytes, process: subprocess.Popen, job: dict) -> None:
         code = process.wait()
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         source, last = job["source"], job["first"] + job["count"] - 1
-        which = f"rows {job['first']} to {last}" if isinstance(source, dict) else f"files {source[0]} to {source[-1]}"
+        which = (
+            f"rows {job['first']} to {last}"
+            if isinstance(source, dict)
+            else f"files {source[0]} to {source[-1]}"
+        )
         raise WorkerLost(f"a packing process {how} among {which}")
     answer = json.loads(line)
     if "mistake" in answer:
@@ -125,7 +147,11 @@ def serve() -> None:
         try:
             pack_block(**json.loads(line))
         except OSError as error:
-            answer = {"errno": error.errno or 0, "error": error.strerror or str(error), "file": error.filename}
+            answer = {
+                "errno": error.errno or 0,
+                "error": error.strerror or str(error),
+                "file": error.filename,
+            }
         except Mistake as mistake:
             answer = {"errno": None, "mistake": str(mistake)}
         print(json.dumps(answer), file=answers, flush=True)

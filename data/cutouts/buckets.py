@@ -1,8 +1,10 @@
-"""Which files there are, and what their folders and names say: bucket -> domain and label, name -> object and band.
+"""Which files there are, and what their folders and names say:
+bucket -> domain and label, name -> object and band.
 
-The challenge hands out four folders (buckets); a manifest, a text file of one path a line, stands for a folder
-wherever a folder can stand.
+The challenge hands out four folders (buckets); a manifest, a text file of one path a line, stands for a
+folder wherever a folder can stand.
 """
+
 import difflib
 import os
 from collections.abc import Iterator, Mapping
@@ -14,23 +16,32 @@ import pandas as pd
 from data.names import BLIND, NOT_CUTOUTS, SUFFIXES, check_utf8, parse_name
 from utils.mistake import Mistake
 
-BUCKETS = {"slsim_lenses": ("slsim", 1), "slsim_nonlenses": ("slsim", 0),
-           "hsc_lenses": ("hsc", 1), "hsc_nonlenses": ("hsc", 0)}
+BUCKETS = {
+    "slsim_lenses": ("slsim", 1),
+    "slsim_nonlenses": ("slsim", 0),
+    "hsc_lenses": ("hsc", 1),
+    "hsc_nonlenses": ("hsc", 0),
+}
 DOMAINS = ("slsim", "hsc")
 UNKNOWN = ("unknown", -1)  # domain and label of a file that no bucket, or more than one, vouches for
 
 
 def inventory(sources: Mapping[str, str | os.PathLike | None]) -> pd.DataFrame:
-    """One row an input file, buckets as given and names sorted, each real file once though it may be linked twice.
+    """One row an input file, buckets as given and names sorted,
+    each real file once though it may be linked twice.
 
     sources: bucket name -> folder (walked, links followed) or manifest; None or "" leaves the bucket out.
-    Returns: columns path (as found), object, band, domain, label (int8: 1 lens, 0 not, -1 unknown). On what buckets
-        that share a file disagree, and for the blind test on both, the domain is "unknown" and the label -1.
-    Raises: Mistake for an unknown bucket, a folder that is missing or holds no cutout, a manifest that cannot be read.
+    Returns: columns path (as found), object, band, domain, label (int8: 1 lens, 0 not, -1 unknown). On what
+        buckets that share a file disagree, and for the blind test on both,
+        the domain is "unknown" and the label -1.
+    Raises: Mistake for an unknown bucket, a folder that is missing or holds no cutout,
+        a manifest that cannot be read.
     """
     for bucket in sources:
         if bucket not in BUCKETS:
-            raise Mistake(f"unknown bucket {bucket!r}: expected one of {', '.join(BUCKETS)}{_nearest(bucket, BUCKETS)}")
+            raise Mistake(
+                f"unknown bucket {bucket!r}: expected one of {', '.join(BUCKETS)}{_nearest(bucket, BUCKETS)}"
+            )
     given = {bucket: source for bucket, source in sources.items() if source not in (None, "")}
     if not given:
         flags = ", ".join(f"--{bucket}" for bucket in BUCKETS)
@@ -39,17 +50,22 @@ def inventory(sources: Mapping[str, str | os.PathLike | None]) -> pd.DataFrame:
 
 
 def images_inventory(folder: str | os.PathLike) -> pd.DataFrame:
-    """The inventory of a folder or manifest of unlabelled cutouts: domain "unknown", label -1; else as `inventory`."""
+    """The inventory of a folder or manifest of unlabelled cutouts: domain "unknown", label -1;
+    else as `inventory`.
+    """
     return _table([(folder, *UNKNOWN, "--images")])
 
 
 def find_buckets(root: str | os.PathLike) -> dict[str, str]:
     """The buckets that lie in a folder: bucket name -> path.
 
-    Raises: Mistake if the folder is missing, holds none, or holds one that is nearly named like a missing bucket.
+    Raises: Mistake if the folder is missing, holds none, or holds one that is nearly named like a missing
+        bucket.
     """
     if not os.path.isdir(root):
-        raise Mistake(f"--data {os.fspath(root)!r} is not a folder: expected one that holds {', '.join(BUCKETS)}")
+        raise Mistake(
+            f"--data {os.fspath(root)!r} is not a folder: expected one that holds {', '.join(BUCKETS)}"
+        )
     there = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
     found = {bucket: os.path.join(root, bucket) for bucket in BUCKETS if bucket in there}
     for name in there:
@@ -57,8 +73,10 @@ def find_buckets(root: str | os.PathLike) -> dict[str, str]:
         if near and name not in BUCKETS:
             raise Mistake(f"--data {os.fspath(root)!r} holds {name!r} but no {near[0]!r}: rename the folder")
     if not found:
-        raise Mistake(f"--data {os.fspath(root)!r} holds none of {', '.join(BUCKETS)}: name the folders with "
-                      "--slsim_lenses and its like")
+        raise Mistake(
+            f"--data {os.fspath(root)!r} holds none of {', '.join(BUCKETS)}: name the folders with "
+            "--slsim_lenses and its like"
+        )
     return found
 
 
@@ -93,7 +111,8 @@ def _each_file_once(table: pd.DataFrame, real: list[str]) -> pd.DataFrame:
     number, unique = pd.factorize(np.array(real, dtype=object))
     if len(unique) == len(table):
         return table
-    first = np.unique(number, return_index=True)[1]  # numbers count up in order of appearance, so `first` does too
+    # numbers count up in order of appearance, so `first` does too
+    first = np.unique(number, return_index=True)[1]
     once = table.iloc[first].reset_index(drop=True)
     for column, unknown in zip(("domain", "label"), UNKNOWN):
         code = pd.factorize(table[column])[0]
@@ -109,13 +128,19 @@ def _files(source: str | os.PathLike, flag: str) -> list[tuple[str, str]]:
     if os.path.isdir(source):
         files = list(_walk(source, os.path.realpath(source), set()))
         if not files:
-            raise Mistake(f"{flag} {source!r} holds no cutout: expected files named like D1_L_00000000_g.fits "
-                          "(or .fits.gz) in it or below it")
+            raise Mistake(
+                f"{flag} {source!r} holds no cutout: expected files named like D1_L_00000000_g.fits "
+                "(or .fits.gz) in it or below it"
+            )
         return files
     if not os.path.isfile(source):
-        raise Mistake(f"{flag} {source!r} does not exist: expected a folder of cutouts or a manifest (one path a line)")
+        raise Mistake(
+            f"{flag} {source!r} does not exist: expected a folder of cutouts or a manifest (one path a line)"
+        )
     if source.lower().endswith(SUFFIXES):
-        raise Mistake(f"{flag} {source!r} is one FITS file: expected its folder, or a manifest (one path a line)")
+        raise Mistake(
+            f"{flag} {source!r} is one FITS file: expected its folder, or a manifest (one path a line)"
+        )
     return _listed(source, flag)
 
 
@@ -123,19 +148,25 @@ def _listed(manifest: str, flag: str) -> list[tuple[str, str]]:
     try:
         text = Path(manifest).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise Mistake(f"{flag} {manifest!r} cannot be read as a manifest (text, one path a line): {error}") from None
+        raise Mistake(
+            f"{flag} {manifest!r} cannot be read as a manifest (text, one path a line): {error}"
+        ) from None
     if "\0" in text:
         raise Mistake(f"{flag} {manifest!r} is not text: expected a manifest (one path a line)")
     home = os.path.dirname(manifest)
     names = [name for line in text.split("\n") if (name := line.strip()) and not name.startswith("#")]
     if not names:
-        raise Mistake(f"{flag} {manifest!r} lists no file: expected one path a line, relative to it or absolute")
+        raise Mistake(
+            f"{flag} {manifest!r} lists no file: expected one path a line, relative to it or absolute"
+        )
     real = _RealPaths()
     return [(path := os.path.join(home, name), real(path)) for name in names]
 
 
 def _walk(folder: str, real: str, above: set[tuple[int, int]]) -> Iterator[tuple[str, str]]:
-    """Cutouts below a folder, sorted; `above` holds (device, inode) of all folders walked: links in a circle end."""
+    """Cutouts below a folder, sorted; `above` holds (device, inode) of all folders walked:
+    links in a circle end.
+    """
     status = os.stat(folder)
     if (status.st_dev, status.st_ino) in above:
         return
@@ -144,7 +175,9 @@ def _walk(folder: str, real: str, above: set[tuple[int, int]]) -> Iterator[tuple
         with os.scandir(folder) as entries:
             entries = sorted(entries, key=lambda entry: entry.name)
     except PermissionError:
-        raise Mistake(f"the folder {folder!r} may not be read: change its permissions, or leave it out") from None
+        raise Mistake(
+            f"the folder {folder!r} may not be read: change its permissions, or leave it out"
+        ) from None
     resolve = _RealPaths()
     for entry in entries:
         if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path)):
@@ -155,7 +188,9 @@ def _walk(folder: str, real: str, above: set[tuple[int, int]]) -> Iterator[tuple
 
 
 class _RealPaths:
-    """os.path.realpath of many files; each folder is resolved once, where realpath asks the disk for all its parts."""
+    """os.path.realpath of many files; each folder is resolved once,
+    where realpath asks the disk for all its parts.
+    """
 
     def __init__(self):
         self.folders: dict[str, str] = {}

@@ -1,4 +1,7 @@
-"""Examples made of the rows of a store: which file is which channel of which, gathered a whole batch at a time."""
+"""Examples made of the rows of a store: which file is which channel of which,
+gathered a whole batch at a time.
+"""
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,9 +19,11 @@ BAND_MODES = ("single", "stack")
 
 @dataclass(frozen=True, eq=False)
 class Cutouts(Dataset):
-    """Examples of a store, raw and in a fixed order; augmentation and preprocessing happen later, on the device.
+    """Examples of a store, raw and in a fixed order; augmentation and preprocessing happen later,
+    on the device.
 
-    E examples, C channels, N rows of the store. `cutouts[i]` and `cutouts.__getitems__([i, ...])` are batched already:
+    E examples, C channels, N rows of the store. `cutouts[i]` and `cutouts.__getitems__([i,
+    ...])` are batched already:
     image    [B, C, H, W] float32, physical pixels, zero where the band is missing
     present  [B, C] bool
     label    [B] float32, 1, 0, or -1 unknown
@@ -28,16 +33,18 @@ class Cutouts(Dataset):
     """
 
     store: Store
-    rows: np.ndarray            # [E, C] int64, row of the store, -1 = the band is missing
-    label: np.ndarray           # [E] float32
-    domain: np.ndarray          # [E] int64
-    bands: tuple[str, ...]      # "stack": the band of each channel; "single": the bands that were asked for
+    rows: np.ndarray  # [E, C] int64, row of the store, -1 = the band is missing
+    label: np.ndarray  # [E] float32
+    domain: np.ndarray  # [E] int64
+    bands: tuple[str, ...]  # "stack": the band of each channel; "single": the bands that were asked for
     band_mode: str
-    example_of_row: np.ndarray  # [N] int64, whose prediction a file gets; -1: quarantined, left out, not asked
-    left_out: pd.DataFrame      # row, reason: the good files that were asked for and are in no example
-    report: tuple[str, ...]     # lines for the log: examples, missing bands, what is left out
-    columns: Mapping[str, np.ndarray] = field(default_factory=dict)      # [E, ...] each: what else a batch holds (weight, metadata)
-    uniform = True              # all of one shape (contract.py)
+    # [N] int64, whose prediction a file gets; -1: quarantined, left out, not asked
+    example_of_row: np.ndarray
+    left_out: pd.DataFrame  # row, reason: the good files that were asked for and are in no example
+    report: tuple[str, ...]  # lines for the log: examples, missing bands, what is left out
+    # [E, ...] each: what else a batch holds (weight, metadata)
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    uniform = True  # all of one shape (contract.py)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -47,7 +54,9 @@ class Cutouts(Dataset):
         rows = self.rows[index]
         present = rows >= 0
         image = self.store.read(rows)  # the one copy, [B, C, H, W]
-        arrays = dict(image=image, present=present, label=self.label[index], domain=self.domain[index], index=index)
+        arrays = dict(
+            image=image, present=present, label=self.label[index], domain=self.domain[index], index=index
+        )
         arrays |= {name: column[index] for name, column in self.columns.items()}
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
@@ -65,10 +74,14 @@ class Cutouts(Dataset):
         """What a person calls these examples: the object id, with its band if an example is one band."""
         first = self.store.index.iloc[self.rows[np.asarray(indices, dtype=np.int64)].max(axis=1, initial=-1)]
         named = self.band_mode == "single"
-        return [f"{name}_{band}" if named and band else name for name, band in zip(first["object"], first["band"])]
+        return [
+            f"{name}_{band}" if named and band else name for name, band in zip(first["object"], first["band"])
+        ]
 
     def files(self, example: int) -> np.ndarray:
-        """int64 rows of the index that get the prediction of this example: its channels, and duplicates of them."""
+        """int64 rows of the index that get the prediction of this example:
+        its channels, and duplicates of them.
+        """
         return np.flatnonzero(self.example_of_row == example)
 
 
@@ -78,8 +91,8 @@ def examples(store: Store, rows: np.ndarray, bands: list[str], band_mode: str = 
     rows: [n] int64 or [N] bool, rows of the index (a split, say).
     bands: those wanted, in the order of the channels of "stack".
     band_mode: "single": each good file of a wanted band, or of no named band, is an example of one channel;
-        "stack": each (domain, label, object) is one, a channel a band; of a band that is there twice the first good
-        file is used.
+        "stack": each (domain, label, object) is one, a channel a band; of a band that is there twice the
+        first good file is used.
     Raises: ValueError for another band_mode.
     """
     if band_mode not in BAND_MODES:
@@ -107,14 +120,20 @@ def examples(store: Store, rows: np.ndarray, bands: list[str], band_mode: str = 
     example_of_row[used] = of_used
     first = table.max(axis=1, initial=-1)  # any row of the example: they share label and domain
     label = store.index["label"].to_numpy(dtype=np.float32)[first]
-    domain = pd.Index(DOMAINS).get_indexer(store.index["domain"].to_numpy(dtype=object)[first]).astype(np.int64)
+    domain = (
+        pd.Index(DOMAINS).get_indexer(store.index["domain"].to_numpy(dtype=object)[first]).astype(np.int64)
+    )
     plural = "s" if table.shape[1] > 1 else ""
     what = f"{len(table):,} examples of {table.shape[1]} channel{plural}"
     report.insert(0, f"{what} from {len(used):,} of {len(rows):,} files")
-    return Cutouts(store, table, label, domain, tuple(bands), band_mode, example_of_row, left_out, tuple(report))
+    return Cutouts(
+        store, table, label, domain, tuple(bands), band_mode, example_of_row, left_out, tuple(report)
+    )
 
 
-def _stack(index: pd.DataFrame, used: np.ndarray, channel: np.ndarray, channels: int) -> tuple[np.ndarray, np.ndarray]:
+def _stack(
+    index: pd.DataFrame, used: np.ndarray, channel: np.ndarray, channels: int
+) -> tuple[np.ndarray, np.ndarray]:
     """([E, C] rows, -1 where missing, examples in order of appearance; [n] the example of each used row)."""
     of_used = _objects(index).to_numpy().astype(np.int64)
     table = np.full((of_used.max(initial=-1) + 1, channels), -1, dtype=np.int64)
@@ -134,7 +153,9 @@ def _report_stack(table: np.ndarray, bands: list[str], used: int, lost: int) -> 
     if missing.any():
         each = ", ".join(f"{band} {count:,}" for band, count in zip(bands, missing) if count)
         incomplete = int((table < 0).any(axis=1).sum())
-        lines.append(f"bands missing and masked: {each} (of {len(table):,} objects, {incomplete:,} are incomplete)")
+        lines.append(
+            f"bands missing and masked: {each} (of {len(table):,} objects, {incomplete:,} are incomplete)"
+        )
     if doubled := used - int((table >= 0).sum()):
         lines.append(f"files of a band that their object has already: {doubled:,} (the first is used)")
     if lost:

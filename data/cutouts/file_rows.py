@@ -1,4 +1,7 @@
-"""One row for each input file: the probabilities of examples and what they are like, written for the files they were made of."""
+"""One row for each input file: the probabilities of examples and what they are like,
+written for the files they were made of.
+"""
+
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +12,12 @@ import pandas as pd
 from data.cutouts.examples import Cutouts
 from utils import files
 
-ROWS = 200_000           # rows of a table that are put into words at once
+ROWS = 200_000  # rows of a table that are put into words at once
 
 
-def frames(rows: np.ndarray, examples: Cutouts, probs: np.ndarray, threshold: float, refused_are_zero: bool) -> Iterator[pd.DataFrame]:
+def frames(
+    rows: np.ndarray, examples: Cutouts, probs: np.ndarray, threshold: float, refused_are_zero: bool
+) -> Iterator[pd.DataFrame]:
     """path, domain, label, prob, pred and reason of the input files, some rows at a time, in input order.
 
     rows   [R] int64     rows of the store's index
@@ -21,7 +26,7 @@ def frames(rows: np.ndarray, examples: Cutouts, probs: np.ndarray, threshold: fl
     """
     index, left_out = examples.store.index, dict(zip(examples.left_out["row"], examples.left_out["reason"]))
     for start in range(0, len(rows), ROWS):
-        some = rows[start:start + ROWS]
+        some = rows[start : start + ROWS]
         files, example = index.iloc[some], examples.example_of_row[some]
         known = (example >= 0) & (example < len(probs))
         prob = np.full(len(some), np.nan, np.float32)
@@ -34,21 +39,31 @@ def frames(rows: np.ndarray, examples: Cutouts, probs: np.ndarray, threshold: fl
         label = files["label"].astype("Int8")
         pred = pd.array(prob >= threshold, "Int8")
         pred[np.isnan(prob)] = pd.NA
-        yield files[["path", "domain"]].assign(label=label.mask(label < 0), prob=prob, pred=pred, reason=reason)
+        yield files[["path", "domain"]].assign(
+            label=label.mask(label < 0), prob=prob, pred=pred, reason=reason
+        )
 
 
 def write(tables: Iterator[pd.DataFrame], rows: int, out: Path, which: str) -> int:
-    """Write pred_<which>.csv, quarantine_<which>.csv and probs_, labels_, preds_<which>.npy; count files without a prob.
+    """Write pred_<which>.csv, quarantine_<which>.csv and probs_, labels_, preds_<which>.npy;
+    count files without a prob.
 
-    In the arrays [rows] NaN, and -1 in preds, stands for what is not known. Each file appears whole or not at all.
+    In the arrays [rows] NaN, and -1 in preds, stands for what is not known.
+    Each file appears whole or not at all.
     """
     kinds = {"probs": np.float32, "labels": np.float32, "preds": np.int8}
     at, refused = 0, 0
     with contextlib.ExitStack() as stack:
-        arrays = {name: np.lib.format.open_memmap(stack.enter_context(files.whole(out / f"{name}_{which}.npy")), "w+", kind, (rows,))
-                  for name, kind in kinds.items()}
-        pred, quarantine = (stack.enter_context(open(stack.enter_context(files.whole(out / f"{name}_{which}.csv")), "w"))
-                            for name in ("pred", "quarantine"))
+        arrays = {
+            name: np.lib.format.open_memmap(
+                stack.enter_context(files.whole(out / f"{name}_{which}.npy")), "w+", kind, (rows,)
+            )
+            for name, kind in kinds.items()
+        }
+        pred, quarantine = (
+            stack.enter_context(open(stack.enter_context(files.whole(out / f"{name}_{which}.csv")), "w"))
+            for name in ("pred", "quarantine")
+        )
         for table in tables:
             here, head = slice(at, at + len(table)), at == 0
             arrays["probs"][here] = table["prob"]
@@ -64,10 +79,12 @@ def write(tables: Iterator[pd.DataFrame], rows: int, out: Path, which: str) -> i
 
 
 def write_more(rows: np.ndarray, examples: Cutouts, table: pd.DataFrame, path: Path) -> None:
-    """A CSV of path, then the columns of `table` [E]; a row for each input file, empty where nothing was predicted."""
+    """A CSV of path, then the columns of `table` [E]; a row for each input file,
+    empty where nothing was predicted.
+    """
     with files.whole(path) as temporary, open(temporary, "w") as file:
         for start in range(0, len(rows), ROWS):
-            some = rows[start:start + ROWS]
+            some = rows[start : start + ROWS]
             example = examples.example_of_row[some]
             part = table.reindex(np.where(example < len(table), example, -1)).reset_index(drop=True)
             part.insert(0, "path", examples.store.index["path"].to_numpy(dtype=object)[some])

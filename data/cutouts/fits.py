@@ -1,9 +1,12 @@
-"""The one door through which pixels enter: a FITS cutout becomes an array of physical values or is refused, with why.
+"""The one door through which pixels enter: a FITS cutout becomes an array of physical values or is refused,
+with why.
 
-Files of the plain forms are read by data/cutouts/fits_layout.py, all others by astropy; what is added here is strictness. The
-geometry is declared by the caller and never made by reshaping another one, sizes are compared with the file before
-anything of the declared size is allocated, and what astropy only warns of (truncation) is refused.
+Files of the plain forms are read by data/cutouts/fits_layout.py, all others by astropy; what is added here is
+strictness. The geometry is declared by the caller and never made by reshaping another one, sizes are compared
+with the file before anything of the declared size is allocated, and what astropy only warns of (truncation)
+is refused.
 """
+
 import contextlib
 import errno
 import io
@@ -30,7 +33,15 @@ SMALL = 2**15  # bytes of a file that may be asked for before its size is known
 usual_size = 0  # of the small file that was read last: a guess, which changes nothing but the speed
 NUMBERS = frozenset("BIJKED")  # TFORM letters of the columns that can be pixels
 # Not the file's fault: these stop the job, where a quarantine would last.
-MACHINE_TROUBLE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR}
+MACHINE_TROUBLE = {
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EAGAIN,
+    errno.EINTR,
+}
 # Cards of which astropy makes sizes, in any spelling that it understands.
 COUNT = re.compile(rb" *(BITPIX|NAXIS\d*|[PG]COUNT|TFIELDS) *=([^/]*)", re.IGNORECASE)
 MOST = {b"NAXIS": 999, b"TFIELDS": 999}  # the standard's; astropy makes a list of as many as are declared
@@ -40,13 +51,18 @@ class BadFile(Exception):
     """A file that cannot be used; its text is the reason in words."""
 
 
-def read_cutout(path: str | os.PathLike, shape: tuple[int, ...] | None = (41, 41), finite: bool = True) -> np.ndarray:
+def read_cutout(
+    path: str | os.PathLike, shape: tuple[int, ...] | None = (41, 41), finite: bool = True
+) -> np.ndarray:
     """The image of one FITS file: its first HDU that is an image, or a one-row table with an image column.
 
     shape: the geometry that the file must have, slowest axis first; None takes what is there.
-    finite: refuse a file with a non-finite pixel; False keeps them (surveys mark with NaN what they did not observe).
-    Returns: float32 [*shape], C-contiguous, native byte order, physical values (BSCALE, BZERO, TSCAL, TZERO applied).
-    Raises: BadFile for whatever is wrong with the file; OSError for trouble of the machine (a stale file handle, say).
+    finite: refuse a file with a non-finite pixel; False keeps them (surveys mark with NaN what they did not
+        observe).
+    Returns: float32 [*shape], C-contiguous, native byte order, physical values (BSCALE, BZERO, TSCAL,
+        TZERO applied).
+    Raises: BadFile for whatever is wrong with the file; OSError for trouble of the machine (a stale file
+        handle, say).
     Source: FITS Standard 4.0, sections 4.4.1 (image), 7.3 (binary table).
     """
     raw = fits_bytes(path, LARGEST if shape is None else max(LARGEST_CUTOUT, 64 * math.prod(shape)))
@@ -56,25 +72,31 @@ def read_cutout(path: str | os.PathLike, shape: tuple[int, ...] | None = (41, 41
     del raw  # before the pixels are copied
     if pixels.dtype.kind == "f":
         pixels = pixels.astype(pixels.dtype.type)  # of native byte order
-        # The sum of squares is the quickest look at every pixel: so small, none is NaN, infinite or beyond float32.
+        # The sum of squares is the quickest look at every pixel:
+        # so small, none is NaN, infinite or beyond float32.
         if float(np.vdot(pixels, pixels)) < 1e76:
             return pixels.astype(np.float32, copy=False)
     with np.errstate(over="ignore", invalid="ignore"):
         pixels = np.ascontiguousarray(pixels, dtype=np.float32)
     if finite and (bad := pixels.size - int(np.count_nonzero(np.isfinite(pixels)))):
-        raise BadFile(f"{bad} of {pixels.size} pixels are not finite (NaN, infinite, blank or beyond float32)")
+        raise BadFile(
+            f"{bad} of {pixels.size} pixels are not finite (NaN, infinite, blank or beyond float32)"
+        )
     return pixels
 
 
 def by_astropy(raw: bytes, shape: tuple[int, ...] | None) -> np.ndarray:
     """The pixels of any file, [*shape] in whatever type they come. Raises BadFile."""
-    with opened(raw, uint=False, disable_image_compression=True) as hdus:  # uint: astropy otherwise forgets BLANK in unsigned integers
+    # uint: astropy otherwise forgets BLANK in unsigned integers
+    with opened(raw, uint=False, disable_image_compression=True) as hdus:
         return _first_image(hdus, len(raw), shape)
 
 
 @contextlib.contextmanager
 def opened(raw: bytes, **options: Any) -> Iterator[fits.HDUList]:
-    """A file of these bytes by astropy; whatever astropy finds wrong, or whoever reads, is raised as BadFile."""
+    """A file of these bytes by astropy; whatever astropy finds wrong, or whoever reads,
+    is raised as BadFile.
+    """
     check_counts(raw)
     with warnings.catch_warnings():
         # Non-standard cards and the like: astropy mends them, and a million files would bury the log.
@@ -92,7 +114,9 @@ def opened(raw: bytes, **options: Any) -> Iterator[fits.HDUList]:
 
 
 def check_counts(raw: bytes) -> None:
-    """Before astropy multiplies them: a GCOUNT that is a text, say, would be repeated as often as there are pixels."""
+    """Before astropy multiplies them: a GCOUNT that is a text, say,
+    would be repeated as often as there are pixels.
+    """
     for at in range(0, len(raw), 80):
         if card := COUNT.match(raw, at, at + 80):
             name, value = card[1].upper(), card[2].strip()
@@ -101,7 +125,9 @@ def check_counts(raw: bytes) -> None:
 
 
 def fits_bytes(path: str | os.PathLike, limit: int) -> bytes:
-    """The bytes of a FITS file, of at most `limit`, unpacked if it is a gzip. Raises BadFile, or OSError for trouble of the machine."""
+    """The bytes of a FITS file, of at most `limit`, unpacked if it is a gzip.
+    Raises BadFile, or OSError for trouble of the machine.
+    """
     try:
         file = os.open(path, OPENING)
         try:
@@ -162,11 +188,15 @@ def _unpacked(raw: bytes, limit: int) -> bytes:
 
 
 def _first_image(hdus: fits.HDUList, size: int, shape: tuple[int, ...] | None) -> np.ndarray:
-    """Stops at the first cutout in file order: a later one may be a PSF, a weight or a mask of the same geometry."""
+    """Stops at the first cutout in file order: a later one may be a PSF,
+    a weight or a mask of the same geometry.
+    """
     seen = []
     for number, hdu in enumerate(hdus):
         where = f"HDU {number}"
-        if isinstance(hdu, fits.GroupsHDU) or not isinstance(hdu, (fits.PrimaryHDU, fits.ImageHDU, fits.BinTableHDU)):
+        if isinstance(hdu, fits.GroupsHDU) or not isinstance(
+            hdu, (fits.PrimaryHDU, fits.ImageHDU, fits.BinTableHDU)
+        ):
             seen.append(f"{where} is neither an image nor a binary table")
         elif isinstance(hdu, fits.BinTableHDU):
             if hdu.header.get("ZIMAGE") is True:
@@ -192,20 +222,23 @@ def _image_column(hdu: fits.BinTableHDU, shape: tuple[int, ...] | None) -> fits.
     return next(iter(named + sized), None)
 
 
-def _from_table(hdu: fits.BinTableHDU, column: fits.Column, where: str, size: int,
-                shape: tuple[int, ...] | None) -> np.ndarray:
+def _from_table(
+    hdu: fits.BinTableHDU, column: fits.Column, where: str, size: int, shape: tuple[int, ...] | None
+) -> np.ndarray:
     where = f"column {column.name} of {where}"
     if _kind(column) not in NUMBERS:
         raise BadFile(f"{where} has format {str(column.format)!r}, expected numbers (E, D, B, I, J or K)")
     if hdu.header["NAXIS2"] != 1:
         raise BadFile(f"{where} has {hdu.header['NAXIS2']} rows, expected one")
-    flat = not column.dim  # a vector without TDIM says nothing of its geometry: the challenge's own 1681E and 1681D
+    # a vector without TDIM says nothing of its geometry: the challenge's own 1681E and 1681D
+    flat = not column.dim
     declared = (_count(column),) if flat else tuple(int(n) for n in re.findall(r"\d+", str(column.dim)))[::-1]
     _check_geometry(declared, (math.prod(shape),) if flat and shape is not None else shape, where)
     if math.prod(declared) != _count(column):
         raise BadFile(f"{where} holds {_count(column)} values, but its TDIM says {_by(declared)}")
     check_size(hdu, size)
-    number = [other is column for other in hdu.columns].index(True)  # its name may be missing, or be another's too
+    # its name may be missing, or be another's too
+    number = [other is column for other in hdu.columns].index(True)
     table = hdu.data
     if column.null is not None and np.any(blank := np.rec.recarray.field(table, number) == column.null):
         raise BadFile(f"{np.count_nonzero(blank)} of {blank.size} pixels are not finite (TNULL)")

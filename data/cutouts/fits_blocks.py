@@ -1,9 +1,11 @@
 """A whole block of FITS cutouts: what read_cutout gives for each file, in less time.
 
-A small file costs little but its system calls and the Python around them. Here files are read into the rows of one
-buffer, and many at once are compared with headers that are known, converted and checked. Nothing is refused here: a file
-that is not plainly like a known one, or has a pixel that is not finite, goes to read_cutout.
+A small file costs little but its system calls and the Python around them. Here files are read into the rows
+of one buffer, and many at once are compared with headers that are known, converted and checked. Nothing is
+refused here: a file that is not plainly like a known one, or has a pixel that is not finite,
+goes to read_cutout.
 """
+
 import math
 import os
 from collections.abc import Sequence
@@ -18,7 +20,9 @@ CLOSED = -1  # no file: reading it is an error
 HEADERS = 8 * BLOCK  # bytes of a file that there is room for beside its pixels
 
 
-def read_cutouts(paths: Sequence[str | os.PathLike], shape: tuple[int, ...], finite: bool = True) -> tuple[np.ndarray, dict[int, str]]:
+def read_cutouts(
+    paths: Sequence[str | os.PathLike], shape: tuple[int, ...], finite: bool = True
+) -> tuple[np.ndarray, dict[int, str]]:
     """The images of n FITS files, and why some have none.
 
     shape, finite: as for read_cutout.
@@ -44,14 +48,14 @@ def read_cutouts(paths: Sequence[str | os.PathLike], shape: tuple[int, ...], fin
     buffer = np.empty((min(at_once, len(paths)), room), np.uint8)
     views = [[memoryview(row)] for row in buffer]
     for start in range(0, len(paths), at_once):
-        sizes = _fill(views, paths[start:start + at_once])
+        sizes = _fill(views, paths[start : start + at_once])
         for size in set(sizes):
             rows, tried = np.flatnonzero(np.array(sizes) == size), ()
             while len(rows):
                 known = KNOWN.get((size, shape), ()) if size < room else ()
                 for found in known:
                     if found not in tried and len(rows):
-                        rows = _take(flat[start:start + at_once], buffer, rows, *found)
+                        rows = _take(flat[start : start + at_once], buffer, rows, *found)
                 if len(rows):  # what is learnt from one may be said of the others
                     read_alone(start + int(rows[0]))
                 rows, tried = rows[1:], known
@@ -59,7 +63,8 @@ def read_cutouts(paths: Sequence[str | os.PathLike], shape: tuple[int, ...], fin
 
 
 def _fill(views: list[list[memoryview]], paths: Sequence[str | os.PathLike]) -> list[int]:
-    """Reads a file into each row. Returns: their sizes; one that fills its row may be larger; 0: it could not be read.
+    """Reads a file into each row. Returns: their sizes; one that fills its row may be larger; 0:
+    it could not be read.
 
     All are opened, then all read, then all closed: a kind of system call after its like takes less time.
     """
@@ -84,15 +89,21 @@ def _opened(path: str | os.PathLike) -> int:
         return CLOSED
 
 
-def _take(images: np.ndarray, buffer: np.ndarray, rows: np.ndarray, headers: bytes, layout: Layout) -> np.ndarray:
-    """Puts into images [n, pixels] those rows of the buffer whose headers say what the known ones do. Returns: the other rows."""
-    same = say_the_same(buffer[_span(rows), :len(headers)], headers)
+def _take(
+    images: np.ndarray, buffer: np.ndarray, rows: np.ndarray, headers: bytes, layout: Layout
+) -> np.ndarray:
+    """Puts into images [n, pixels] those rows of the buffer whose headers say what the known ones do.
+    Returns: the other rows.
+    """
+    same = say_the_same(buffer[_span(rows), : len(headers)], headers)
     taken, left = rows[same], rows[~same]
     if not len(taken):
         return left
     start, span = len(headers) + layout.skip, _span(taken)
     with np.errstate(over="ignore", invalid="ignore"):
-        images[span] = buffer[span, start:start + images.shape[1] * layout.dtype.itemsize].view(layout.dtype)
+        images[span] = buffer[span, start : start + images.shape[1] * layout.dtype.itemsize].view(
+            layout.dtype
+        )
         written = images[span]
         if np.vdot(written, written) < np.inf:  # the quickest look at every pixel: none is NaN or infinite
             return left

@@ -1,7 +1,10 @@
-"""The table of what is known of each object besides its pixels: fields with units and ranges, checks, and matches on the sky.
+"""The table of what is known of each object besides its pixels:
+fields with units and ranges, checks, and matches on the sky.
 
-One row an object. A missing number is NaN, a missing text is "". A label has a source ("obs:castles", "weak:galaxy_zoo") and a confidence.
+One row an object. A missing number is NaN, a missing text is "".
+A label has a source ("obs:castles", "weak:galaxy_zoo") and a confidence.
 """
+
 import re
 from difflib import get_close_matches
 from typing import NamedTuple
@@ -14,7 +17,8 @@ from utils.mistake import Mistake
 
 ANY = (-np.inf, np.inf)
 POSITIVE = (np.nextafter(0, 1), np.inf)
-LETTERS = re.compile(r"[ugrizyYZUBVRIJHK]+")     # a text of these is one band a letter; "VIS", "Ks" and "F814W" are names
+# a text of these is one band a letter; "VIS", "Ks" and "F814W" are names
+LETTERS = re.compile(r"[ugrizyYZUBVRIJHK]+")
 BAND = r"[A-Za-z0-9]+"
 COLUMNS = ["object", "field", "value", "problem"]
 
@@ -22,38 +26,88 @@ COLUMNS = ["object", "field", "value", "problem"]
 class Field(NamedTuple):
     name: str
     unit: str
-    type: type                            # str or float
-    possible: tuple[float, float]         # outside, inclusive, the value contradicts its own definition
-    expected: tuple[float, float]         # outside, the value is suspect: a placeholder such as 99, a wrong unit, a failed fit
-    per_band: bool                        # the column is name_<band>
+    type: type  # str or float
+    possible: tuple[float, float]  # outside, inclusive, the value contradicts its own definition
+    # outside, the value is suspect: a placeholder such as 99, a wrong unit, a failed fit
+    expected: tuple[float, float]
+    per_band: bool  # the column is name_<band>
     meaning: str
 
 
 FIELDS = (
-    Field("object", "", str, ANY, ANY, False, "id, unique in its catalogue; the same as in the index of the store"),
+    Field(
+        "object",
+        "",
+        str,
+        ANY,
+        ANY,
+        False,
+        "id, unique in its catalogue; the same as in the index of the store",
+    ),
     Field("source_catalog", "", str, ANY, ANY, False, "catalogue that the object was taken from"),
-    Field("instrument", "", str, ANY, ANY, False, "camera, with its telescope where the name alone is not clear"),
-    Field("bands", "", str, ANY, ANY, False, "bands of its images: grizy, or names separated by spaces: F555W F814W"),
+    Field(
+        "instrument", "", str, ANY, ANY, False, "camera, with its telescope where the name alone is not clear"
+    ),
+    Field(
+        "bands",
+        "",
+        str,
+        ANY,
+        ANY,
+        False,
+        "bands of its images: grizy, or names separated by spaces: F555W F814W",
+    ),
     Field("ra", "deg", float, (0, 360), (0, 360), False, "right ascension, ICRS"),
     Field("dec", "deg", float, (-90, 90), (-90, 90), False, "declination, ICRS"),
-    Field("redshift", "", float, (-1, np.inf), (-0.01, 15), False, "redshift of the object, of the lens where it is one"),
-    Field("seeing", "arcsec", float, POSITIVE, (0.01, 5), False, "full width at half maximum of the point spread function"),
+    Field(
+        "redshift",
+        "",
+        float,
+        (-1, np.inf),
+        (-0.01, 15),
+        False,
+        "redshift of the object, of the lens where it is one",
+    ),
+    Field(
+        "seeing",
+        "arcsec",
+        float,
+        POSITIVE,
+        (0.01, 5),
+        False,
+        "full width at half maximum of the point spread function",
+    ),
     Field("pixel_scale", "arcsec", float, POSITIVE, (0.005, 10), False, "side of a pixel of the images"),
     Field("magnitude", "mag", float, ANY, (0, 35), True, "total magnitude, AB"),
     Field("snr", "", float, ANY, (-10, 1e6), True, "flux over its error, as the catalogue gives it"),
     Field("sersic_index", "", float, POSITIVE, (0.05, 20), False, "Sersic index of the light profile"),
     Field("half_light_radius", "arcsec", float, POSITIVE, (0.005, 120), False, "radius of half of the light"),
     Field("ellipticity", "", float, (0, 1), (0, 1), False, "1 - B/A"),
-    Field("completeness", "", float, (0, 1), (0, 1), False, "fraction of such objects that the catalogue contains"),
+    Field(
+        "completeness",
+        "",
+        float,
+        (0, 1),
+        (0, 1),
+        False,
+        "fraction of such objects that the catalogue contains",
+    ),
     Field("label_source", "", str, ANY, ANY, False, "who says that it is a lens or none: kind:catalogue"),
     Field("label_confidence", "", float, (0, 1), (0, 1), False, "probability that the label is right"),
 )
 
 
 def field_of(column: str) -> Field | None:
-    """The field that a column holds, "magnitude" for "magnitude_g"; None for a column of a catalogue's own."""
+    """The field that a column holds, "magnitude" for "magnitude_g";
+    None for a column of a catalogue's own.
+    """
     for field in FIELDS:
-        if column == field.name and not field.per_band or field.per_band and re.fullmatch(f"{field.name}_{BAND}", column):
+        if (
+            column == field.name
+            and not field.per_band
+            or field.per_band
+            and re.fullmatch(f"{field.name}_{BAND}", column)
+        ):
             return field
     return None
 
@@ -64,14 +118,18 @@ def band_names(bands: str) -> list[str]:
 
 
 def typed(frame: pd.DataFrame) -> pd.DataFrame:
-    """A table of objects with every field as a column of its type: float64 or str, then the catalogue's own columns.
+    """A table of objects with every field as a column of its type:
+    float64 or str, then the catalogue's own columns.
 
-    frame: any columns of FIELDS, at least object; ids may be integers. magnitude_<b> and snr_<b> are there for each band that `bands` or
-        another column of the two names.
+    frame: any columns of FIELDS, at least object; ids may be integers. magnitude_<b> and snr_<b> are there
+        for each band that `bands` or another column of the two names.
     Raises: Mistake for a value that is no number where one is expected, or no text, with its column and row.
     """
     if "object" not in frame:
-        raise Mistake(f"a table of objects has the columns {', '.join(map(str, frame.columns)) or 'none'}: expected also object, their id")
+        raise Mistake(
+            f"a table of objects has the columns {', '.join(map(str, frame.columns)) or 'none'}: expected "
+            "also object, their id"
+        )
     if twice := sorted(set(map(str, frame.columns[frame.columns.duplicated()]))):
         raise Mistake(f"column {twice[0]!r} is there twice: expected each column once")
     columns = {}
@@ -79,20 +137,33 @@ def typed(frame: pd.DataFrame) -> pd.DataFrame:
     for field in FIELDS:
         for name in [f"{field.name}_{band}" for band in bands] if field.per_band else [field.name]:
             convert, missing = (_texts, "") if field.type is str else (_numbers, np.nan)
-            columns[name] = convert(name, frame[name]) if name in frame else pd.Series([missing] * len(frame), dtype=field.type)
+            columns[name] = (
+                convert(name, frame[name])
+                if name in frame
+                else pd.Series([missing] * len(frame), dtype=field.type)
+            )
     for name in frame.columns.difference(list(columns), sort=False):
         own = frame[name]
         # numbers of a FITS table are big-endian, which pandas cannot group or sort
-        native = own.dtype.newbyteorder("=") if isinstance(own.dtype, np.dtype) and own.dtype.kind in "iufb" else own.dtype
-        columns[name] = _texts(name, own) if pd.api.types.is_string_dtype(own.dtype) or own.dtype == object else own.astype(native)
+        native = (
+            own.dtype.newbyteorder("=")
+            if isinstance(own.dtype, np.dtype) and own.dtype.kind in "iufb"
+            else own.dtype
+        )
+        columns[name] = (
+            _texts(name, own)
+            if pd.api.types.is_string_dtype(own.dtype) or own.dtype == object
+            else own.astype(native)
+        )
     return pd.DataFrame({name: column.array for name, column in columns.items()})
 
 
 def validate(table: pd.DataFrame) -> pd.DataFrame:
     """What is wrong with a table of objects.
 
-    Returns: one row a problem: object, field (the column), value (as text), problem, which begins with its kind: missing, not finite,
-        impossible, out of range, duplicated id, duplicated position (nearest other object within 1 arcsec).
+    Returns: one row a problem: object, field (the column), value (as text), problem, which begins with its
+        kind: missing, not finite, impossible, out of range, duplicated id,
+            duplicated position (nearest other object within 1 arcsec).
     """
     table = typed(table)
     found = []
@@ -100,7 +171,16 @@ def validate(table: pd.DataFrame) -> pd.DataFrame:
     def report(rows: np.ndarray, field: str, problem: str | list[str]) -> None:
         if len(rows):
             values = [str(value) for value in table[field].iloc[rows].tolist()]
-            found.append(pd.DataFrame({"object": table["object"].to_numpy()[rows], "field": field, "value": values, "problem": problem}))
+            found.append(
+                pd.DataFrame(
+                    {
+                        "object": table["object"].to_numpy()[rows],
+                        "field": field,
+                        "value": values,
+                        "problem": problem,
+                    }
+                )
+            )
 
     ids = table["object"]
     report(np.flatnonzero(ids == ""), "object", "missing: every object needs an id")
@@ -114,60 +194,121 @@ def validate(table: pd.DataFrame) -> pd.DataFrame:
         (lowest, highest), (low, high) = field.possible, field.expected
         possible = (values >= lowest) & (values <= highest)
         report(np.flatnonzero(np.isinf(values)), column, "not finite")
-        report(np.flatnonzero(finite & ~possible), column, f"impossible: must be {_interval(field.possible)} {field.unit}".rstrip())
+        report(
+            np.flatnonzero(finite & ~possible),
+            column,
+            f"impossible: must be {_interval(field.possible)} {field.unit}".rstrip(),
+        )
         unlikely = finite & possible & ~((values >= low) & (values <= high))
-        report(np.flatnonzero(unlikely), column, f"out of range: expected {_interval(field.expected)} {field.unit}".rstrip())
+        report(
+            np.flatnonzero(unlikely),
+            column,
+            f"out of range: expected {_interval(field.expected)} {field.unit}".rstrip(),
+        )
     for given, absent in (("ra", "dec"), ("dec", "ra")):
-        report(np.flatnonzero(table[given].notna() & table[absent].isna()), given, f"missing: {given} without {absent}")
-    report(np.flatnonzero(table["label_confidence"].notna() & (table["label_source"] == "")), "label_confidence",
-           "missing: a confidence without a label_source")
+        report(
+            np.flatnonzero(table[given].notna() & table[absent].isna()),
+            given,
+            f"missing: {given} without {absent}",
+        )
+    report(
+        np.flatnonzero(table["label_confidence"].notna() & (table["label_source"] == "")),
+        "label_confidence",
+        "missing: a confidence without a label_source",
+    )
     rows, others, separation = _neighbours(table)
-    report(rows, "ra", [f"duplicated position: {distance:.3f} arcsec from {other}" for distance, other in zip(separation, ids.iloc[others])])
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame({name: pd.Series(dtype=str) for name in COLUMNS})
+    report(
+        rows,
+        "ra",
+        [
+            f"duplicated position: {distance:.3f} arcsec from {other}"
+            for distance, other in zip(separation, ids.iloc[others])
+        ],
+    )
+    return (
+        pd.concat(found, ignore_index=True)
+        if found
+        else pd.DataFrame({name: pd.Series(dtype=str) for name in COLUMNS})
+    )
 
 
 def matches(left: pd.DataFrame, right: pd.DataFrame, radius: float = 1.0) -> pd.DataFrame:
     """The objects of one catalogue that another has too: for each of the left its nearest of the right.
 
     left, right: tables with object, ra, dec in deg. radius: arcsec, inclusive.
-    Returns: object_left, object_right, separation in arcsec; only those within the radius, in the order of the left.
+    Returns: object_left, object_right, separation in arcsec; only those within the radius,
+        in the order of the left.
     Raises: Mistake for a radius that is not positive.
     """
     if not radius > 0:
         raise Mistake(f"radius {radius}: expected a positive number of arcsec")
     (rows, here), (others, there) = _positions(left), _positions(right)
     if len(rows) == 0 or len(others) == 0:
-        return pd.DataFrame({"object_left": pd.Series(dtype=str), "object_right": pd.Series(dtype=str), "separation": pd.Series(dtype=float)})
+        return pd.DataFrame(
+            {
+                "object_left": pd.Series(dtype=str),
+                "object_right": pd.Series(dtype=str),
+                "separation": pd.Series(dtype=float),
+            }
+        )
     first, _ = _distinct(there)  # a tree of many equal points would be searched point by point
     nearest, separation, _ = here.match_to_catalog_sky(there[first])
     near = separation.arcsec <= radius
-    return pd.DataFrame({"object_left": left["object"].to_numpy()[rows[near]],
-                         "object_right": right["object"].to_numpy()[others[first[nearest[near]]]],
-                         "separation": separation.arcsec[near]})
+    return pd.DataFrame(
+        {
+            "object_left": left["object"].to_numpy()[rows[near]],
+            "object_right": right["object"].to_numpy()[others[first[nearest[near]]]],
+            "separation": separation.arcsec[near],
+        }
+    )
 
 
 def summary(table: pd.DataFrame, problems: pd.DataFrame) -> list[str]:
-    """Lines for the log: how many objects, of which catalogues, what is known of them, and the problems of each kind with the first one."""
+    """Lines for the log: how many objects, of which catalogues, what is known of them,
+    and the problems of each kind with the first one.
+    """
     table = typed(table)
-    catalogues = ", ".join(f"{name or 'no catalogue'} {count:,}" for name, count in table["source_catalog"].value_counts().items())
-    labels = ", ".join(f"{name} {count:,}" for name, count in table["label_source"].value_counts().items() if name)
-    lines = [f"{len(table):,} objects" + (f" ({catalogues})" if catalogues else "") + f"; labels: {labels or 'none'}"]
+    catalogues = ", ".join(
+        f"{name or 'no catalogue'} {count:,}"
+        for name, count in table["source_catalog"].value_counts().items()
+    )
+    labels = ", ".join(
+        f"{name} {count:,}" for name, count in table["label_source"].value_counts().items() if name
+    )
+    lines = [
+        f"{len(table):,} objects"
+        + (f" ({catalogues})" if catalogues else "")
+        + f"; labels: {labels or 'none'}"
+    ]
     for column in table.columns:
         field = field_of(column)
-        if field and field.type is float and len(known := table[column].to_numpy()[np.isfinite(table[column])]):
+        if (
+            field
+            and field.type is float
+            and len(known := table[column].to_numpy()[np.isfinite(table[column])])
+        ):
             share = f"{len(known) / len(table):.1%}"
-            lines.append(f"  {column}: known of {share}, {known.min():.5g} to {known.max():.5g}, median {np.median(known):.5g} {field.unit}".rstrip())
+            lines.append(
+                f"  {column}: known of {share}, {known.min():.5g} to {known.max():.5g}, median "
+                f"{np.median(known):.5g} {field.unit}".rstrip()
+            )
     own = sum(field_of(column) is None for column in table.columns)
     lines += [f"  {own} further columns of the catalogue"] if own else []
     lines.append(f"{len(problems):,} problems" if len(problems) else "no problems found")
-    for (field, kind), rows in problems.groupby(["field", problems["problem"].str.split(":").str[0]], sort=False):
+    for (field, kind), rows in problems.groupby(
+        ["field", problems["problem"].str.split(":").str[0]], sort=False
+    ):
         first = rows.iloc[0]
-        lines.append(f"  {kind}, {field}: {len(rows):,}, the first {first['object']!r} with {first['value']} ({first['problem']})")
+        lines.append(
+            f"  {kind}, {field}: {len(rows):,}, the first {first['object']!r} with {first['value']} "
+            f"({first['problem']})"
+        )
     return lines
 
 
 def arrays(table: pd.DataFrame, columns: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Columns as a network takes them: (values [N, M] float32 in the units of the fields, 0 where missing; present [N, M] bool).
+    """Columns as a network takes them: (values [N, M] float32 in the units of the fields, 0 where missing;
+    present [N, M] bool).
 
     Raises: Mistake for a column that is not there or holds text.
     """
@@ -176,7 +317,11 @@ def arrays(table: pd.DataFrame, columns: list[str]) -> tuple[np.ndarray, np.ndar
     for number, name in enumerate(columns):
         if name not in numbers:
             near = get_close_matches(name, numbers, 1)
-            why = "holds text" if name in table else "is not there" + (f", did you mean {near[0]!r}?" if near else "")
+            why = (
+                "holds text"
+                if name in table
+                else "is not there" + (f", did you mean {near[0]!r}?" if near else "")
+            )
             raise Mistake(f"metadata column {name!r} {why}: expected one of {', '.join(numbers)}")
         with np.errstate(over="ignore"):
             values[:, number] = table[name].to_numpy(dtype=np.float64, na_value=np.nan)
@@ -202,7 +347,9 @@ def _texts(name: str, column: pd.Series) -> pd.Series:
         try:
             texts.append("" if missing else _text(value))
         except ValueError as error:
-            raise Mistake(f"column {name!r} holds {value!r:.80} in row {row}: expected a text, {error}") from error
+            raise Mistake(
+                f"column {name!r} holds {value!r:.80} in row {row}: expected a text, {error}"
+            ) from error
     return pd.Series(texts, dtype=str)
 
 
@@ -232,7 +379,10 @@ def _numbers(name: str, column: pd.Series) -> pd.Series:
     else:
         values, wrong = column.to_numpy(dtype=np.float64, na_value=np.nan), []
     if len(wrong):
-        raise Mistake(f"column {name!r} holds {column.iloc[wrong[0]]!r:.80} in row {wrong[0]}: expected a number, or nothing where it is missing")
+        raise Mistake(
+            f"column {name!r} holds {column.iloc[wrong[0]]!r:.80} in row {wrong[0]}: expected a number, or "
+            "nothing where it is missing"
+        )
     return pd.Series(values, dtype=np.float64)
 
 
@@ -264,7 +414,9 @@ def _neighbours(table: pd.DataFrame, radius: float = 1.0) -> tuple[np.ndarray, n
         nearest, distance, _ = distinct.match_to_catalog_sky(distinct, nthneighbor=2)
         itself = nearest == numbers  # of two at no distance either comes first
         if itself.any():
-            nearest[itself], distance[itself], _ = distinct[itself].match_to_catalog_sky(distinct, nthneighbor=1)
+            nearest[itself], distance[itself], _ = distinct[itself].match_to_catalog_sky(
+                distinct, nthneighbor=1
+            )
         other, separation = first[nearest][group], distance.arcsec[group]
     # of exactly equal ones the first has the second for a neighbour, the others have the first
     order = np.argsort(group, kind="stable")

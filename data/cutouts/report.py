@@ -1,4 +1,5 @@
 """What is in a store, on one page: counts, distributions, the sky, images, outliers, quarantine."""
+
 import math
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from data.cutouts.store import Store
 from utils import plots
 from utils.page import Page
 
-SHOWN, IMAGES = 50, 32       # rows of a table, images of a mosaic
+SHOWN, IMAGES = 50, 32  # rows of a table, images of a mosaic
 BINS = 40
 
 
@@ -32,18 +33,44 @@ def write(store: Store, path: Path, say) -> None:
         page.lines(metadata.summary(table, problems))
         if (known := table["ra"].notna() & table["dec"].notna()).any():
             page.figure(sky(table["ra"][known].to_numpy(), table["dec"][known].to_numpy()))
-        numbers = {column: table[column].to_numpy(np.float64) for column in table if metadata.field_of(column) and table[column].dtype.kind == "f"}
-        if numbers := {name: values for name, values in numbers.items() if np.isfinite(values).any() and name not in ("ra", "dec")}:
+        numbers = {
+            column: table[column].to_numpy(np.float64)
+            for column in table
+            if metadata.field_of(column) and table[column].dtype.kind == "f"
+        }
+        if numbers := {
+            name: values
+            for name, values in numbers.items()
+            if np.isfinite(values).any() and name not in ("ra", "dec")
+        }:
             page.figure(histograms(numbers))
         if len(problems):
             page.table(problems.head(SHOWN))
     page.section("Quality of the images")
-    page.lines([f"{name}: {measure.meaning}" + (f" ({measure.unit})" if measure.unit else "") for name, measure in quality.MEASURES.items()])
-    page.figure(histograms({name: measures[name].to_numpy(np.float64) for name in [*quality.MEASURES, "weight"] if measures[name].notna().any()}))
+    page.lines(
+        [
+            f"{name}: {measure.meaning}" + (f" ({measure.unit})" if measure.unit else "")
+            for name, measure in quality.MEASURES.items()
+        ]
+    )
+    page.figure(
+        histograms(
+            {
+                name: measures[name].to_numpy(np.float64)
+                for name in [*quality.MEASURES, "weight"]
+                if measures[name].notna().any()
+            }
+        )
+    )
     unlike = np.flatnonzero(measures["outlier"] != "")
     if len(unlike):
         page.lines([f"{len(unlike):,} images are unlike the others of their band; the first:"])
-        page.table(index[["object", "band", "path"]].iloc[unlike].assign(unlike_in=measures["outlier"].iloc[unlike]).head(SHOWN))
+        page.table(
+            index[["object", "band", "path"]]
+            .iloc[unlike]
+            .assign(unlike_in=measures["outlier"].iloc[unlike])
+            .head(SHOWN)
+        )
         page.figure(mosaic(store, spread(unlike, IMAGES)))
     page.section("Quarantine")
     bad = index.loc[index["reason"] != "", ["path", "reason"]]
@@ -54,7 +81,9 @@ def write(store: Store, path: Path, say) -> None:
 def counts(index: pd.DataFrame) -> pd.DataFrame:
     """Images, objects and quarantined ones by domain, label and band."""
     groups = index.assign(quarantined=index["reason"] != "").groupby(["domain", "label", "band"], sort=True)
-    return groups.agg(images=("path", "size"), objects=("object", "nunique"), quarantined=("quarantined", "sum")).reset_index()
+    return groups.agg(
+        images=("path", "size"), objects=("object", "nunique"), quarantined=("quarantined", "sum")
+    ).reset_index()
 
 
 def spread(rows: np.ndarray, most: int) -> np.ndarray:
@@ -64,7 +93,9 @@ def spread(rows: np.ndarray, most: int) -> np.ndarray:
 
 def mosaic(store: Store, rows: np.ndarray) -> Figure:
     names = store.index[["object", "band"]].iloc[rows]
-    return plots.mosaic(store.read(rows), [f"{name} {band}"[-24:] for name, band in names.itertuples(index=False)])
+    return plots.mosaic(
+        store.read(rows), [f"{name} {band}"[-24:] for name, band in names.itertuples(index=False)]
+    )
 
 
 def sky(ra: np.ndarray, dec: np.ndarray) -> Figure:
@@ -72,7 +103,9 @@ def sky(ra: np.ndarray, dec: np.ndarray) -> Figure:
     figure = Figure(figsize=(9, 4.6), layout="constrained")
     ax = figure.add_subplot(projection="mollweide")
     ax.grid(alpha=0.4)
-    ax.plot(-np.radians((ra + 180) % 360 - 180), np.radians(dec), ".", markersize=2, alpha=0.5, rasterized=True)
+    ax.plot(
+        -np.radians((ra + 180) % 360 - 180), np.radians(dec), ".", markersize=2, alpha=0.5, rasterized=True
+    )
     hours = np.arange(150, -151, -30)
     ax.set_xticks(-np.radians(hours[::-1]), [f"{degrees % 360}°" for degrees in hours[::-1]])
     return figure
@@ -93,6 +126,6 @@ def histograms(columns: dict[str, np.ndarray]) -> Figure:
         ax.set_xscale("log" if decades else "linear")
         ax.set_title(name, fontsize=8)
         ax.tick_params(labelsize=7)
-    for ax in figure.axes[len(columns):]:
+    for ax in figure.axes[len(columns) :]:
         ax.set_axis_off()
     return figure

@@ -1,4 +1,7 @@
-"""What a catalogue must say of itself to be packed into a store: which images there are, what they are, and their pixels."""
+"""What a catalogue must say of itself to be packed into a store:
+which images there are, what they are, and their pixels.
+"""
+
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -6,19 +9,23 @@ import numpy as np
 import pandas as pd
 
 # Modules with `open_source(**options) -> Source`, by kind.
-KINDS = {name: f"data.catalogues.{name}" for name in ("galaxiesml", "galaxy_zoo", "hst", "bologna", "survey_fits")} | dict(tar_shards="data.tar_shards.source")
+KINDS = {
+    name: f"data.catalogues.{name}" for name in ("galaxiesml", "galaxy_zoo", "hst", "bologna", "survey_fits")
+} | dict(tar_shards="data.tar_shards.source")
 
 
 class Source(Protocol):
-    """Images of a catalogue, and its objects; made from headers and tables alone, pixels are read when they are packed.
+    """Images of a catalogue, and its objects; made from headers and tables alone,
+    pixels are read when they are packed.
 
     An image is one band of one object; those of an object are on adjacent rows.
     """
 
-    index: pd.DataFrame          # [N] path, object, band, domain, label (int8: 1, 0, -1 unknown), in the order in which they are stored
-    metadata: pd.DataFrame       # [objects] columns of data/cutouts/metadata.py
-    shape: tuple[int, int]       # of every image
-    recipe: dict[str, Any]       # JSON that makes the same source in another process
+    # [N] path, object, band, domain, label (int8: 1, 0, -1 unknown), in the order in which they are stored
+    index: pd.DataFrame
+    metadata: pd.DataFrame  # [objects] columns of data/cutouts/metadata.py
+    shape: tuple[int, int]  # of every image
+    recipe: dict[str, Any]  # JSON that makes the same source in another process
 
     def read(self, rows: range) -> tuple[np.ndarray, dict[int, str]]:
         """(float32 [n, H, W] in physical units, {row: reason} of the images that cannot be used, zero there).
@@ -30,4 +37,6 @@ class Source(Protocol):
 def open_source(recipe: dict[str, Any]) -> Source:
     """The source that a recipe, {"kind", ...options of its module}, describes."""
     assert recipe["kind"] in KINDS, recipe
-    return import_module(KINDS[recipe["kind"]]).open_source(**{name: value for name, value in recipe.items() if name != "kind"})
+    return import_module(KINDS[recipe["kind"]]).open_source(
+        **{name: value for name, value in recipe.items() if name != "kind"}
+    )

@@ -1,14 +1,17 @@
 """The store: FITS files are read once into one flat array that training maps into memory.
 
-    pixels.npy       float32 [N, H, W], physical values; row i belongs to row i of the index, quarantined rows are zero
+    pixels.npy       float32 [N, H, W], physical values; row i belongs to row i of the index,
+                     quarantined rows are zero
     index.parquet    path, object, band, domain, label, reason ("" = good, else why the file is quarantined)
     quarantine.csv   path, reason of the quarantined files
     metadata.parquet one row an object, where a catalogue was packed: data/cutouts/metadata.py
-    manifest.json    version, counts, geometry, dtype, crc32 of each block, digests of inventory and index; written last
+    manifest.json    version, counts, geometry, dtype, crc32 of each block, digests of inventory and index;
+                     written last
 
-Packing goes block by block under partial_<digest>/, each durable before the next is begun: after kill -9 the same
-command goes on where it was.
+Packing goes block by block under partial_<digest>/, each durable before the next is begun: after kill -9 the
+same command goes on where it was.
 """
+
 import ctypes
 import io
 import json
@@ -50,7 +53,8 @@ class Store:
 
     directory: Path
     manifest: dict
-    index: pd.DataFrame  # one row an input file: path (of a FITS file the absolute one), object, band, domain, label, reason
+    # one row an input file: path (of a FITS file the absolute one), object, band, domain, label, reason
+    index: pd.DataFrame
 
     def __post_init__(self):
         _ = self.sound  # made now, so that processes forked later share it
@@ -62,7 +66,8 @@ class Store:
 
     @cached_property
     def metadata(self) -> pd.DataFrame | None:
-        """One row an object (data/cutouts/metadata.py); None where FITS files were packed that nothing more is known of.
+        """One row an object (data/cutouts/metadata.py); None where FITS files were packed that nothing more
+        is known of.
 
         Raises: Mistake if it is damaged.
         """
@@ -78,11 +83,14 @@ class Store:
 
     @cached_property
     def sound(self) -> np.ndarray:
-        """[blocks] bool, those that agreed with their checksum; in memory that processes forked later share."""
+        """[blocks] bool, those that agreed with their checksum;
+        in memory that processes forked later share.
+        """
         return np.frombuffer(mmap(-1, max(1, len(self.manifest["crc32"]))), dtype=bool)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """float32 [*rows.shape, H, W], a copy; zeros for row -1. A block is compared with its checksum when it is first touched.
+        """float32 [*rows.shape, H, W], a copy; zeros for row -1.
+        A block is compared with its checksum when it is first touched.
 
         Raises: Mistake that names the damaged rows.
         """
@@ -105,7 +113,10 @@ class Store:
         files, quarantined = self.manifest["files"], self.manifest["quarantined"]
         lines = [f"{files:,} files in {self.directory}, {quarantined:,} of them quarantined (quarantine.csv)"]
         bad = self.index[self.index["reason"] != ""]
-        lines += [f"  {path}: {reason}" for path, reason in bad[["path", "reason"]].head(most).itertuples(index=False)]
+        lines += [
+            f"  {path}: {reason}"
+            for path, reason in bad[["path", "reason"]].head(most).itertuples(index=False)
+        ]
         return lines + ([f"  and {len(bad) - most:,} more"] if len(bad) > most else [])
 
     def verify(self) -> None:
@@ -115,9 +126,12 @@ class Store:
 
     def _check(self, block: int) -> None:
         first = block * self.manifest["block"]
-        content = np.asarray(self.pixels)[first:first + self.manifest["block"]]
+        content = np.asarray(self.pixels)[first : first + self.manifest["block"]]
         if zlib.crc32(content) != self.manifest["crc32"][block]:
-            raise _damaged(self.directory, f"rows {first} to {first + len(content) - 1} of pixels.npy differ from their checksum")
+            raise _damaged(
+                self.directory,
+                f"rows {first} to {first + len(content) - 1} of pixels.npy differ from their checksum",
+            )
         self.sound[block] = True
 
     def __getstate__(self) -> dict:
@@ -126,41 +140,61 @@ class Store:
 
 
 def inventory_digest(inventory: pd.DataFrame, shape: tuple[int, int] = (41, 41)) -> str:
-    """What a store follows from: absolute paths, names, labels, sizes, times of change, geometry; one stat a file."""
+    """What a store follows from: absolute paths, names, labels, sizes, times of change, geometry;
+    one stat a file.
+    """
     digest = blake2b(repr((VERSION, tuple(shape))).encode(), digest_size=16)
     for first in range(0, len(inventory), 65536):
-        part = inventory.iloc[first:first + 65536]
+        part = inventory.iloc[first : first + 65536]
         paths = part["path"].tolist()
-        rows = zip(map(os.path.abspath, paths), *(part[column].tolist() for column in COLUMNS[1:]), statuses(paths))
+        rows = zip(
+            map(os.path.abspath, paths), *(part[column].tolist() for column in COLUMNS[1:]), statuses(paths)
+        )
         digest.update("\n".join(map(repr, rows)).encode())
     return digest.hexdigest()
 
 
 def source_digest(source: Source) -> str:
-    """What the store of a catalogue follows from: its recipe, rows and objects, sizes and times of change of its files."""
+    """What the store of a catalogue follows from: its recipe, rows and objects,
+    sizes and times of change of its files.
+    """
     files = source.index["path"].str.rsplit("#", n=1).str[0].unique().tolist()
-    digest = blake2b(repr((VERSION, source.shape, json.dumps(source.recipe, sort_keys=True), files, statuses(files))).encode(), digest_size=16)
+    digest = blake2b(
+        repr(
+            (VERSION, source.shape, json.dumps(source.recipe, sort_keys=True), files, statuses(files))
+        ).encode(),
+        digest_size=16,
+    )
     for table in (source.index[COLUMNS], source.metadata):
         digest.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
     return digest.hexdigest()
 
 
-def store_directory(root: str | os.PathLike, inventory: pd.DataFrame, shape: tuple[int, int] = (41, 41),
-                    digest: str | None = None) -> Path:
-    """The folder under `root` that belongs to an inventory: other files, or changed ones, are another store."""
+def store_directory(
+    root: str | os.PathLike,
+    inventory: pd.DataFrame,
+    shape: tuple[int, int] = (41, 41),
+    digest: str | None = None,
+) -> Path:
+    """The folder under `root` that belongs to an inventory:
+    other files, or changed ones, are another store.
+    """
     return Path(root) / f"cutouts_{(digest or inventory_digest(inventory, shape))[:16]}"
 
 
 def open_store(directory: str | os.PathLike) -> Store:
-    """An existing store, checked for being whole: sizes, geometry, index (the pixels themselves: `Store.verify`).
+    """An existing store, checked for being whole: sizes, geometry, index (the pixels themselves:
+    `Store.verify`).
 
     Raises: Mistake if there is none, or it is damaged or of another version.
     """
     directory = Path(directory)
     manifest = _manifest(directory)
     if manifest is None:
-        raise Mistake(f"{str(directory)!r} holds no complete store (no manifest.json): run the packing command again, "
-                      "it goes on where it was interrupted")
+        raise Mistake(
+            f"{str(directory)!r} holds no complete store (no manifest.json): run the packing command again, "
+            "it goes on where it was interrupted"
+        )
     try:
         content = (directory / "index.parquet").read_bytes()
         if _digest(content) != manifest["index"]:
@@ -173,19 +207,31 @@ def open_store(directory: str | os.PathLike) -> Store:
         raise _damaged(directory, str(error)) from error
     expected = len(store.index), *manifest["shape"]
     if pixels.shape != expected or pixels.dtype != np.dtype(manifest["dtype"]):
-        raise _damaged(directory, f"pixels.npy is {pixels.dtype} {pixels.shape}, not {manifest['dtype']} {expected}")
+        raise _damaged(
+            directory, f"pixels.npy is {pixels.dtype} {pixels.shape}, not {manifest['dtype']} {expected}"
+        )
     return store
 
 
-def pack(inventory: pd.DataFrame, directory: str | os.PathLike, shape: tuple[int, int] = (41, 41), workers: int = 1,
-         digest: str | None = None, say: Callable[[str], None] = _to_stderr, source: Source | None = None) -> Store:
-    """Reads every file of an inventory into a store, or finds that done; interrupted anywhere, the same call goes on.
+def pack(
+    inventory: pd.DataFrame,
+    directory: str | os.PathLike,
+    shape: tuple[int, int] = (41, 41),
+    workers: int = 1,
+    digest: str | None = None,
+    say: Callable[[str], None] = _to_stderr,
+    source: Source | None = None,
+) -> Store:
+    """Reads every file of an inventory into a store, or finds that done;
+    interrupted anywhere, the same call goes on.
 
     inventory: of data/cutouts/buckets.py. shape: (H, W) that every file must have. workers: processes.
         digest: `inventory_digest`, if the caller has it. say: where lines for people go.
-        source: who reads the images of the inventory, and knows their objects, where they are not a FITS file each.
+        source: who reads the images of the inventory, and knows their objects,
+            where they are not a FITS file each.
     Returns: the store, its index with the paths as spelled in `inventory`.
-    Raises: Mistake if no file can be read, the disk is full, the folder cannot be written, or a worker is killed.
+    Raises: Mistake if no file can be read, the disk is full, the folder cannot be written,
+        or a worker is killed.
     """
     directory = Path(directory)
     digest = digest or inventory_digest(inventory, shape)
@@ -197,8 +243,10 @@ def pack(inventory: pd.DataFrame, directory: str | os.PathLike, shape: tuple[int
                     if not _complete(directory, digest):
                         _pack(inventory, directory, tuple(shape), workers, digest, say, source)
         except WorkerLost as error:
-            raise Mistake(f"{error}; what is packed stays: run the same command again, with fewer workers if memory "
-                          "was short") from error
+            raise Mistake(
+                f"{error}; what is packed stays: run the same command again, with fewer workers if memory "
+                "was short"
+            ) from error
         except OSError:
             # without locks another node may have finished the very same store under our hands
             if not _complete(directory, digest):
@@ -208,11 +256,19 @@ def pack(inventory: pd.DataFrame, directory: str | os.PathLike, shape: tuple[int
     return Store(directory, store.manifest, as_spelled.assign(reason=store.index["reason"]))
 
 
-def _pack(inventory: pd.DataFrame, directory: Path, shape: tuple, workers: int, digest: str,
-          say: Callable[[str], None], source: Source | None) -> None:
+def _pack(
+    inventory: pd.DataFrame,
+    directory: Path,
+    shape: tuple,
+    workers: int,
+    digest: str,
+    say: Callable[[str], None],
+    source: Source | None,
+) -> None:
     count, row_bytes = len(inventory), math.prod(shape) * 4
     rows = max(1, min(BLOCK_ROWS, BLOCK_BYTES // row_bytes))
-    # Named by what determines every block: what an orphaned worker of a killed attempt still writes is the same.
+    # Named by what determines every block: what an orphaned worker of a killed attempt still writes is the
+    # same.
     partial = directory / f"partial_{digest[:16]}_{rows}"
     offset = _prepare_pixels(partial / "pixels.npy", (count, *shape))
     records = [partial / f"block_{first // rows:07d}.json" for first in range(0, count, rows)]
@@ -225,21 +281,42 @@ def _pack(inventory: pd.DataFrame, directory: Path, shape: tuple, workers: int, 
     def jobs() -> Iterator[dict]:
         for block in missing:
             first = block * rows
-            paths = inventory["path"].iloc[first:first + rows].tolist()
-            yield {"record": str(records[block]), "pixels": str(partial / "pixels.npy"), "offset": offset + first * row_bytes,
-                   "first": first, "count": len(paths), "shape": list(shape), "source": source.recipe if source else paths}
+            paths = inventory["path"].iloc[first : first + rows].tolist()
+            yield {
+                "record": str(records[block]),
+                "pixels": str(partial / "pixels.npy"),
+                "offset": offset + first * row_bytes,
+                "first": first,
+                "count": len(paths),
+                "shape": list(shape),
+                "source": source.recipe if source else paths,
+            }
 
     with tqdm(total=count, initial=count - left, unit="file", desc="packing", disable=None) as bar:
         for files in pack_blocks(jobs(), max(1, min(workers, len(missing)))):
             bar.update(files)
-    manifest = {"version": VERSION, "files": count, "shape": list(shape), "dtype": "<f4", "block": rows,
-                "inventory": digest}
-    _finish(inventory, directory, partial, [json.loads(record.read_bytes()) for record in records], manifest,
-            source.metadata if source else None)
+    manifest = {
+        "version": VERSION,
+        "files": count,
+        "shape": list(shape),
+        "dtype": "<f4",
+        "block": rows,
+        "inventory": digest,
+    }
+    _finish(
+        inventory,
+        directory,
+        partial,
+        [json.loads(record.read_bytes()) for record in records],
+        manifest,
+        source.metadata if source else None,
+    )
 
 
 def _prepare_pixels(path: Path, shape: tuple) -> int:
-    """An array file of the right size with holes for pixels, made or found from before; the byte of its first row."""
+    """An array file of the right size with holes for pixels, made or found from before;
+    the byte of its first row.
+    """
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
     if not (path.exists() and path.stat().st_size == header.tell() + math.prod(shape) * 4):
@@ -253,41 +330,61 @@ def _prepare_pixels(path: Path, shape: tuple) -> int:
 
 
 def _reserve(file: int, size: int) -> None:
-    """Make a file so large, its room set aside on the disk where the file system can: then blocks are written in less time.
+    """Make a file so large, its room set aside on the disk where the file system can:
+    then blocks are written in less time.
 
     By the system call itself: where it is not supported os.posix_fallocate writes all of the file instead.
     """
     os.truncate(file, size)
     libc = ctypes.CDLL(None, use_errno=True)
-    if hasattr(libc, "fallocate") and libc.fallocate(file, 0, ctypes.c_int64(0), ctypes.c_int64(size)) and ctypes.get_errno() in FULL:
+    if (
+        hasattr(libc, "fallocate")
+        and libc.fallocate(file, 0, ctypes.c_int64(0), ctypes.c_int64(size))
+        and ctypes.get_errno() in FULL
+    ):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def _check_room(directory: Path, needed: int) -> None:
     free = shutil.disk_usage(directory).free
     if free < needed:
-        raise Mistake(f"{str(directory)!r} has {free:,} bytes free, the store needs {needed:,} more: make room or "
-                      "choose another folder")
+        raise Mistake(
+            f"{str(directory)!r} has {free:,} bytes free, the store needs {needed:,} more: make room or "
+            "choose another folder"
+        )
 
 
-def _finish(inventory: pd.DataFrame, directory: Path, partial: Path, records: list[dict], manifest: dict,
-            metadata: pd.DataFrame | None) -> None:
+def _finish(
+    inventory: pd.DataFrame,
+    directory: Path,
+    partial: Path,
+    records: list[dict],
+    manifest: dict,
+    metadata: pd.DataFrame | None,
+) -> None:
     reasons = np.full(len(inventory), "", dtype=object)
     for record in records:
         for row, reason in record["bad"].items():
             reasons[int(row)] = reason
     index = inventory[COLUMNS].reset_index(drop=True).assign(reason=pd.array(reasons, dtype="str"))
-    if metadata is None:         # FITS files: what is known of their objects lies beside them, and the store may be opened from elsewhere
+    # FITS files: what is known of their objects lies beside them, and the store may be opened from elsewhere
+    if metadata is None:
         index["path"] = [os.path.abspath(path) for path in index["path"]]
     bad = index.loc[index["reason"] != "", ["path", "reason"]]
     if len(bad) == len(index):
         first = "; ".join(f"{path}: {reason}" for path, reason in bad.head(3).itertuples(index=False))
         geometry = "x".join(map(str, manifest["shape"]))
-        raise Mistake(f"none of {len(index):,} files can be used: {first}; expected FITS cutouts of {geometry} pixels")
+        raise Mistake(
+            f"none of {len(index):,} files can be used: {first}; expected FITS cutouts of {geometry} pixels"
+        )
     content = io.BytesIO()
     index.to_parquet(content, index=False, compression="zstd")
-    manifest |= {"good": len(index) - len(bad), "quarantined": len(bad), "index": _digest(content.getvalue()),
-                 "crc32": [record["crc32"] for record in records]}
+    manifest |= {
+        "good": len(index) - len(bad),
+        "quarantined": len(bad),
+        "index": _digest(content.getvalue()),
+        "crc32": [record["crc32"] for record in records],
+    }
     write_durably(partial / "index.parquet", content.getvalue())
     write_durably(partial / "quarantine.csv", bad.to_csv(index=False).encode())
     names = ["index.parquet", "quarantine.csv", "pixels.npy"]
@@ -323,5 +420,7 @@ def _digest(content: bytes) -> str:
 
 
 def _damaged(directory: Path, what: str) -> Mistake:
-    return Mistake(f"the store {str(directory)!r} is damaged or foreign: {what}; remove the folder and run again, "
-                   "it is packed anew from the FITS files")
+    return Mistake(
+        f"the store {str(directory)!r} is damaged or foreign: {what}; remove the folder and run again, "
+        "it is packed anew from the FITS files"
+    )

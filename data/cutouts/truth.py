@@ -1,8 +1,10 @@
 """parameters.fits of the lens challenge: what each object of a folder is, one row an object.
 
-Lenses have the columns of the challenge's note of 25 August 2025, section 5.1 (physics/lens_parameters.py); others "Object ID", RA, Dec,
-z_central and magnitudes. An id that is there twice is dropped, as nobody can say which of the two a file belongs to.
+Lenses have the columns of the challenge's note of 25 August 2025, section 5.1 (physics/lens_parameters.py);
+others "Object ID", RA, Dec, z_central and magnitudes. An id that is there twice is dropped,
+as nobody can say which of the two a file belongs to.
 """
+
 import os
 from pathlib import Path
 
@@ -17,11 +19,14 @@ from utils.mistake import Mistake
 NAME = "parameters.fits"
 IDS = ("Lens ID", "Object ID")
 # names of the metadata table (data/cutouts/metadata.py), by theirs
-METADATA = dict(RA="ra", Dec="dec", zlens="redshift", z_central="redshift") | {f"mag_lens_{band}": f"magnitude_{band}" for band in "grizy"}
+METADATA = dict(RA="ra", Dec="dec", zlens="redshift", z_central="redshift") | {
+    f"mag_lens_{band}": f"magnitude_{band}" for band in "grizy"
+}
 
 
 def read(paths) -> pd.DataFrame:
-    """All tables in the folders of these files, as one: `object`, then their columns as float64, NaN where a table lacks one.
+    """All tables in the folders of these files, as one: `object`, then their columns as float64,
+    NaN where a table lacks one.
 
     Raises Mistake for a table that cannot be read.
     """
@@ -39,15 +44,21 @@ def read_table(path: Path) -> pd.DataFrame:
             rows = file[1].data
             name = next(name for name in IDS if name in rows.names)
             columns = {"object": [str(value).strip() for value in rows[name]]}
-            columns |= {other: np.asarray(rows[other], dtype=np.float64) for other in rows.names if other != name}
+            columns |= {
+                other: np.asarray(rows[other], dtype=np.float64) for other in rows.names if other != name
+            }
     except (OSError, IndexError, ValueError, TypeError, KeyError, StopIteration) as error:
-        raise Mistake(f"{path}: is not the challenge's table of parameters (a FITS table with a column {' or '.join(map(repr, IDS))}): "
-                      f"{error or 'no such column'}; mend or remove it") from error
+        raise Mistake(
+            f"{path}: is not the challenge's table of parameters (a FITS table with a column "
+            f"{' or '.join(map(repr, IDS))}): "
+            f"{error or 'no such column'}; mend or remove it"
+        ) from error
     return pd.DataFrame(columns)
 
 
 def components(table: pd.DataFrame, objects: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-    """[N, P] float32, the components of the quantities `names` for each of `objects` [N]; NaN where a thing is not known.
+    """[N, P] float32, the components of the quantities `names` for each of `objects` [N];
+    NaN where a thing is not known.
 
     A quantity whose columns are not all there, or hold the challenge's fill value -999, is not known.
     """
@@ -62,7 +73,9 @@ def components(table: pd.DataFrame, objects: np.ndarray, names: tuple[str, ...])
 
 
 def metadata(table: pd.DataFrame) -> pd.DataFrame:
-    """What of it is known of any galaxy, by the names of data/cutouts/metadata.py: place, redshift, magnitudes."""
+    """What of it is known of any galaxy, by the names of data/cutouts/metadata.py:
+    place, redshift, magnitudes.
+    """
     out = table[["object"]].copy()
     for theirs, ours in METADATA.items():
         if theirs in table:

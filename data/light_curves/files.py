@@ -1,13 +1,15 @@
 """One file -> its light curves, in physical units, or the reason why it cannot be used.
 
-    eROSITA      srctool's RATE tables and their rebinned kind (COUNTS, BACK_COUNTS, BACKRATIO, FRACEXP; or RATE, RATE_ERRM, RATE_ERRP)
+    eROSITA      srctool's RATE tables and their rebinned kind (COUNTS, BACK_COUNTS, BACKRATIO, FRACEXP;
+                 or RATE, RATE_ERRM, RATE_ERRP)
     xronos       lcurve's RATE1, ERROR1, XAX_E
     event lists  EVENTS or XTE_SE with good time intervals, binned here
     tables       CSV of time (days), magnitude or flux with its error, band, source
 
-Where a file has counts, they are what is used: rates and asymmetric errors are estimated from them, since the symmetric
-errors and negative rates that such files hold as well say little of a bin with few photons.
+Where a file has counts, they are what is used: rates and asymmetric errors are estimated from them, since the
+symmetric errors and negative rates that such files hold as well say little of a bin with few photons.
 """
+
 import os
 import re
 from collections.abc import Iterator
@@ -27,27 +29,53 @@ from utils.mistake import Mistake
 LARGEST = 2**31  # bytes of a file, unpacked
 MOST_BINS = 10**7  # of one event list
 DAY = 86400.0
-SECONDS = {"s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0, "ms": 1e-3, "ks": 1e3, "min": 60.0, "h": 3600.0, "d": DAY, "day": DAY, "days": DAY}
+SECONDS = {
+    "s": 1.0,
+    "sec": 1.0,
+    "second": 1.0,
+    "seconds": 1.0,
+    "ms": 1e-3,
+    "ks": 1e3,
+    "min": 60.0,
+    "h": 3600.0,
+    "d": DAY,
+    "day": DAY,
+    "days": DAY,
+}
 KEV = {"ev": 1e-3, "kev": 1.0, "mev": 1e3}
 TABLES = (".csv", ".csv.gz")
 SUFFIX = re.compile(r"(\.(fits?|evt|lc|csv))?(\.gz)?$", re.IGNORECASE)
 EROSITA = re.compile(r"[a-z]{2}\d{2}_(\d{6})_\d{2}(\d)_LightCurve_([^_.]+).*", re.IGNORECASE)
-# Energy bands by the last digit of the processing, eROSITA-DE DR1 file naming; 0 holds three of them side by side.
-EROSITA_BANDS = {"0": ("0.2-0.6", "0.6-2.3", "2.3-5"), "1": ("0.2-0.6",), "2": ("0.6-2.3",), "3": ("2.3-5",), "4": ("0.2-2.3",)}
-ALIASES = {"time": ("time", "mjd", "bjd", "hjd", "jd"), "mag": ("mag", "magnitude"), "magerr": ("magerr", "mag_err", "mag_error", "e_mag"),
-           "flux": ("flux",), "fluxerr": ("fluxerr", "flux_err", "flux_error", "e_flux"), "band": ("band", "filter", "passband"),
-           "id": ("id", "source", "object", "object_id", "source_id")}
+# Energy bands by the last digit of the processing, eROSITA-DE DR1 file naming;
+# 0 holds three of them side by side.
+EROSITA_BANDS = {
+    "0": ("0.2-0.6", "0.6-2.3", "2.3-5"),
+    "1": ("0.2-0.6",),
+    "2": ("0.6-2.3",),
+    "3": ("2.3-5",),
+    "4": ("0.2-2.3",),
+}
+ALIASES = {
+    "time": ("time", "mjd", "bjd", "hjd", "jd"),
+    "mag": ("mag", "magnitude"),
+    "magerr": ("magerr", "mag_err", "mag_error", "e_mag"),
+    "flux": ("flux",),
+    "fluxerr": ("fluxerr", "flux_err", "flux_error", "e_flux"),
+    "band": ("band", "filter", "passband"),
+    "id": ("id", "source", "object", "object_id", "source_id"),
+}
 
 
 @dataclass(frozen=True)
 class Reading:
     """How files become curves."""
-    min_fracexp: float = 0.1                 # points of a band with a smaller fractional exposure are dropped
-    bin_time: float = 100.0                  # event lists: width of a bin, s
-    energy_bands: list[float] = several(0.2, 0.6, 2.3, 5.0)     # event lists: edges of the bands, keV
-    channel_bands: list[int] = several(0, 14, 36, 256)          # event lists without energies: edges in PHA channels
-    epoch_gap: float = 0.02                  # tables: rows of different bands so close together are one point, days
-    zero_point: float = 22.5                 # tables: magnitude of a rate of one
+
+    min_fracexp: float = 0.1  # points of a band with a smaller fractional exposure are dropped
+    bin_time: float = 100.0  # event lists: width of a bin, s
+    energy_bands: list[float] = several(0.2, 0.6, 2.3, 5.0)  # event lists: edges of the bands, keV
+    channel_bands: list[int] = several(0, 14, 36, 256)  # event lists without energies: edges in PHA channels
+    epoch_gap: float = 0.02  # tables: rows of different bands so close together are one point, days
+    zero_point: float = 22.5  # tables: magnitude of a rate of one
 
     def __post_init__(self):
         if not 0 <= self.min_fracexp <= 1:
@@ -63,24 +91,26 @@ class Reading:
 
 class LightCurve(NamedTuple):
     """What one source did. T points (time bins), C bands; what is not observed is zero in every field."""
-    source: str                     # whose curve it is: splits and labels go by it
-    bands: tuple[str, ...]          # "0.2-0.6" (keV) or "g"
-    time: np.ndarray                # [T] float64 s, centre of the bin as in the file, rising
-    width: np.ndarray               # [T] float32 s, 0 where instantaneous
-    counts: np.ndarray | None       # [T, C] float32 counts of source and background, None if only rates are known
-    background: np.ndarray          # [T, C] float32 counts of background expected among them
-    exposure: np.ndarray            # [T, C] float32 s, vignetted; 1 where only rates are known
-    rate: np.ndarray                # [T, C] float32 counts/s, or flux in units of the zero point
-    error_low: np.ndarray           # [T, C] float32, the same unit; equal to the rate: an upper limit
-    error_up: np.ndarray            # [T, C] float32
-    observed: np.ndarray            # [T, C] bool
+
+    source: str  # whose curve it is: splits and labels go by it
+    bands: tuple[str, ...]  # "0.2-0.6" (keV) or "g"
+    time: np.ndarray  # [T] float64 s, centre of the bin as in the file, rising
+    width: np.ndarray  # [T] float32 s, 0 where instantaneous
+    counts: np.ndarray | None  # [T, C] float32 counts of source and background, None if only rates are known
+    background: np.ndarray  # [T, C] float32 counts of background expected among them
+    exposure: np.ndarray  # [T, C] float32 s, vignetted; 1 where only rates are known
+    rate: np.ndarray  # [T, C] float32 counts/s, or flux in units of the zero point
+    error_low: np.ndarray  # [T, C] float32, the same unit; equal to the rate: an upper limit
+    error_up: np.ndarray  # [T, C] float32
+    observed: np.ndarray  # [T, C] bool
 
 
 class Found(NamedTuple):
     """A curve whose rates are still to be estimated, or are there already (`background_counts` None)."""
+
     curve: LightCurve
-    background_counts: np.ndarray | None = None     # [T, C] counts in the background region
-    background_ratio: np.ndarray | None = None      # [T, C] area of the source region in units of that
+    background_counts: np.ndarray | None = None  # [T, C] counts in the background region
+    background_ratio: np.ndarray | None = None  # [T, C] area of the source region in units of that
 
 
 def read_light_curves(path: str | os.PathLike, reading: Reading) -> list[LightCurve]:
@@ -92,14 +122,17 @@ def read_light_curves(path: str | os.PathLike, reading: Reading) -> list[LightCu
 
 
 def source_of(path: str | os.PathLike) -> str:
-    """Whose curve a file holds: TILE_SRC of em01_TILE_020_LightCurve_SRC_..., so that its surveys and bands go together; else the stem."""
+    """Whose curve a file holds: TILE_SRC of em01_TILE_020_LightCurve_SRC_...,
+    so that its surveys and bands go together; else the stem.
+    """
     stem = SUFFIX.sub("", os.path.basename(path))
     found = EROSITA.fullmatch(stem)
     return f"{found[1]}_{found[3]}" if found else stem
 
 
 def find_light_curves(path: str | os.PathLike, reading: Reading) -> list[Found]:
-    """As `read_light_curves`, with the rates of counts left to `with_rates`, which does those of many files at once.
+    """As `read_light_curves`, with the rates of counts left to `with_rates`,
+    which does those of many files at once.
 
     A source of a table that has no usable point is a curve without points here, so that it can be reported.
     """
@@ -116,9 +149,19 @@ def with_rates(found: list[Found]) -> list[LightCurve]:
     curves = [curve for curve, _, _ in found]
     if counted:
         masks = [curves[number].observed for number in counted]
-        fields = [(curves[number].counts, found[number].background_counts, found[number].background_ratio, curves[number].exposure)
-                  for number in counted]
-        flat = [np.concatenate([field[mask] for field, mask in zip(column, masks)]).astype(np.float64) for column in zip(*fields)]
+        fields = [
+            (
+                curves[number].counts,
+                found[number].background_counts,
+                found[number].background_ratio,
+                curves[number].exposure,
+            )
+            for number in counted
+        ]
+        flat = [
+            np.concatenate([field[mask] for field, mask in zip(column, masks)]).astype(np.float64)
+            for column in zip(*fields)
+        ]
         estimates = torch.stack(source_rate(*map(torch.from_numpy, flat))).numpy().astype(np.float32)
         ends = np.cumsum([np.count_nonzero(mask) for mask in masks])
         for number, mask, part in zip(counted, masks, np.split(estimates, ends[:-1], axis=1)):
@@ -135,22 +178,28 @@ def _from_fits(hdus: fits.HDUList, size: int, path: str | os.PathLike, reading: 
         if not isinstance(hdu, fits.BinTableHDU):
             continue
         names = {name.upper() for name in hdu.columns.names}
-        events = hdu.name in ("EVENTS", "XTE_SE") or str(hdu.header.get("HDUCLAS1", "")).upper().startswith("EVENT")
+        events = hdu.name in ("EVENTS", "XTE_SE") or str(hdu.header.get("HDUCLAS1", "")).upper().startswith(
+            "EVENT"
+        )
         if "TIME" in names and events:
             return _from_events(hdus, number, size, path, reading)
         if "TIME" in names and names & {"COUNTS", "RATE", "RATE1"}:
             check_size(hdu, size)
             return _from_rates(hdu, path, reading)
         seen.append(f"HDU {number} {hdu.name!r} has columns {' '.join(sorted(names)[:6])}")
-    raise BadFile("no light curve: expected a table with TIME and COUNTS, RATE or RATE1, or an event list; "
-                  + ("; ".join(seen) or "there is no table"))
+    raise BadFile(
+        "no light curve: expected a table with TIME and COUNTS, RATE or RATE1, or an event list; "
+        + ("; ".join(seen) or "there is no table")
+    )
 
 
 def _from_rates(hdu: fits.BinTableHDU, path: str | os.PathLike, reading: Reading) -> Found:
     columns = {name.upper(): name for name in hdu.columns.names}
 
     def column(name: str) -> np.ndarray | None:
-        """[T] or [T, C] float64 in native byte order, a time in s by the unit of the column, else of the header."""
+        """[T] or [T, C] float64 in native byte order, a time in s by the unit of the column,
+        else of the header.
+        """
         if name not in columns:
             return None
         values = np.asarray(hdu.data[columns[name]]).astype(np.float64)
@@ -177,20 +226,35 @@ def _from_rates(hdu: fits.BinTableHDU, path: str | os.PathLike, reading: Reading
             background, ratio = needed("BACK_COUNTS"), needed("BACKRATIO")
         if width is None:
             raise BadFile("no column or keyword TIMEDEL: the exposure of its counts is not known")
-        counts, background, ratio, exposure, enough = np.broadcast_arrays(counts, background, ratio, width[:, None] * fraction, enough)
+        counts, background, ratio, exposure, enough = np.broadcast_arrays(
+            counts, background, ratio, width[:, None] * fraction, enough
+        )
         sound = [np.isfinite(field) & (field >= 0) for field in (counts, background, ratio)]
         observed = enough & np.logical_and.reduce(sound) & (exposure > 0) & np.isfinite(exposure)
-        return _counted(source, _band_names(hdu.header, path, counts.shape[1]), time, width, counts, background, ratio, exposure, observed)
+        return _counted(
+            source,
+            _band_names(hdu.header, path, counts.shape[1]),
+            time,
+            width,
+            counts,
+            background,
+            ratio,
+            exposure,
+            observed,
+        )
     if "RATE" in columns:
         rate, (low, up) = bands("RATE"), _errors(columns, needed)
     else:
         series = [f"RATE{n}" for n in range(1, 1 + len(columns)) if f"RATE{n}" in columns]
         rate = np.concatenate([needed(name) for name in series], axis=1)
         low = up = np.concatenate([needed(name.replace("RATE", "ERROR")) for name in series], axis=1)
-    if width is not None:  # an empty bin, to which the root of its counts gave no error, is an upper limit: see `source_rate`
+    # an empty bin, to which the root of its counts gave no error, is an upper limit: see `source_rate`
+    if width is not None:
         with np.errstate(divide="ignore"):
             up = np.where((rate == 0) & (up == 0), 0.5 / (width[:, None] * fraction), up)
-    return Found(_rated(source, _band_names(hdu.header, path, rate.shape[1]), time, width, rate, low, up, enough))
+    return Found(
+        _rated(source, _band_names(hdu.header, path, rate.shape[1]), time, width, rate, low, up, enough)
+    )
 
 
 def _errors(columns: dict[str, str], needed) -> tuple[np.ndarray, np.ndarray]:
@@ -201,7 +265,9 @@ def _errors(columns: dict[str, str], needed) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _width(hdu: fits.BinTableHDU, column) -> np.ndarray | None:
-    """[T] s of each bin: its column, twice its half (xronos), or the keyword, which is in the header's unit."""
+    """[T] s of each bin: its column, twice its half (xronos), or the keyword,
+    which is in the header's unit.
+    """
     if (width := column("TIMEDEL")) is not None:
         return width
     if (half := column("XAX_E")) is not None:
@@ -212,7 +278,9 @@ def _width(hdu: fits.BinTableHDU, column) -> np.ndarray | None:
 
 
 def _seconds(hdu: fits.BinTableHDU, column: str | None = None) -> float:
-    """Seconds in the unit of a column, else of TIME, else of the header: xronos writes s at TIME and d in the header."""
+    """Seconds in the unit of a column, else of TIME, else of the header:
+    xronos writes s at TIME and d in the header.
+    """
     columns = {one.name.upper(): one.unit for one in hdu.columns} if column else {}
     unit = columns.get(str(column).upper()) or columns.get("TIME") or hdu.header.get("TIMEUNIT") or "s"
     if unit.strip().lower() not in SECONDS:
@@ -236,8 +304,12 @@ def _band_names(header: fits.Header, path: str | os.PathLike, count: int) -> tup
     return named if len(named) == count else tuple(str(n) for n in range(1, count + 1))
 
 
-def _from_events(hdus: fits.HDUList, number: int, size: int, path: str | os.PathLike, reading: Reading) -> Found:
-    """Counts in bins of `bin_time` from the first good second on, each with the good time that it holds; no background."""
+def _from_events(
+    hdus: fits.HDUList, number: int, size: int, path: str | os.PathLike, reading: Reading
+) -> Found:
+    """Counts in bins of `bin_time` from the first good second on, each with the good time that it holds;
+    no background.
+    """
     hdu = hdus[number]
     check_size(hdu, size)
     time = np.asarray(hdu.data["TIME"]).astype(np.float64) * _seconds(hdu, "TIME")
@@ -249,17 +321,37 @@ def _from_events(hdus: fits.HDUList, number: int, size: int, path: str | os.Path
     if bins > MOST_BINS:
         raise BadFile(f"{bins:,} bins of {reading.bin_time:g} s: give a larger --bin_time")
     border = begin + reading.bin_time * np.arange(bins + 1)
-    so_far = np.concatenate([[0], np.cumsum(good[:, 1] - good[:, 0])])  # good seconds before each start, and at the last stop
+    # good seconds before each start, and at the last stop
+    so_far = np.concatenate([[0], np.cumsum(good[:, 1] - good[:, 0])])
     steps = np.repeat(so_far, 2)[1:-1]
     exposure = np.diff(np.interp(border, good.ravel(), steps))[:, None] * np.ones(len(bands))
     interval = np.searchsorted(good[:, 0], time, side="right") - 1
-    bin_of, band_of = np.floor((time - begin) / reading.bin_time).astype(np.int64), np.searchsorted(edges, value, side="right") - 1
-    inside = (interval >= 0) & (time <= good[interval, 1]) & (bin_of >= 0) & (band_of >= 0) & (band_of < len(bands))
+    bin_of, band_of = (
+        np.floor((time - begin) / reading.bin_time).astype(np.int64),
+        np.searchsorted(edges, value, side="right") - 1,
+    )
+    inside = (
+        (interval >= 0)
+        & (time <= good[interval, 1])
+        & (bin_of >= 0)
+        & (band_of >= 0)
+        & (band_of < len(bands))
+    )
     place = bin_of[inside].clip(max=bins - 1) * len(bands) + band_of[inside]
     counts = np.bincount(place, minlength=bins * len(bands)).reshape(bins, len(bands)).astype(np.float64)
     observed = (exposure >= reading.min_fracexp * reading.bin_time) & (exposure > 0)
     width = np.full(bins, reading.bin_time)
-    return _counted(source_of(path), bands, (border[:-1] + border[1:]) / 2, width, counts, 0 * counts, 0 * counts, exposure, observed)
+    return _counted(
+        source_of(path),
+        bands,
+        (border[:-1] + border[1:]) / 2,
+        width,
+        counts,
+        0 * counts,
+        0 * counts,
+        exposure,
+        observed,
+    )
 
 
 def _spectrum(hdu: fits.BinTableHDU, reading: Reading) -> tuple[np.ndarray, list[float], tuple[str, ...]]:
@@ -268,7 +360,11 @@ def _spectrum(hdu: fits.BinTableHDU, reading: Reading) -> tuple[np.ndarray, list
     for name in ("ENERGY", "PI"):  # eROSITA's PI is in eV
         unit = str(columns[name].unit).strip().lower() if name in columns else ""
         if unit in KEV:
-            return np.asarray(hdu.data[columns[name].name]).astype(np.float64) * KEV[unit], reading.energy_bands, _between(reading.energy_bands)
+            return (
+                np.asarray(hdu.data[columns[name].name]).astype(np.float64) * KEV[unit],
+                reading.energy_bands,
+                _between(reading.energy_bands),
+            )
     for name in ("PHA", "PI"):
         if name in columns:
             names = tuple(f"{name}:{band}" for band in _between(reading.channel_bands))
@@ -291,7 +387,10 @@ def _good_time(hdus: fits.HDUList, size: int) -> np.ndarray:
         names = {name.upper(): name for name in hdu.columns.names}
         if not {"START", "STOP"} <= names.keys():
             raise BadFile(f"GTI without START and STOP: there are {' '.join(names)}")
-        edges = [np.asarray(hdu.data[names[name]]).astype(np.float64) * _seconds(hdu, name) for name in ("START", "STOP")]
+        edges = [
+            np.asarray(hdu.data[names[name]]).astype(np.float64) * _seconds(hdu, name)
+            for name in ("START", "STOP")
+        ]
         intervals.append(_merged(np.stack(edges, 1)))
     edges = np.concatenate(intervals)
     change = np.repeat([1, -1], len(edges))
@@ -309,8 +408,8 @@ def _merged(intervals: np.ndarray) -> np.ndarray:
     intervals = intervals[intervals[:, 1] > intervals[:, 0]]  # drops NaN as well
     intervals = intervals[np.argsort(intervals[:, 0], kind="stable")]
     reached = np.maximum.accumulate(intervals[:, 1])
-    first = np.flatnonzero(np.r_[True, intervals[1:, 0] > reached[:-1]][:len(intervals)])
-    return np.stack([intervals[first, 0], reached[np.r_[first[1:] - 1, len(intervals) - 1][:len(first)]]], 1)
+    first = np.flatnonzero(np.r_[True, intervals[1:, 0] > reached[:-1]][: len(intervals)])
+    return np.stack([intervals[first, 0], reached[np.r_[first[1:] - 1, len(intervals) - 1][: len(first)]]], 1)
 
 
 def _read_table(path: str | os.PathLike) -> pd.DataFrame:
@@ -328,9 +427,17 @@ def _read_table(path: str | os.PathLike) -> pd.DataFrame:
     except Exception as error:  # truncated gzip, no text, no columns, ragged rows: each has its own error
         raise BadFile(f"unreadable ({type(error).__name__} in pandas: {first_line(error)})") from error
     names = {name.strip().lower(): name for name in table.columns}
-    known = {ours: names[theirs] for ours, aliases in ALIASES.items() for theirs in aliases[::-1] if theirs in names}
+    known = {
+        ours: names[theirs]
+        for ours, aliases in ALIASES.items()
+        for theirs in aliases[::-1]
+        if theirs in names
+    }
     if "time" not in known or not ({"mag", "magerr"} <= known.keys() or {"flux", "fluxerr"} <= known.keys()):
-        raise BadFile(f"expected columns time (days), and mag and magerr or flux and fluxerr: there are {' '.join(map(str, table.columns))[:80]}")
+        raise BadFile(
+            "expected columns time (days), and mag and magerr or flux and fluxerr: there are "
+            f"{' '.join(map(str, table.columns))[:80]}"
+        )
     table = pd.DataFrame({ours: table[theirs].str.strip() for ours, theirs in known.items()})
     for name in table.columns.difference(["band", "id"]):
         table[name] = pd.to_numeric(table[name], errors="coerce")
@@ -341,29 +448,53 @@ def _read_table(path: str | os.PathLike) -> pd.DataFrame:
 
 def _from_table(table: pd.DataFrame, path: str | os.PathLike, reading: Reading) -> Iterator[LightCurve]:
     if {"mag", "magerr"} <= set(table.columns):
-        sound = (table["mag"].abs() < 90) & (table["magerr"] > 0) & (table["magerr"] < 90)  # -999, 99 and the like stand for what is not known
+        # -999, 99 and the like stand for what is not known
+        sound = (table["mag"].abs() < 90) & (table["magerr"] > 0) & (table["magerr"] < 90)
         rate = 10 ** (-0.4 * (table["mag"].where(sound) - reading.zero_point))
         error = rate * table["magerr"] * 0.4 * np.log(10)
     else:
         rate, error = table["flux"], table["fluxerr"]
     band = table["band"] if "band" in table else pd.Series("1", index=table.index)
     source = table["id"] if "id" in table else pd.Series(source_of(path), index=table.index)
-    rows = pd.DataFrame({"source": source, "time": table["time"] * DAY, "rate": rate, "error": error, "band": band})
+    rows = pd.DataFrame(
+        {"source": source, "time": table["time"] * DAY, "rate": rate, "error": error, "band": band}
+    )
     usable = np.isfinite(rows["rate"]) & np.isfinite(rows["error"]) & (rows["error"] > 0)
     if not usable.any():
         raise BadFile(f"no point left: none of {len(table)} rows has a finite value and error")
     lost, rows = set(rows["source"]) - set(rows["source"][usable]), rows[usable]
-    bands = tuple(sorted(rows["band"].unique(), key=lambda name: ("ugrizy".find(name) if len(name) == 1 else -1, name)))
-    rows = rows.assign(channel=pd.Index(bands).get_indexer(rows["band"])).sort_values(["source", "time"], kind="stable")
+    bands = tuple(
+        sorted(rows["band"].unique(), key=lambda name: ("ugrizy".find(name) if len(name) == 1 else -1, name))
+    )
+    rows = rows.assign(channel=pd.Index(bands).get_indexer(rows["band"])).sort_values(
+        ["source", "time"], kind="stable"
+    )
     for name, curve in rows.groupby("source", sort=False):
-        yield _epochs(name, bands, *(curve[field].to_numpy() for field in ("time", "rate", "error", "channel")), reading.epoch_gap * DAY)
+        yield _epochs(
+            name,
+            bands,
+            *(curve[field].to_numpy() for field in ("time", "rate", "error", "channel")),
+            reading.epoch_gap * DAY,
+        )
     none = np.zeros((0, len(bands)), dtype=np.float32)
     for name in sorted(lost):
-        yield LightCurve(name, bands, np.zeros(0), none[:, 0], None, none, none, none, none, none, none.astype(bool))
+        yield LightCurve(
+            name, bands, np.zeros(0), none[:, 0], None, none, none, none, none, none, none.astype(bool)
+        )
 
 
-def _epochs(source: str, bands: tuple[str, ...], time: np.ndarray, rate: np.ndarray, error: np.ndarray, channel: np.ndarray, gap: float) -> LightCurve:
-    """Rows in order of time -> points: an epoch ends `gap` s after its first row, or where a band comes again."""
+def _epochs(
+    source: str,
+    bands: tuple[str, ...],
+    time: np.ndarray,
+    rate: np.ndarray,
+    error: np.ndarray,
+    channel: np.ndarray,
+    gap: float,
+) -> LightCurve:
+    """Rows in order of time -> points: an epoch ends `gap` s after its first row,
+    or where a band comes again.
+    """
     epoch, first, seen, of_row = -1, -np.inf, set(), np.empty(len(time), dtype=np.int64)
     for row, (now, this) in enumerate(zip(time.tolist(), channel.tolist())):
         if now - first > gap or this in seen:
@@ -378,31 +509,70 @@ def _epochs(source: str, bands: tuple[str, ...], time: np.ndarray, rate: np.ndar
     return _rated(source, bands, centre, None, values[0], values[1], values[1], np.ones((1, 1), dtype=bool))
 
 
-def _counted(source: str, bands: tuple[str, ...], time, width, counts, background, ratio, exposure, observed) -> Found:
+def _counted(
+    source: str, bands: tuple[str, ...], time, width, counts, background, ratio, exposure, observed
+) -> Found:
     kept = _kept(time, observed)
     observed = observed[kept]
-    counts, background, ratio, exposure = (np.where(observed, field[kept], 0).astype(np.float32) for field in (counts, background, ratio, exposure))
+    counts, background, ratio, exposure = (
+        np.where(observed, field[kept], 0).astype(np.float32)
+        for field in (counts, background, ratio, exposure)
+    )
     unknown = np.zeros_like(counts)
-    curve = LightCurve(source, bands, time[kept], width[kept].astype(np.float32), counts, background * ratio, exposure, unknown, unknown, unknown, observed)
+    curve = LightCurve(
+        source,
+        bands,
+        time[kept],
+        width[kept].astype(np.float32),
+        counts,
+        background * ratio,
+        exposure,
+        unknown,
+        unknown,
+        unknown,
+        observed,
+    )
     return Found(curve, background, ratio)
 
 
 def _rated(source: str, bands: tuple[str, ...], time, width, rate, low, up, enough) -> LightCurve:
-    usable = np.isfinite(rate) & np.isfinite(low) & np.isfinite(up) & (up > 0) & ((low > 0) | ((low == 0) & (rate == 0)))
+    usable = (
+        np.isfinite(rate)
+        & np.isfinite(low)
+        & np.isfinite(up)
+        & (up > 0)
+        & ((low > 0) | ((low == 0) & (rate == 0)))
+    )
     width = np.zeros(len(time)) if width is None else width
     observed = usable & enough & (np.isfinite(width) & (width >= 0))[:, None]
     kept = _kept(time, observed)
     observed = observed[kept]
     rate, low, up = (np.where(observed, field[kept], 0).astype(np.float32) for field in (rate, low, up))
-    return LightCurve(source, bands, time[kept], width[kept].astype(np.float32), None, 0 * rate, observed.astype(np.float32), rate, low, up, observed)
+    return LightCurve(
+        source,
+        bands,
+        time[kept],
+        width[kept].astype(np.float32),
+        None,
+        0 * rate,
+        observed.astype(np.float32),
+        rate,
+        low,
+        up,
+        observed,
+    )
 
 
 def _kept(time: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """[T] bool, the points with an observed band; refuses a curve without any, or with times that do not rise."""
+    """[T] bool, the points with an observed band; refuses a curve without any,
+    or with times that do not rise.
+    """
     if not np.isfinite(time).all():
         raise BadFile(f"{np.count_nonzero(~np.isfinite(time))} of {len(time)} times are not finite")
     if not (np.diff(time) > 0).all():
-        raise BadFile(f"times do not rise: row {int(np.argmax(np.diff(time) <= 0)) + 1} is not after the one before")
+        raise BadFile(
+            f"times do not rise: row {int(np.argmax(np.diff(time) <= 0)) + 1} is not after the one before"
+        )
     kept = observed.any(1)
     if not kept.any():
         raise BadFile(f"no point left: none of {len(time)} rows has a finite value and enough exposure")

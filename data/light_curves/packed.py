@@ -2,13 +2,17 @@
 
     time.npy            float64 [P] s; the points of one curve follow each other
     width.npy           float32 [P] s
-    counts.npy ...      float32 [P, C]: counts, background, exposure, rate, error_low, error_up; observed.npy bool [P, C]
-    curves.parquet      path, source, points, counts (bool: has them), bands, reason; quarantined files have no points
+    counts.npy ...      float32 [P, C]: counts, background, exposure, rate, error_low, error_up;
+                        observed.npy bool [P, C]
+    curves.parquet      path, source, points, counts (bool: has them), bands, reason;
+                        quarantined files have no points
     quarantine.csv      path, reason
     manifest.json       version, counts, bands, digests of inventory and index; written last
 
-Reading goes block by block under partial_*/, each there whole or not at all: after kill -9 the same call goes on.
+Reading goes block by block under partial_*/, each there whole or not at all:
+after kill -9 the same call goes on.
 """
+
 import io
 import json
 import multiprocessing
@@ -46,12 +50,21 @@ BLOCK_FILES = 2048
 SUFFIXES = (".fits", ".fit", ".fits.gz", ".fit.gz", ".evt", ".evt.gz", ".lc", ".lc.gz", ".csv", ".csv.gz")
 NOT_CURVES = {"labels.csv"}  # what simulate.py puts beside the curves: what each source is
 OF_POINT = {"time": "<f8", "width": "<f4"}
-OF_BAND = {"counts": "<f4", "background": "<f4", "exposure": "<f4", "rate": "<f4", "error_low": "<f4", "error_up": "<f4", "observed": "|b1"}
+OF_BAND = {
+    "counts": "<f4",
+    "background": "<f4",
+    "exposure": "<f4",
+    "rate": "<f4",
+    "error_low": "<f4",
+    "error_up": "<f4",
+    "observed": "|b1",
+}
 FIELDS = OF_POINT | OF_BAND
 
 
 def inventory(source: str) -> list[str]:
-    """The light-curve files of a folder (and below it, sorted), of a manifest (.txt, one path a line), or the one file.
+    """The light-curve files of a folder (and below it, sorted), of a manifest (.txt, one path a line),
+    or the one file.
 
     Raises: Mistake for a source that does not exist or holds none.
     """
@@ -62,14 +75,21 @@ def inventory(source: str) -> list[str]:
                 below.clear()  # links in a circle end
                 continue
             walked.add(real)
-            files += [os.path.join(folder, name) for name in names if name.lower().endswith(SUFFIXES) and name not in NOT_CURVES]
+            files += [
+                os.path.join(folder, name)
+                for name in names
+                if name.lower().endswith(SUFFIXES) and name not in NOT_CURVES
+            ]
         files.sort()
         check_utf8(files)
         if not files:
             raise Mistake(f"{source!r} holds no light curve: expected files that end in {' '.join(SUFFIXES)}")
         return files
     if not os.path.isfile(source):
-        raise Mistake(f"{source!r} does not exist: expected a folder of light curves, one file, or a manifest (.txt, one path a line)")
+        raise Mistake(
+            f"{source!r} does not exist: expected a folder of light curves, one file, or a manifest (.txt, "
+            "one path a line)"
+        )
     if not source.lower().endswith(".txt"):
         return [source]
     try:
@@ -84,15 +104,19 @@ def inventory(source: str) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """Light curves read once, open for reading; N rows of curves (or quarantined files), P points, C bands."""
+    """Light curves read once, open for reading; N rows of curves (or quarantined files), P points,
+    C bands.
+    """
 
     directory: Path
     manifest: dict
-    curves: pd.DataFrame    # one row a curve: path, source, points, counts, bands, reason ("" = good)
+    curves: pd.DataFrame  # one row a curve: path, source, points, counts, bands, reason ("" = good)
 
     @property
     def bands(self) -> tuple[str, ...]:
-        """[C] names; where the curves of different files differ in them (each has one band, say), all of them."""
+        """[C] names; where the curves of different files differ in them (each has one band, say),
+        all of them.
+        """
         return tuple(self.manifest["bands"])
 
     @property
@@ -103,7 +127,10 @@ class Packed:
     @cached_property
     def fields(self) -> dict[str, np.ndarray]:
         """Name -> [P] or [P, C], mapped read-only."""
-        return {name: np.load(self.directory / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in FIELDS}
+        return {
+            name: np.load(self.directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            for name in FIELDS
+        }
 
     @cached_property
     def points(self) -> np.ndarray:
@@ -121,30 +148,41 @@ class Packed:
         return np.cumsum(self.points) - self.points
 
     def summary(self, most: int = 3) -> list[str]:
-        """Lines for the log: how many curves and points, how many files quarantined and why, the first of them by name."""
+        """Lines for the log: how many curves and points, how many files quarantined and why,
+        the first of them by name.
+        """
         bad = self.curves[~self.good]
-        lines = [f"{int(self.good.sum()):,} light curves of {int(self.points.sum()):,} points in bands {' '.join(self.bands)} in {self.directory}, "
-                 f"{len(bad):,} quarantined (quarantine.csv)"]
-        lines += [f"  {path}: {reason}" for path, reason in bad[["path", "reason"]].head(most).itertuples(index=False)]
+        lines = [
+            f"{int(self.good.sum()):,} light curves of {int(self.points.sum()):,} points in bands "
+            f"{' '.join(self.bands)} in {self.directory}, "
+            f"{len(bad):,} quarantined (quarantine.csv)"
+        ]
+        lines += [
+            f"  {path}: {reason}"
+            for path, reason in bad[["path", "reason"]].head(most).itertuples(index=False)
+        ]
         return lines + ([f"  and {len(bad) - most:,} more"] if len(bad) > most else [])
 
     def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name != "fields"}  # a pickled memmap would be all of its bytes
+        # a pickled memmap would be all of its bytes
+        return {name: value for name, value in self.__dict__.items() if name != "fields"}
 
 
 @dataclass(frozen=True, eq=False)
 class LightCurves(Dataset):
-    """Some curves of a pack as examples: raw, in a fixed order, a batch padded to its longest. B curves, T points, C bands.
+    """Some curves of a pack as examples: raw, in a fixed order, a batch padded to its longest.
+    B curves, T points, C bands.
 
     time [B, T] float32 s since the first point; width [B, T] float32 s
-    counts, background (expected, counts), exposure (s), rate, error_low, error_up [B, T, C] float32; observed [B, T, C] bool
-    length [B] int64; has_counts [B] bool; index [B] int64, the number of the example; row [B] int64 of the pack
-    Padding and what is not observed are zero. Without counts: counts 0, background 0, exposure 1 where observed.
+    counts, background (expected, counts), exposure (s), rate, error_low, error_up [B, T, C] float32; observed
+    [B, T, C] bool length [B] int64; has_counts [B] bool; index [B] int64, the number of the example; row [B]
+    int64 of the pack Padding and what is not observed are zero. Without counts:
+    counts 0, background 0, exposure 1 where observed.
     """
 
     packed: Packed
-    rows: np.ndarray        # [N] int64 rows of packed.curves, none of them quarantined
-    max_points: int = 0     # longer curves are cut to their first so many; 0 = never
+    rows: np.ndarray  # [N] int64 rows of packed.curves, none of them quarantined
+    max_points: int = 0  # longer curves are cut to their first so many; 0 = never
 
     def __post_init__(self):
         assert self.packed.good[self.rows].all(), "a quarantined file has no points"
@@ -188,10 +226,12 @@ class LightCurves(Dataset):
 
 
 def pack(paths: Sequence[str], reading: Reading, store_dir: str | os.PathLike, workers: int = 1) -> Packed:
-    """Reads every file into a folder of `store_dir`, or finds that done; interrupted anywhere, the same call goes on.
+    """Reads every file into a folder of `store_dir`, or finds that done;
+    interrupted anywhere, the same call goes on.
 
     workers: processes, 1: this one.
-    Raises: Mistake if no file can be read, the disk is full, the folder cannot be written, or a worker is killed.
+    Raises: Mistake if no file can be read, the disk is full, the folder cannot be written,
+        or a worker is killed.
     """
     if not paths:
         raise Mistake("no files of light curves to read: expected at least one")
@@ -207,18 +247,26 @@ def pack(paths: Sequence[str], reading: Reading, store_dir: str | os.PathLike, w
                         _read_blocks(paths, reading, partial, workers)
                         _finish(paths, directory, partial, digest)
         except BrokenProcessPool as error:
-            raise Mistake(f"a process that reads light curves was killed; what is read stays in {str(directory)!r}: run the same command again, "
-                          "with fewer workers if memory was short") from error
+            raise Mistake(
+                f"a process that reads light curves was killed; what is read stays in {str(directory)!r}: "
+                "run the same command again, "
+                "with fewer workers if memory was short"
+            ) from error
     return open_packed(directory)
 
 
 def open_packed(directory: str | os.PathLike) -> Packed:
-    """An existing pack, checked for being whole. Raises: Mistake if there is none, or it is damaged or of another version."""
+    """An existing pack, checked for being whole. Raises: Mistake if there is none,
+    or it is damaged or of another version.
+    """
     directory = Path(directory)
     manifest = _manifest(directory)
     if manifest is None:
-        raise Mistake(f"{str(directory)!r} holds no complete light curves (no manifest.json): run the packing command again, it goes on "
-                      "where it was interrupted")
+        raise Mistake(
+            f"{str(directory)!r} holds no complete light curves (no manifest.json): run the packing "
+            "command again, it goes on "
+            "where it was interrupted"
+        )
     try:
         content = (directory / "curves.parquet").read_bytes()
         if blake2b(content, digest_size=16).hexdigest() != manifest["curves"]:
@@ -229,7 +277,9 @@ def open_packed(directory: str | os.PathLike) -> Packed:
         raise
     except (OSError, ValueError) as error:
         raise _damaged(directory, str(error)) from error
-    expected = {name: (_shape(name, manifest["points"], manifest["channels"]), kind) for name, kind in FIELDS.items()}
+    expected = {
+        name: (_shape(name, manifest["points"], manifest["channels"]), kind) for name, kind in FIELDS.items()
+    }
     if wrong := [name for name in FIELDS if shapes[name] != expected[name]]:
         raise _damaged(directory, f"{wrong[0]}.npy is {shapes[wrong[0]]}, not {expected[wrong[0]]}")
     return packed
@@ -237,7 +287,10 @@ def open_packed(directory: str | os.PathLike) -> Packed:
 
 def _read_blocks(paths: Sequence[str], reading: Reading, partial: Path, workers: int) -> None:
     partial.mkdir(exist_ok=True)
-    blocks = {_block(partial, first): list(paths[first:first + BLOCK_FILES]) for first in range(0, len(paths), BLOCK_FILES)}
+    blocks = {
+        _block(partial, first): list(paths[first : first + BLOCK_FILES])
+        for first in range(0, len(paths), BLOCK_FILES)
+    }
     jobs = {block: part for block, part in blocks.items() if not _sound(block)}
     left = sum(map(len, jobs.values()))
     _say(f"reading {left:,} of {len(paths):,} files into {partial.parent}")
@@ -247,25 +300,33 @@ def _read_blocks(paths: Sequence[str], reading: Reading, partial: Path, workers:
             for block, part in jobs.items():
                 bar.update(_read_block(block, part, reading))
             return
-        # started afresh, not forked: the parent has torch's threads and a run's signal handlers, which do not survive a fork well
+        # started afresh, not forked: the parent has torch's threads and a run's signal handlers,
+        # which do not survive a fork well
         pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_become_worker)
         try:
-            for done in as_completed([pool.submit(_read_block, block, part, reading) for block, part in jobs.items()]):
+            for done in as_completed(
+                [pool.submit(_read_block, block, part, reading) for block, part in jobs.items()]
+            ):
                 bar.update(done.result())
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _become_worker() -> None:
-    # Schedulers signal every process of a job; the parent answers for all, and when it is gone so are its workers.
+    # Schedulers signal every process of a job; the parent answers for all,
+    # and when it is gone so are its workers.
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
+    threading.Thread(
+        target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True
+    ).start()
     torch.set_num_threads(1)
 
 
 def _read_block(block: Path, paths: list[str], reading: Reading) -> int:
-    """Reads some files and writes their curves as one .npz, whole: flat fields, and a table of curves as JSON."""
+    """Reads some files and writes their curves as one .npz, whole:
+    flat fields, and a table of curves as JSON.
+    """
     found, table = [], []
     for path in paths:
         try:
@@ -273,13 +334,27 @@ def _read_block(block: Path, paths: list[str], reading: Reading) -> int:
         except BadFile as error:
             table.append(dict(path=path, source="", points=0, counts=False, bands=[], reason=str(error)))
             continue
-        table += [dict(path=path, source=curve.source, points=len(curve.time), counts=curve.counts is not None, bands=list(curve.bands),
-                       reason="" if len(curve.time) else "no point left of this source") for curve, _, _ in here]
+        table += [
+            dict(
+                path=path,
+                source=curve.source,
+                points=len(curve.time),
+                counts=curve.counts is not None,
+                bands=list(curve.bands),
+                reason="" if len(curve.time) else "no point left of this source",
+            )
+            for curve, _, _ in here
+        ]
         found += here
     curves = with_rates(found)
     columns = {name: [getattr(curve, name) for curve in curves] for name in FIELDS}
-    columns["counts"] = [np.zeros_like(curve.rate) if curve.counts is None else curve.counts for curve in curves]
-    flat = {name: np.concatenate([values.ravel() for values in column] or [[]]).astype(FIELDS[name]) for name, column in columns.items()}
+    columns["counts"] = [
+        np.zeros_like(curve.rate) if curve.counts is None else curve.counts for curve in curves
+    ]
+    flat = {
+        name: np.concatenate([values.ravel() for values in column] or [[]]).astype(FIELDS[name])
+        for name, column in columns.items()
+    }
     with whole(block) as temporary, open(temporary, "wb") as file:
         np.savez(file, table=np.frombuffer(json.dumps(table).encode(), dtype=np.uint8), **flat)
         file.flush()
@@ -302,7 +377,9 @@ def _table(block: Path) -> pd.DataFrame:
 
 
 def _sound(block: Path) -> bool:
-    """Whether a block of an earlier attempt can be used: zip compares the checksum of each field as it is read."""
+    """Whether a block of an earlier attempt can be used: zip compares the checksum of each field as it is
+    read.
+    """
     try:
         _load(block, "table", *FIELDS)
         return True
@@ -311,24 +388,35 @@ def _sound(block: Path) -> bool:
 
 
 def _finish(paths: Sequence[str], directory: Path, partial: Path, digest: str) -> None:
-    """Joins the blocks, each field into one file, and leaves out curves that have another number of bands than most."""
+    """Joins the blocks, each field into one file, and leaves out curves that have another number of bands
+    than most.
+    """
     blocks = [_block(partial, first) for first in range(0, len(paths), BLOCK_FILES)]
     tables = [_table(block) for block in blocks]
     curves = pd.concat(tables, ignore_index=True)
     channels = curves["bands"].map(len).to_numpy(dtype=np.int64)
     good = (curves["reason"] == "").to_numpy(dtype=bool)
     if not good.any():
-        first = "; ".join(f"{path}: {reason}" for path, reason in curves[["path", "reason"]].head(3).itertuples(index=False))
-        raise Mistake(f"none of {len(paths):,} files can be used: {first}; expected light curves (FITS) or tables of them (CSV)")
+        first = "; ".join(
+            f"{path}: {reason}" for path, reason in curves[["path", "reason"]].head(3).itertuples(index=False)
+        )
+        raise Mistake(
+            f"none of {len(paths):,} files can be used: {first}; expected light curves (FITS) or tables of "
+            "them (CSV)"
+        )
     most = Counter(channels[good].tolist()).most_common(1)[0][0]
     other = good & (channels != most)
-    curves.loc[other, "reason"] = [f"{count} bands, where most curves have {most}" for count in channels[other]]
+    curves.loc[other, "reason"] = [
+        f"{count} bands, where most curves have {most}" for count in channels[other]
+    ]
     taken, shares = good & ~other, curves["points"].to_numpy(dtype=np.int64)
     points = int(shares[taken].sum())
     files = {name: open(partial / f"{name}.npy", "wb") for name in FIELDS}
     try:
         for name, file in files.items():
-            np.lib.format.write_array_header_1_0(file, {"descr": FIELDS[name], "fortran_order": False, "shape": _shape(name, points, most)})
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": FIELDS[name], "fortran_order": False, "shape": _shape(name, points, most)}
+            )
         begin = 0
         for block, table in zip(blocks, tables):
             mine = slice(begin, begin := begin + len(table))
@@ -344,16 +432,32 @@ def _finish(paths: Sequence[str], directory: Path, partial: Path, digest: str) -
     names = [dict.fromkeys(column) for column in zip(*dict.fromkeys(map(tuple, curves["bands"][taken])))]
     curves["points"] = np.where(taken, shares, 0)
     curves["bands"] = curves["bands"].map(" ".join)
-    _publish(curves, directory, partial, dict(version=VERSION, inventory=digest, files=len(paths), points=points, channels=most,
-                                     good=int(taken.sum()), bands=["|".join(name) for name in names]))
+    _publish(
+        curves,
+        directory,
+        partial,
+        dict(
+            version=VERSION,
+            inventory=digest,
+            files=len(paths),
+            points=points,
+            channels=most,
+            good=int(taken.sum()),
+            bands=["|".join(name) for name in names],
+        ),
+    )
 
 
 def _publish(curves: pd.DataFrame, directory: Path, partial: Path, manifest: dict) -> None:
     content = io.BytesIO()
-    curves.astype({"path": "str", "source": "str", "points": np.int64, "counts": bool, "bands": "str", "reason": "str"}) \
-        .to_parquet(content, index=False, compression="zstd")
+    curves.astype(
+        {"path": "str", "source": "str", "points": np.int64, "counts": bool, "bands": "str", "reason": "str"}
+    ).to_parquet(content, index=False, compression="zstd")
     write_durably(directory / "curves.parquet", content.getvalue())
-    write_durably(directory / "quarantine.csv", curves.loc[curves["reason"] != "", ["path", "reason"]].to_csv(index=False).encode())
+    write_durably(
+        directory / "quarantine.csv",
+        curves.loc[curves["reason"] != "", ["path", "reason"]].to_csv(index=False).encode(),
+    )
     for name in FIELDS:
         os.replace(partial / f"{name}.npy", directory / f"{name}.npy")
     manifest["curves"] = blake2b(content.getvalue(), digest_size=16).hexdigest()
@@ -386,7 +490,10 @@ def _manifest(directory: Path) -> dict | None:
 
 
 def _damaged(directory: Path, what: str) -> Mistake:
-    return Mistake(f"the light curves in {str(directory)!r} are damaged or foreign: {what}; remove the folder and run again, they are read anew")
+    return Mistake(
+        f"the light curves in {str(directory)!r} are damaged or foreign: {what}; remove the folder and run "
+        "again, they are read anew"
+    )
 
 
 def _say(line: str) -> None:

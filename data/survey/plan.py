@@ -5,9 +5,10 @@
     stores/000017                   its store (data/cutouts/store.py), once it is packed
     predictions/<weights>/          data/survey/predictions.py
 
-The input is a folder, walked, or a manifest (text or .gz, one path a line). It is read once and never held: memory is that of
-one shard. A cut never parts the bands of an object that are adjacent in the input.
+The input is a folder, walked, or a manifest (text or .gz, one path a line). It is read once and never held:
+memory is that of one shard. A cut never parts the bands of an object that are adjacent in the input.
 """
+
 import gzip
 import json
 import os
@@ -33,8 +34,8 @@ from utils.mistake import Mistake
 
 VERSION = 1
 ARRAY_INDEX = ("SLURM_ARRAY_TASK_ID", "PBS_ARRAY_INDEX", "PBS_ARRAYID")
-NOTHING = "nothing_good.json"    # stands for the manifest of a store without one good file, with the reasons
-LOOK = 8_192            # files on each side of a cut among which an object that lies on both is noticed
+NOTHING = "nothing_good.json"  # stands for the manifest of a store without one good file, with the reasons
+LOOK = 8_192  # files on each side of a cut among which an object that lies on both is noticed
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Survey:
     """A planned survey, open for packing and predicting."""
 
     directory: Path
-    plan: dict          # plan.json
+    plan: dict  # plan.json
 
     def __len__(self) -> int:
         return len(self.plan["shards"])
@@ -57,7 +58,9 @@ class Survey:
         try:
             text = gzip.decompress(path.read_bytes())
         except (OSError, EOFError, ValueError) as error:
-            raise Mistake(f"{path} cannot be read ({error}): remove {self.directory}/plan.json and plan again") from error
+            raise Mistake(
+                f"{path} cannot be read ({error}): remove {self.directory}/plan.json and plan again"
+            ) from error
         if digest_of(text) != self.plan["shards"][shard][1]:
             raise Mistake(f"{path} is not what was planned: remove {self.directory}/plan.json and plan again")
         return text.decode().split("\n")[:-1]
@@ -66,7 +69,9 @@ class Survey:
         return self.directory / "stores" / f"{shard:06d}"
 
     def store_digest(self, shard: int) -> str:
-        """A shard's store follows from its list and geometry alone: no file is asked again whether it has changed."""
+        """A shard's store follows from its list and geometry alone:
+        no file is asked again whether it has changed.
+        """
         return digest_of(repr((store.VERSION, self.plan["shards"][shard][1], self.shape)).encode())
 
     def manifest(self, shard: int) -> dict | None:
@@ -74,24 +79,35 @@ class Survey:
         for name in ("manifest.json", NOTHING):
             try:
                 manifest = json.loads((self.store_path(shard) / name).read_bytes())
-            except (FileNotFoundError, ValueError):          # a damaged one is named by data/cutouts/store.py when it packs
+            except (FileNotFoundError, ValueError):
+                # a damaged one is named by data/cutouts/store.py when it packs
                 continue
             if manifest.get("inventory") == self.store_digest(shard):
                 return manifest
         return None
 
     def refuse(self, wanted: dict) -> None:
-        """Raises Mistake where this plan is not for networks that take `wanted`: image_size, band_mode, bands."""
+        """Raises Mistake where this plan is not for networks that take `wanted`:
+        image_size, band_mode, bands.
+        """
         if wanted["image_size"] != self.plan["image_size"]:
-            raise Mistake(f"--model_path: the network takes image_size {wanted['image_size']}, but {self.directory} was planned with "
-                          f"{self.plan['image_size']}")
+            raise Mistake(
+                f"--model_path: the network takes image_size {wanted['image_size']}, but {self.directory} "
+                "was planned with "
+                f"{self.plan['image_size']}"
+            )
         if wanted["band_mode"] == "stack" and self.plan["apart"]:
             left, right, count, name = self.plan["apart"][0]
-            raise Mistake(f"--model_path: the network takes all bands of an object at once, but objects ({name!r}, {count:,} in all) have files "
-                          f"in shards {left} and {right}: sort the manifest by object, and plan in another folder")
+            raise Mistake(
+                f"--model_path: the network takes all bands of an object at once, but objects ({name!r}, "
+                f"{count:,} in all) have files "
+                f"in shards {left} and {right}: sort the manifest by object, and plan in another folder"
+            )
 
     def pack(self, shard: int, workers: int, say: Callable[[str], None]) -> store.Store:
-        """The store of a shard, packed now or earlier; one without pixels where none of its files can be read."""
+        """The store of a shard, packed now or earlier; one without pixels where none of its files can be
+        read.
+        """
         there, path = self.manifest(shard), self.store_path(shard)
         if there and "reasons" not in there:
             return store.open_store(path)
@@ -99,15 +115,27 @@ class Survey:
         if not there:
             try:
                 return store.pack(index, path, self.shape, max(1, workers), self.store_digest(shard), say)
-            except Mistake:                                  # of a whole survey one shard may hold nothing that is good
+            except Mistake:  # of a whole survey one shard may hold nothing that is good
                 reasons = list(takewhile(bool, (reason_against(name, self.shape) for name in index["path"])))
                 if len(reasons) < len(index):
                     raise
-            say(f"shard {shard}: none of its {len(index):,} files can be used: {index['path'][0]}: {reasons[0]}")
+            say(
+                f"shard {shard}: none of its {len(index):,} files can be used: {index['path'][0]}: "
+                f"{reasons[0]}"
+            )
             digest = self.store_digest(shard)
-            there = dict(inventory=digest, index=digest, files=len(index), good=0, quarantined=len(index), block=1, crc32=[], reasons=reasons)
+            there = dict(
+                inventory=digest,
+                index=digest,
+                files=len(index),
+                good=0,
+                quarantined=len(index),
+                block=1,
+                crc32=[],
+                reasons=reasons,
+            )
             write_durably(path / NOTHING, json.dumps(there).encode())
-            for partial in path.glob("partial_*"):           # its pixels are zeros
+            for partial in path.glob("partial_*"):  # its pixels are zeros
                 shutil.rmtree(partial, ignore_errors=True)
         return store.Store(path, there, index.assign(reason=pd.array(there["reasons"], dtype="str")))
 
@@ -117,19 +145,33 @@ def open_survey(directory: str | os.PathLike) -> Survey:
     try:
         plan = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise Mistake(f"--out: {str(directory)!r} holds no plan: run `survey.py plan` first, or again if it was interrupted") from None
+        raise Mistake(
+            f"--out: {str(directory)!r} holds no plan: run `survey.py plan` first, or again if it was "
+            "interrupted"
+        ) from None
     if plan["version"] != VERSION:
-        raise Mistake(f"{path} is of version {plan['version']}, this code reads {VERSION}: plan in another folder")
+        raise Mistake(
+            f"{path} is of version {plan['version']}, this code reads {VERSION}: plan in another folder"
+        )
     return Survey(Path(directory), plan)
 
 
-def plan(images: str, directory: str | os.PathLike, shard_size: int, image_size: int, say: Callable[[str], None]) -> Survey:
-    """Cut the input into shards, or find that done. Raises: Mistake for an input that cannot be read, or another one than before."""
+def plan(
+    images: str, directory: str | os.PathLike, shard_size: int, image_size: int, say: Callable[[str], None]
+) -> Survey:
+    """Cut the input into shards, or find that done. Raises: Mistake for an input that cannot be read,
+    or another one than before.
+    """
     if not images or shard_size < 1 or image_size < 1:
-        raise Mistake(f"--images {images!r}, --shard_size {shard_size}, --image_size {image_size}: expected a folder or manifest, at least 1, "
-                      "at least 1")
+        raise Mistake(
+            f"--images {images!r}, --shard_size {shard_size}, --image_size {image_size}: expected a folder "
+            "or manifest, at least 1, "
+            "at least 1"
+        )
     directory = Path(directory)
-    asked = dict(images=os.path.abspath(images), state=state_of(images), shard_size=shard_size, image_size=image_size)
+    asked = dict(
+        images=os.path.abspath(images), state=state_of(images), shard_size=shard_size, image_size=image_size
+    )
     directory.mkdir(parents=True, exist_ok=True)
     with locked(directory, lambda line: say(line.replace("packing", "planning"))):
         if (directory / "plan.json").exists():
@@ -137,7 +179,8 @@ def plan(images: str, directory: str | os.PathLike, shard_size: int, image_size:
             refuse_changes(asked, survey.plan, f"{directory} was planned", "plan in another folder")
             return survey
         (directory / "shards").mkdir(exist_ok=True)
-        for old in (directory / "shards").iterdir():         # of a plan that was interrupted, and perhaps of another size
+        # of a plan that was interrupted, and perhaps of another size
+        for old in (directory / "shards").iterdir():
             old.unlink()
         shards, apart, before = [], [], set()
         for paths in cut(input_paths(images), shard_size):
@@ -150,32 +193,53 @@ def plan(images: str, directory: str | os.PathLike, shard_size: int, image_size:
             if len(shards) % 100 == 0:
                 say(f"{len(shards):,} shards, {sum(count for count, _ in shards):,} files")
         sync_folder(directory / "shards")
-        done = dict(version=VERSION, **asked, files=sum(count for count, _ in shards), apart=apart, shards=shards)
+        done = dict(
+            version=VERSION, **asked, files=sum(count for count, _ in shards), apart=apart, shards=shards
+        )
         write_durably(directory / "plan.json", json.dumps(done, indent=1).encode())
         sync_folder(directory)
     return Survey(directory, done)
 
 
 def share(count: int, part: int, parts: int) -> range:
-    """The shards, of `count`, of one part and, under torchrun, of this rank; a negative part is the array index of the scheduler."""
+    """The shards, of `count`, of one part and, under torchrun, of this rank;
+    a negative part is the array index of the scheduler.
+    """
     given = [(f"${name}", int(os.environ[name])) for name in ARRAY_INDEX if name in os.environ]
-    name, part = ("--part", part) if part >= 0 else given[0] if given else ("--part", 0 if parts == 1 else part)
+    name, part = (
+        ("--part", part) if part >= 0 else given[0] if given else ("--part", 0 if parts == 1 else part)
+    )
     if not 0 <= part < parts:
-        raise Mistake(f"{name} {part} of --parts {parts}: expected a part from 0 to {parts - 1}, or the array index of a scheduler")
-    return range(part, count, parts)[distributed.rank()::distributed.world_size()]
+        raise Mistake(
+            f"{name} {part} of --parts {parts}: expected a part from 0 to {parts - 1}, or the array index "
+            "of a scheduler"
+        )
+    return range(part, count, parts)[distributed.rank() :: distributed.world_size()]
 
 
 def refuse_changes(asked: dict, there: dict, what: str, cure: str) -> None:
     for name, value in asked.items():
         if there[name] != value:
-            raise Mistake(f"--{name}: got {value!r}, but {what} with {there[name]!r}; {cure}" if name != "state" else
-                          f"--images {asked['images']!r} is {value}, but was {there[name]} when {what}; {cure}")
+            raise Mistake(
+                f"--{name}: got {value!r}, but {what} with {there[name]!r}; {cure}"
+                if name != "state"
+                else f"--images {asked['images']!r} is {value}, but was {there[name]} when {what}; {cure}"
+            )
 
 
 def inventory(paths: list[str]) -> pd.DataFrame:
-    """One row a line, also where two lines are the same file; else as data/cutouts/buckets.py has it for unlabelled cutouts."""
+    """One row a line, also where two lines are the same file;
+    else as data/cutouts/buckets.py has it for unlabelled cutouts.
+    """
     names = [parse_name(path) for path in paths]
-    table = pd.DataFrame({"path": paths, "object": [name for name, _ in names], "band": [band for _, band in names], "domain": UNKNOWN[0]})
+    table = pd.DataFrame(
+        {
+            "path": paths,
+            "object": [name for name, _ in names],
+            "band": [band for _, band in names],
+            "domain": UNKNOWN[0],
+        }
+    )
     return table.astype("str").assign(label=np.int8(UNKNOWN[1]))
 
 

@@ -1,4 +1,5 @@
-"""The predictions of a survey: one Parquet file a shard, there whole or not at all; that it is there says the shard is done.
+"""The predictions of a survey: one Parquet file a shard, there whole or not at all;
+that it is there says the shard is done.
 
     path     as in the shard's list, one row a line, in its order
     id       object id, from the file's name
@@ -8,8 +9,10 @@
     reason   "" or why the file has no probability
     prob_0   ... float32, of each network, where there are several; prob is their mean
 
-Every page carries a CRC-32, and the footer a record (JSON): shard, digest of its list, settings, files, seconds.
+Every page carries a CRC-32, and the footer a record (JSON): shard, digest of its list, settings, files,
+seconds.
 """
+
 import hashlib
 import io
 import json
@@ -26,8 +29,15 @@ from data.packing import sync_folder
 from data.survey.plan import refuse_changes
 from utils.files import write_durably
 
-FIELDS = [("path", pa.string()), ("id", pa.string()), ("band", pa.string()), ("prob", pa.float32()), ("pred", pa.int8()), ("reason", pa.string())]
-ROWS = 131_072           # of a row group: what a reader needs in memory
+FIELDS = [
+    ("path", pa.string()),
+    ("id", pa.string()),
+    ("band", pa.string()),
+    ("prob", pa.float32()),
+    ("pred", pa.int8()),
+    ("reason", pa.string()),
+]
+ROWS = 131_072  # of a row group: what a reader needs in memory
 KEY = b"starloop"
 NOT_FINITE = "the network's answer is not finite"
 
@@ -41,17 +51,21 @@ def path_of(folder: Path, shard: int) -> Path:
 
 
 def schema(networks: int) -> pa.Schema:
-    return pa.schema(FIELDS + [(f"prob_{number}", pa.float32()) for number in range(networks) if networks > 1])
+    return pa.schema(
+        FIELDS + [(f"prob_{number}", pa.float32()) for number in range(networks) if networks > 1]
+    )
 
 
 def table(examples: Cutouts, columns: dict[str, np.ndarray], threshold: float, networks: int) -> pa.Table:
-    """The rows of a shard. columns: prob and, of several networks, prob_0 ..., each [E] float32; none where there is no example."""
+    """The rows of a shard. columns: prob and, of several networks, prob_0 ..., each [E] float32;
+    none where there is no example.
+    """
     index, example = examples.store.index, examples.example_of_row
     prob = columns.get("prob", np.zeros(0, np.float32))
     rows = pd.concat(file_rows.frames(np.arange(len(index)), examples, prob, threshold, False))
     rows = rows.assign(id=index["object"], band=index["band"])
     rows.loc[(example >= 0) & rows["prob"].isna().to_numpy(), "reason"] = NOT_FINITE
-    for name in schema(networks).names[len(FIELDS):]:
+    for name in schema(networks).names[len(FIELDS) :]:
         each = np.full(len(rows), np.nan, np.float32)
         each[example >= 0] = columns.get(name, prob)[example[example >= 0]]
         rows[name] = each
@@ -62,8 +76,15 @@ def write(path: Path, rows: pa.Table, record: dict) -> None:
     """Durable when it returns: the file's bytes, and its name."""
     content, text = io.BytesIO(), json.dumps(record, sort_keys=True)
     footer = {KEY: json.dumps([text, hashlib.sha256(text.encode()).hexdigest()])}
-    pq.write_table(rows.replace_schema_metadata(footer), content, compression="zstd", row_group_size=ROWS, write_page_checksum=True,
-                   write_statistics=False, use_dictionary=["band", "pred", "reason"])
+    pq.write_table(
+        rows.replace_schema_metadata(footer),
+        content,
+        compression="zstd",
+        row_group_size=ROWS,
+        write_page_checksum=True,
+        write_statistics=False,
+        use_dictionary=["band", "pred", "reason"],
+    )
     write_durably(path, content.getvalue())
     sync_folder(path.parent)
 
@@ -86,9 +107,13 @@ def read(path: Path, networks: int) -> tuple[pa.Table, dict]:
 
 
 def claim(folder: Path, settings: dict) -> None:
-    """Make the folder of these predictions, or find it made with the same settings. Raises Mistake that names both values."""
+    """Make the folder of these predictions, or find it made with the same settings.
+    Raises Mistake that names both values.
+    """
     path = folder / "settings.json"
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         write_durably(path, json.dumps(settings, indent=1).encode())
-    refuse_changes(settings, json.loads(path.read_bytes()), f"{folder} was begun", f"give that, or remove {folder}")
+    refuse_changes(
+        settings, json.loads(path.read_bytes()), f"{folder} was begun", f"give that, or remove {folder}"
+    )

@@ -1,4 +1,7 @@
-"""The proof that a survey has exactly one row for each of its files, and what the rows say. One shard is in memory at a time."""
+"""The proof that a survey has exactly one row for each of its files, and what the rows say.
+One shard is in memory at a time.
+"""
+
 import contextlib
 import gzip
 import json
@@ -18,8 +21,8 @@ from utils import files
 from utils.files import write_durably
 from utils.mistake import Mistake
 
-BINS = 100               # of the histogram of prob, from 0 to 1
-CLASSES = 100            # of reasons; what is beyond is counted together
+BINS = 100  # of the histogram of prob, from 0 to 1
+CLASSES = 100  # of reasons; what is beyond is counted together
 
 
 @dataclass
@@ -45,7 +48,7 @@ class Totals:
     files: int = 0
     with_prob: int = 0
     positive: int = 0
-    incomplete: int = 0                                      # examples of stacked bands that lack one
+    incomplete: int = 0  # examples of stacked bands that lack one
     reasons: Counter = field(default_factory=Counter)
     seconds: float = 0
     histogram: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))
@@ -61,30 +64,45 @@ class Totals:
         for each in rows["reason"].value_counts().to_pylist():
             kind = re.sub(r"\d+", "N", each["values"].partition(":")[0])
             if kind:
-                self.reasons[kind if kind in self.reasons or len(self.reasons) < CLASSES else "other"] += each["counts"]
+                self.reasons[kind if kind in self.reasons or len(self.reasons) < CLASSES else "other"] += (
+                    each["counts"]
+                )
 
     def summary(self) -> dict:
-        return dict(files=self.files, with_probability=self.with_prob, without_probability=dict(self.reasons), positive=self.positive,
-                    incomplete_examples=self.incomplete, seconds=round(self.seconds, 1), histogram=self.histogram.tolist())
+        return dict(
+            files=self.files,
+            with_probability=self.with_prob,
+            without_probability=dict(self.reasons),
+            positive=self.positive,
+            incomplete_examples=self.incomplete,
+            seconds=round(self.seconds, 1),
+            histogram=self.histogram.tolist(),
+        )
 
 
 def prove(survey: Survey, folder: Path, networks: int, parts: int, with_csv: bool) -> dict:
-    """What the predictions of a whole survey say, once each file has one row; pred.csv.gz on the way, if wished.
+    """What the predictions of a whole survey say, once each file has one row;
+    pred.csv.gz on the way, if wished.
 
-    Raises: Mistake that names the shards that are missing or damaged (these are moved aside) and the parts to run again.
+    Raises: Mistake that names the shards that are missing or damaged (these are moved aside)
+        and the parts to run again.
     """
     if not (folder / "settings.json").exists():
-        raise Mistake(f"nothing of {survey.directory} is predicted yet with this network ({folder} is not there)")
+        raise Mistake(
+            f"nothing of {survey.directory} is predicted yet with this network ({folder} is not there)"
+        )
     settings = json.loads((folder / "settings.json").read_bytes())
     listed, found, totals, wrong = Ledger(), Ledger(), Totals(), {}
     known = {predictions.path_of(folder, shard).name for shard in range(len(survey))}
     if strangers := sorted(path.name for path in folder.glob("*.parquet") if path.name not in known):
         raise Mistake(f"{folder} holds {strangers[0]}, which is no shard of this plan: remove it")
-    for old in ("summary.json", "pred.csv.gz"):              # what they say must not outlive what they say it of
+    for old in ("summary.json", "pred.csv.gz"):  # what they say must not outlive what they say it of
         (folder / old).unlink(missing_ok=True)
     with contextlib.ExitStack() as stack:
         if with_csv:
-            stream = stack.enter_context(gzip.open(stack.enter_context(files.whole(folder / "pred.csv.gz")), "wb", 1))
+            stream = stack.enter_context(
+                gzip.open(stack.enter_context(files.whole(folder / "pred.csv.gz")), "wb", 1)
+            )
             table = stack.enter_context(csv.CSVWriter(stream, predictions.schema(networks)))
         for shard in range(len(survey)):
             listed.add(expected := hashes(survey.paths(shard)))
@@ -104,10 +122,13 @@ def prove(survey: Survey, folder: Path, networks: int, parts: int, with_csv: boo
                     table.write(rows)
         if wrong:
             first = "; ".join(f"{shard:06d} {what}" for shard, what in list(wrong.items())[:5])
-            raise Mistake(f"{folder}: of {len(survey):,} shards {len(wrong):,} are missing or damaged ({first}): run predict again, "
-                          f"--parts {parts} and --part {ranges(sorted({shard % parts for shard in wrong}))}")
+            raise Mistake(
+                f"{folder}: of {len(survey):,} shards {len(wrong):,} are missing or damaged ({first}): run "
+                "predict again, "
+                f"--parts {parts} and --part {ranges(sorted({shard % parts for shard in wrong}))}"
+            )
     assert found == listed and found.count == survey.plan["files"]
-    for left in folder.glob("*.tmp"):                        # of tasks that were killed
+    for left in folder.glob("*.tmp"):  # of tasks that were killed
         left.unlink(missing_ok=True)
     summary = totals.summary() | dict(shards=len(survey), settings=settings, paths=found.summary())
     write_durably(folder / "summary.json", json.dumps(summary, indent=1).encode())
@@ -115,13 +136,17 @@ def prove(survey: Survey, folder: Path, networks: int, parts: int, with_csv: boo
 
 
 def check(rows: pa.Table, record: dict, expected: np.ndarray, stated: dict) -> None:
-    """Raises: Damaged where the rows of a shard are not those of its list, of hashes `expected` [n] uint64."""
+    """Raises: Damaged where the rows of a shard are not those of its list, of hashes `expected` [n]
+    uint64.
+    """
     got, wanted, found = Ledger(), Ledger(), hashes(rows["path"])
     got.add(found)
     wanted.add(expected)
     if got != wanted:
-        raise predictions.Damaged(f"its {got.count:,} paths (sum {got.sum:016x}, xor {got.xor:016x}) are not the {wanted.count:,} "
-                                         f"(sum {wanted.sum:016x}, xor {wanted.xor:016x}) of its list")
+        raise predictions.Damaged(
+            f"its {got.count:,} paths (sum {got.sum:016x}, xor {got.xor:016x}) are not the {wanted.count:,} "
+            f"(sum {wanted.sum:016x}, xor {wanted.xor:016x}) of its list"
+        )
     if len(other := np.flatnonzero(found != expected)):
         raise predictions.Damaged(f"row {other[0]} is not the file of line {other[0] + 1} of its list")
     if wrong := [name for name, value in stated.items() if record[name] != value]:
@@ -137,14 +162,24 @@ def hashes(paths) -> np.ndarray:
 
 
 def account_for_stores(survey: Survey, parts: int) -> dict:
-    """What the stores of a whole survey hold, written to stores.json. Raises: Mistake that names the parts to pack again."""
+    """What the stores of a whole survey hold, written to stores.json. Raises:
+    Mistake that names the parts to pack again.
+    """
     manifests = [survey.manifest(shard) for shard in range(len(survey))]
     if missing := [shard for shard, manifest in enumerate(manifests) if not manifest]:
-        raise Mistake(f"{survey.directory}: of {len(survey):,} shards {len(missing):,} are not packed (first {missing[0]:06d}): run pack again, "
-                      f"--parts {parts} and --part {ranges(sorted({shard % parts for shard in missing}))}")
-    totals = {name: sum(manifest[name] for manifest in manifests) for name in ("files", "good", "quarantined")}
+        raise Mistake(
+            f"{survey.directory}: of {len(survey):,} shards {len(missing):,} are not packed (first "
+            f"{missing[0]:06d}): run pack again, "
+            f"--parts {parts} and --part {ranges(sorted({shard % parts for shard in missing}))}"
+        )
+    totals = {
+        name: sum(manifest[name] for manifest in manifests) for name in ("files", "good", "quarantined")
+    }
     shards = [[manifest["files"], manifest["quarantined"], manifest["index"]] for manifest in manifests]
-    write_durably(survey.directory / "stores.json", json.dumps(totals | dict(shape=survey.shape, shards=shards), indent=1).encode())
+    write_durably(
+        survey.directory / "stores.json",
+        json.dumps(totals | dict(shape=survey.shape, shards=shards), indent=1).encode(),
+    )
     return totals
 
 

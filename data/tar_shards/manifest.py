@@ -1,4 +1,5 @@
 """The manifest of a folder of shards: what is in which file, and how to know that the files are those."""
+
 import math
 import re
 from pathlib import Path
@@ -11,12 +12,14 @@ from data.tar_shards.tar import BLOCK, open_plain
 from utils.mistake import Mistake
 
 FORMAT, VERSION = "starloop shards", 1
-MOST_MANIFEST = 2**26            # bytes; a shard has 200
+MOST_MANIFEST = 2**26  # bytes; a shard has 200
 NAME = re.compile(r"shard-\d{6,9}\.tar")
 
 
 def open_manifest(directory: Path) -> dict[str, Any] | None:
-    """The manifest.json of a folder of our shards, None where there is none, or another code's. Raises: Mistake if it is damaged."""
+    """The manifest.json of a folder of our shards, None where there is none, or another code's. Raises:
+    Mistake if it is damaged.
+    """
     if not (directory / "manifest.json").exists():
         return None
     with open_plain(directory / "manifest.json") as file:
@@ -29,21 +32,37 @@ def checked_manifest(content: bytes, where: str) -> dict[str, Any] | None:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         return None
     if manifest.get("version") != VERSION:
-        raise Mistake(f"{where}: manifest.json is of version {str(manifest.get('version'))[:20]}, this code reads {VERSION}")
+        raise Mistake(
+            f"{where}: manifest.json is of version {str(manifest.get('version'))[:20]}, this code reads "
+            f"{VERSION}"
+        )
     try:
         _check(manifest, f"{where}: manifest.json")
     except Mistake:
         raise
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise Mistake(f"{where}: manifest.json is damaged or forged: its counts, names or types are not those of shards; copy it again") from None
+        raise Mistake(
+            f"{where}: manifest.json is damaged or forged: its counts, names or types are not those of "
+            "shards; copy it again"
+        ) from None
     return manifest
 
 
 def _check(manifest: dict[str, Any], where: str) -> None:
     """Raises an error unless all is of its type, and no count promises more than the files can hold."""
     shards, known, pixels = manifest["shards"], manifest["metadata"], math.prod(manifest["shape"])
-    numbers = [manifest["samples"], manifest["images"], *manifest["shape"], manifest["table"]["size"], known["rows"] if known else 0]
-    numbers += [value for shard in shards for value in (shard["samples"], shard["images"], *shard["rows"], shard["size"])]
+    numbers = [
+        manifest["samples"],
+        manifest["images"],
+        *manifest["shape"],
+        manifest["table"]["size"],
+        known["rows"] if known else 0,
+    ]
+    numbers += [
+        value
+        for shard in shards
+        for value in (shard["samples"], shard["images"], *shard["rows"], shard["size"])
+    ]
     texts = [manifest["digest"], manifest["table"]["sha256"], *(shard["sha256"] for shard in shards)]
     names = [shard["name"] for shard in shards]
     checked_dtypes(manifest["dtypes"], where)
@@ -60,7 +79,13 @@ def _check(manifest: dict[str, Any], where: str) -> None:
     if known:
         checked_dtypes(known["dtypes"], where)
         rest = known["without_images"]
-        sound += [known["rows"] <= manifest["samples"] + len(rest), "object" in known["dtypes"],
-                  all(row.isdecimal() and int(row) < known["rows"] and isinstance(values, dict) for row, values in rest.items())]
+        sound += [
+            known["rows"] <= manifest["samples"] + len(rest),
+            "object" in known["dtypes"],
+            all(
+                row.isdecimal() and int(row) < known["rows"] and isinstance(values, dict)
+                for row, values in rest.items()
+            ),
+        ]
     if not all(sound):
         raise ValueError

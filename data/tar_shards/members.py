@@ -1,6 +1,8 @@
-"""What the members of a sample say: npy arrays, JSON, labels as text. No member can run a program, take memory that it does not bring, or be
-two things at once; what is wrong is refused in one line that names the file, the member, and what was expected.
+"""What the members of a sample say: npy arrays, JSON, labels as text. No member can run a program, take
+memory that it does not bring, or be two things at once; what is wrong is refused in one line that names the
+file, the member, and what was expected.
 """
+
 import json
 import math
 import re
@@ -12,20 +14,24 @@ import numpy as np
 
 from data.tar_shards.tar import refused
 
-HEAD = 1024              # bytes in which an npy header must end; numpy's has 128
-MOST_JSON = 2**20        # bytes of a sample's JSON
-MOST_TEXT = 64           # ... of a label's text
-DEEPEST = 16             # levels of lists and objects
+HEAD = 1024  # bytes in which an npy header must end; numpy's has 128
+MOST_JSON = 2**20  # bytes of a sample's JSON
+MOST_TEXT = 64  # ... of a label's text
+DEEPEST = 16  # levels of lists and objects
 MOST_CHANNELS, LONGEST_SIDE = 256, 2**15
 DTYPES = re.compile(r"([<>|=]?)(f[248]|[iu][1248]|b1)")
-NPY = re.compile(rb"\{'descr': '([^'\\]{1,16})', 'fortran_order': (True|False), 'shape': \(([\d, ]{0,64})\), ?\} *\n?")
+NPY = re.compile(
+    rb"\{'descr': '([^'\\]{1,16})', 'fortran_order': (True|False), 'shape': \(([\d, ]{0,64})\), ?\} *\n?"
+)
 INTEGER = re.compile(rb"[+-]?\d{1,18}")
-STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)      # an unclosed text is a match too, or it would be tried from each quote
+# an unclosed text is a match too, or it would be tried from each quote
+STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 BRACKET = re.compile(rb"[\[\]{}]")
 
 
 class Layout(NamedTuple):
     """How the numbers of an npy member lie: of `shape`, from its byte `start` on."""
+
     dtype: np.dtype
     fortran: bool
     shape: tuple[int, ...]
@@ -37,13 +43,20 @@ def npy_layout(head: bytes, size: int, where: str, name: str) -> Layout:
 
     Raises: Mistake unless it is [H, W] or [C, H, W] of plain numbers whose bytes are all there and no more.
     """
-    found = _layout(head[:10 + int.from_bytes(head[8:10], "little")] if head[6:8] == b"\1\0" else
-                    head[:12 + int.from_bytes(head[8:12], "little")])
+    found = _layout(
+        head[: 10 + int.from_bytes(head[8:10], "little")]
+        if head[6:8] == b"\1\0"
+        else head[: 12 + int.from_bytes(head[8:12], "little")]
+    )
     if isinstance(found, str):
         raise refused(where, name, found)
     expected = found.start + math.prod(found.shape) * found.dtype.itemsize
     if expected != size:
-        raise refused(where, name, f"has {size:,} bytes, but its header promises {expected:,} ({found.dtype} {list(found.shape)})")
+        raise refused(
+            where,
+            name,
+            f"has {size:,} bytes, but its header promises {expected:,} ({found.dtype} {list(found.shape)})",
+        )
     return found
 
 
@@ -58,9 +71,12 @@ def _layout(header: bytes) -> Layout | str:
     start += int.from_bytes(header[8:start], "little")
     if start > HEAD or len(header) < start:
         return f"has an npy header of {start:,} bytes: expected at most {HEAD}, all there"
-    match = NPY.fullmatch(header[10 if header[6:8] == b"\1\0" else 12:])
+    match = NPY.fullmatch(header[10 if header[6:8] == b"\1\0" else 12 :])
     if not match:
-        return "has another npy header than numpy writes for an array of plain numbers (arrays of objects are pickles)"
+        return (
+            "has another npy header than numpy writes for an array of plain numbers "
+            "(arrays of objects are pickles)"
+        )
     dtype = match[1].decode("latin-1")
     if not DTYPES.fullmatch(dtype):
         return f"is an array of {dtype!r}: expected plain numbers (f2 to f8, i1 to u8, b1), never objects"
@@ -75,7 +91,9 @@ def _layout(header: bytes) -> Layout | str:
 
 def npy_planes(content: bytes | memoryview, layout: Layout, channels_last: bool = False) -> np.ndarray:
     """[C, H, W] of an npy member as it is, a view of `content`."""
-    array = np.frombuffer(content, layout.dtype, math.prod(layout.shape), layout.start).reshape(layout.shape, order="F" if layout.fortran else "C")
+    array = np.frombuffer(content, layout.dtype, math.prod(layout.shape), layout.start).reshape(
+        layout.shape, order="F" if layout.fortran else "C"
+    )
     return array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0) if channels_last else array
 
 
@@ -132,7 +150,7 @@ def integer(content: bytes, where: str, name: str) -> int:
 
 
 def is_pickle(content: bytes) -> bool:
-    """Whether this begins as pickles since protocol 2 do; older ones begin as no array, JSON or number does."""
+    """Whether this begins as pickles since protocol 2 do;
+    older ones begin as no array, JSON or number does.
+    """
     return content[:1] == b"\x80" and content[1:2] in (b"\2", b"\3", b"\4", b"\5")
-
-

@@ -1,13 +1,17 @@
-"""Training straight from shards, on disk or behind http(s), without a store: few shards in memory at a time, in an order that suits that.
+"""Training straight from shards, on disk or behind http(s), without a store:
+few shards in memory at a time, in an order that suits that.
 
     stream = open_stream("https://host/shards", bands=["g", "r", "i"], band_mode="stack")
     train = stream.part(rows)                                   # a split, say
-    order = train.epochs(batch_size, seed, lanes)               # instead of ShuffledEpochs(len(train), batch_size, seed, lanes)
-    train.follow(order, step)                                   # reads ahead what the steps from `step` on will ask for
-    for share in batches(train, order, range(step, total), 0, device, lanes): ...
+    order = train.epochs(batch_size, seed, lanes)               # instead of ShuffledEpochs(len(train),
+    batch_size, seed, lanes)
+    train.follow(order, step)                                   # reads ahead what the steps from `step` on
+    will ask for for share in batches(train, order, range(step, total), 0, device, lanes): ...
 
-Everything is a function of (manifest, seed, step): a run resumed at any step reads the shards of the windows it is in, and no others.
+Everything is a function of (manifest, seed, step): a run resumed at any step reads the shards of the windows
+it is in, and no others.
 """
+
 import io
 import json
 import os
@@ -40,39 +44,43 @@ from data.tar_shards.tar import clean, open_plain, refused, samples
 from utils import distributed
 from utils.mistake import Mistake
 
-MOST_SHARD = 2**32       # bytes: a shard is read whole into memory
+MOST_SHARD = 2**32  # bytes: a shard is read whole into memory
 TRIES, PATIENCE = 3, 60  # how often a server is asked; seconds that it may be silent
 
 
 @dataclass(frozen=True)
 class Decoded:
     """A shard in memory, S samples."""
-    image: np.ndarray            # [S, C, H, W] float32, physical pixels, zero where the band is missing
-    present: np.ndarray          # [S, C] bool
+
+    image: np.ndarray  # [S, C, H, W] float32, physical pixels, zero where the band is missing
+    present: np.ndarray  # [S, C] bool
 
 
 @dataclass(eq=False)
 class Streamed:
-    """Examples in shards, raw and in the order of the shards; the batches are those of data/cutouts/examples.py.
+    """Examples in shards, raw and in the order of the shards;
+    the batches are those of data/cutouts/examples.py.
 
     E examples. `stream.part(rows)` has only some of them. Not more than `most_held` decoded shards are kept.
     """
-    place: str                   # folder or URL
+
+    place: str  # folder or URL
     manifest: dict
-    bands: tuple[str, ...]       # of each channel
-    shard: np.ndarray            # [E] int64, not decreasing
-    sample: np.ndarray           # [E] int64, of the shard
-    channel: np.ndarray          # [E] int64, the one band that the example is; -1: all
-    label: np.ndarray            # [E] float32
-    domain: np.ndarray           # [E] int64
-    object: np.ndarray           # [E] str
+    bands: tuple[str, ...]  # of each channel
+    shard: np.ndarray  # [E] int64, not decreasing
+    sample: np.ndarray  # [E] int64, of the shard
+    channel: np.ndarray  # [E] int64, the one band that the example is; -1: all
+    label: np.ndarray  # [E] float32
+    domain: np.ndarray  # [E] int64
+    object: np.ndarray  # [E] str
     most_held: int = 2 * WINDOW  # decoded shards
-    held: dict[int, Future] = field(default_factory=dict)                    # decoded shards
-    used: dict[int, tuple[int, int]] = field(default_factory=dict)           # of these, in which batch one was used last, and first
-    unused: set[int] = field(default_factory=set)                            # of these, those read ahead
+    held: dict[int, Future] = field(default_factory=dict)  # decoded shards
+    # of these, in which batch one was used last, and first
+    used: dict[int, tuple[int, int]] = field(default_factory=dict)
+    unused: set[int] = field(default_factory=set)  # of these, those read ahead
     batch: int = 0
-    coming: Iterator[int] | None = None                                      # shards to read ahead
-    threads: tuple[int, ThreadPoolExecutor] | None = None                    # and the process that they are of
+    coming: Iterator[int] | None = None  # shards to read ahead
+    threads: tuple[int, ThreadPoolExecutor] | None = None  # and the process that they are of
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -85,7 +93,10 @@ class Streamed:
     def part(self, rows: np.ndarray) -> "Streamed":
         """Some examples, in the order of the shards. rows: [n] int64 or [E] bool."""
         rows = np.sort(np.arange(len(self))[rows])
-        of_each = (array[rows] for array in (self.shard, self.sample, self.channel, self.label, self.domain, self.object))
+        of_each = (
+            array[rows]
+            for array in (self.shard, self.sample, self.channel, self.label, self.domain, self.object)
+        )
         return Streamed(self.place, self.manifest, self.bands, *of_each, most_held=self.most_held)
 
     def epochs(self, batch_size: int, seed: int, lanes: int) -> ShardedEpochs:
@@ -93,12 +104,15 @@ class Streamed:
         return ShardedEpochs(self.counts, batch_size, seed, lanes)
 
     def follow(self, order: Callable[[int], np.ndarray], step: int) -> None:
-        """Read ahead, in a thread, the window after the one in use, for this rank's lanes from `step` on; only `epochs` can be foreseen."""
+        """Read ahead, in a thread, the window after the one in use, for this rank's lanes from `step` on;
+        only `epochs` can be foreseen.
+        """
         if not isinstance(order, ShardedEpochs):
             return
         each = order.lanes // distributed.world_size()
         mine = range(distributed.rank() * each, (distributed.rank() + 1) * each)
-        self.coming, self.most_held = order.shards(step, mine), 2 * order.window * each      # this window and the next
+        # this window and the next
+        self.coming, self.most_held = order.shards(step, mine), 2 * order.window * each
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         index = np.asarray(indices, dtype=np.int64)
@@ -108,19 +122,26 @@ class Streamed:
         image = np.empty((len(index), channels, *self.manifest["shape"]), dtype=np.float32)
         present = np.ones((len(index), channels), dtype=bool)
         wanted, self.batch = np.unique(shard).tolist(), self.batch + 1
-        for number in [number for number in wanted if number in self.held] + [number for number in wanted if number not in self.held]:
+        for number in [number for number in wanted if number in self.held] + [
+            number for number in wanted if number not in self.held
+        ]:
             decoded, those = self._decoded(number), np.flatnonzero(shard == number)
             if single:
                 image[those, 0] = decoded.image[sample[those], channel[those]]
             else:
                 image[those], present[those] = decoded.image[sample[those]], decoded.present[sample[those]]
         self._read_ahead()
-        arrays = dict(image=image, present=present, label=self.label[index], domain=self.domain[index], index=index)
+        arrays = dict(
+            image=image, present=present, label=self.label[index], domain=self.domain[index], index=index
+        )
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def names(self, indices: Sequence[int]) -> list[str]:
         """What a person calls these examples: the object id, with its band if an example is one band."""
-        return [f"{self.object[i]}_{self.bands[self.channel[i]]}" if self.channel[i] >= 0 else str(self.object[i]) for i in indices]
+        return [
+            f"{self.object[i]}_{self.bands[self.channel[i]]}" if self.channel[i] >= 0 else str(self.object[i])
+            for i in indices
+        ]
 
     def _decoded(self, shard: int) -> Decoded:
         if shard not in self.held or self.threads is None or self.threads[0] != os.getpid():
@@ -130,10 +151,16 @@ class Streamed:
         return self.held[shard].result()
 
     def _ask_for(self, shard: int) -> None:
-        if self.threads is None or self.threads[0] != os.getpid():   # threads do not survive a fork
-            self.threads, self.held, self.used, self.unused = (os.getpid(), ThreadPoolExecutor(1, "shards")), {}, {}, set()
+        if self.threads is None or self.threads[0] != os.getpid():  # threads do not survive a fork
+            self.threads, self.held, self.used, self.unused = (
+                (os.getpid(), ThreadPoolExecutor(1, "shards")),
+                {},
+                {},
+                set(),
+            )
         while len(self.held) >= self.most_held:
-            done = self.used.keys() - self.unused                    # the one of the oldest window: windows end one after another
+            # the one of the oldest window: windows end one after another
+            done = self.used.keys() - self.unused
             old = min(done, key=self.used.get) if done else next(iter(self.held))
             self.held.pop(old).cancel()
             self.used.pop(old, None)
@@ -152,22 +179,27 @@ class Streamed:
 
 
 def open_stream(place: str | os.PathLike, bands: Sequence[str] = (), band_mode: str = "stack") -> Streamed:
-    """The examples of a folder or URL of shards that data/tar_shards/writer.py has written; reads the manifest and the table of samples.
+    """The examples of a folder or URL of shards that data/tar_shards/writer.py has written;
+    reads the manifest and the table of samples.
 
-    bands, band_mode: as in data/cutouts/examples.py; no bands: all that are there. "stack": an object with a good image of any of the bands is an
-        example; "single": each of these is; of a band that is there twice the first good one is used.
+    bands, band_mode: as in data/cutouts/examples.py; no bands: all that are there. "stack": an object with a
+        good image of any of the bands is an example; "single": each of these is;
+        of a band that is there twice the first good one is used.
     Raises: Mistake for no such shards or band, or damaged ones.
     """
     place = os.fspath(place)
     manifest = checked_manifest(fetched(place, "manifest.json", MOST_MANIFEST), place)
     if manifest is None:
-        raise Mistake(f"{clean(place)}: manifest.json is another code's: pack the shards into a store, and write that as shards, to stream")
+        raise Mistake(
+            f"{clean(place)}: manifest.json is another code's: pack the shards into a store, and write "
+            "that as shards, to stream"
+        )
     content = fetched(place, "samples.parquet", manifest["table"]["size"])
     if sha256(content).hexdigest() != manifest["table"]["sha256"]:
         raise Mistake(f"{clean(place)}: samples.parquet is not that of manifest.json: copy both again")
     table, counts = _table(content, manifest, place), [shard["samples"] for shard in manifest["shards"]]
     codes, texts = pd.factorize(table["good"])
-    good = [json.loads(text) for text in texts]                                          # bands of each kind of sample
+    good = [json.loads(text) for text in texts]  # bands of each kind of sample
     there = in_order(band for found in good for band in found)
     if missing := [band for band in bands if band not in there]:
         raise Mistake(f"--bands: {missing[0]!r} is not in the shards; there are {', '.join(there) or 'none'}")
@@ -182,8 +214,17 @@ def open_stream(place: str | os.PathLike, bands: Sequence[str] = (), band_mode: 
         channel = np.array([c for code in codes.tolist() for c in channels[code]], dtype=np.int64)
     shard = np.repeat(np.arange(len(counts)), counts)[chosen]
     domain = pd.Index(DOMAINS).get_indexer(table["domain"].to_numpy(dtype=object)[chosen]).astype(np.int64)
-    return Streamed(place, manifest, tuple(bands), shard, chosen - (np.cumsum(counts) - counts)[shard], channel,
-                  table["label"].to_numpy(dtype=np.float32)[chosen], domain, table["object"].to_numpy(dtype=object)[chosen])
+    return Streamed(
+        place,
+        manifest,
+        tuple(bands),
+        shard,
+        chosen - (np.cumsum(counts) - counts)[shard],
+        channel,
+        table["label"].to_numpy(dtype=np.float32)[chosen],
+        domain,
+        table["object"].to_numpy(dtype=object)[chosen],
+    )
 
 
 def _table(content: bytes, manifest: dict, place: str) -> pd.DataFrame:
@@ -193,14 +234,19 @@ def _table(content: bytes, manifest: dict, place: str) -> pd.DataFrame:
             raise ValueError(f"{file.metadata.num_rows:,} rows, expected {manifest['samples']:,}")
         return file.read(["object", "domain", "label", "good"]).to_pandas()
     except (ArrowException, ValueError, OSError) as error:
-        raise Mistake(f"{clean(place)}: samples.parquet cannot be used ({clean(str(error))}): write the shards again") from error
+        raise Mistake(
+            f"{clean(place)}: samples.parquet cannot be used ({clean(str(error))}): write the shards again"
+        ) from error
 
 
 def read_shard(place: str, manifest: dict, number: int, bands: Sequence[str]) -> Decoded:
     """A shard of a folder or URL, checked and decoded. Raises: Mistake in one line that names it."""
     told, where = manifest["shards"][number], f"{place.rstrip('/')}/{manifest['shards'][number]['name']}"
     if told["size"] > MOST_SHARD:
-        raise Mistake(f"{where}: has {told['size']:,} bytes, expected at most {MOST_SHARD:,} to be streamed: write fewer objects a shard")
+        raise Mistake(
+            f"{where}: has {told['size']:,} bytes, expected at most {MOST_SHARD:,} to be streamed: write "
+            "fewer objects a shard"
+        )
     content = fetched(place, told["name"], told["size"])
     if sha256(content).hexdigest() != told["sha256"]:
         raise Mistake(f"{where}: differs from its checksum in manifest.json: it is damaged, copy it again")
@@ -209,45 +255,84 @@ def read_shard(place: str, manifest: dict, number: int, bands: Sequence[str]) ->
     present, count = np.zeros((told["samples"], len(bands)), dtype=bool), 0
     for count, (key, parts) in enumerate(samples(io.BytesIO(content), len(content), where), 1):
         if count > told["samples"] or not {"npy", "json"} <= parts.keys():
-            raise refused(where, key, f"is not of the {told['samples']:,} samples of .npy and .json that manifest.json tells of")
-        npy, text = (view[parts[suffix].start:parts[suffix].start + parts[suffix].size] for suffix in ("npy", "json"))
+            raise refused(
+                where,
+                key,
+                f"is not of the {told['samples']:,} samples of .npy and .json that manifest.json tells of",
+            )
+        npy, text = (
+            view[parts[suffix].start : parts[suffix].start + parts[suffix].size] for suffix in ("npy", "json")
+        )
         layout = npy_layout(bytes(npy[:256]), len(npy), where, parts["npy"].name)
         if layout.dtype != np.dtype("<f4") or len(layout.shape) != 3 or layout.shape[1:] != shape:
-            raise refused(where, key, f"is {layout.dtype} {list(layout.shape)}: expected float32 [C, {shape[0]}, {shape[1]}]")
-        record = checked_record(strict_json(bytes(text), where, parts["json"].name), manifest["images"], layout.shape[0], f"{where}: {key}")
+            raise refused(
+                where,
+                key,
+                f"is {layout.dtype} {list(layout.shape)}: expected float32 [C, {shape[0]}, {shape[1]}]",
+            )
+        record = checked_record(
+            strict_json(bytes(text), where, parts["json"].name),
+            manifest["images"],
+            layout.shape[0],
+            f"{where}: {key}",
+        )
         good = [band if not reason else None for band, reason in zip(record["bands"], record["reasons"])]
         planes = npy_planes(npy, layout)
-        if good == list(bands):                                      # mostly: one copy for all bands
+        if good == list(bands):  # mostly: one copy for all bands
             image[count - 1], present[count - 1] = planes, True
             continue
         for channel, band in enumerate(bands):
             if band in good:
                 image[count - 1, channel], present[count - 1, channel] = planes[good.index(band)], True
     if count != told["samples"]:
-        raise Mistake(f"{where}: has {count:,} samples, manifest.json tells of {told['samples']:,}: copy both again")
+        raise Mistake(
+            f"{where}: has {count:,} samples, manifest.json tells of {told['samples']:,}: copy both again"
+        )
     return Decoded(image, present)
 
 
 def fetched(place: str, name: str, most: int) -> bytes:
-    """A file of a folder, or of what is behind an http(s) URL; `most` bytes at most. Raises: Mistake that says why not."""
+    """A file of a folder, or of what is behind an http(s) URL; `most` bytes at most. Raises:
+    Mistake that says why not.
+    """
     if not urlsplit(place).scheme:
         with open_plain(Path(place) / name) as file:
             content = file.read(most + 1)
     else:
         content = _downloaded(place, name, most)
     if len(content) > most:
-        raise Mistake(f"{clean(f'{place}/{name}')}: has more than {most:,} bytes: expected no more, it is not the file that was written")
+        raise Mistake(
+            f"{clean(f'{place}/{name}')}: has more than {most:,} bytes: expected no more, it is not the "
+            "file that was written"
+        )
     return content
 
 
 def _downloaded(place: str, name: str, most: int) -> bytes:
     parts = urlsplit(place)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment:
-        raise Mistake(f"{clean(place)}: expected a folder, or http(s)://host/path without a password; no commands (pipe:) and other URLs")
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or "@" in parts.netloc
+        or parts.query
+        or parts.fragment
+    ):
+        raise Mistake(
+            f"{clean(place)}: expected a folder, or http(s)://host/path without a password; no commands "
+            "(pipe:) and other URLs"
+        )
     url = f"{place.rstrip('/')}/{quote(name)}"
-    opener = request.OpenerDirector()            # not urllib's own, which also opens files, FTP and data: URLs that a server redirects to
-    for handler in (request.ProxyHandler, request.HTTPHandler, request.HTTPSHandler, request.HTTPRedirectHandler, request.HTTPErrorProcessor,
-                    request.HTTPDefaultErrorHandler, request.UnknownHandler):
+    # not urllib's own, which also opens files, FTP and data: URLs that a server redirects to
+    opener = request.OpenerDirector()
+    for handler in (
+        request.ProxyHandler,
+        request.HTTPHandler,
+        request.HTTPSHandler,
+        request.HTTPRedirectHandler,
+        request.HTTPErrorProcessor,
+        request.HTTPDefaultErrorHandler,
+        request.UnknownHandler,
+    ):
         opener.add_handler(handler())
     for attempt in range(TRIES):
         try:
@@ -259,6 +344,9 @@ def _downloaded(place: str, name: str, most: int) -> bytes:
         except (OSError, HTTPException) as error:
             final = isinstance(error, HTTPError) and error.code < 500
             if final or attempt == TRIES - 1:
-                raise Mistake(f"{clean(url)}: cannot be read ({clean(str(error) or type(error).__name__)}) after {attempt + 1} attempts") from error
+                raise Mistake(
+                    f"{clean(url)}: cannot be read ({clean(str(error) or type(error).__name__)}) after "
+                    f"{attempt + 1} attempts"
+                ) from error
         time.sleep(0.5 * 2**attempt)
     raise AssertionError

@@ -1,11 +1,14 @@
 """Tar files of samples, as WebDataset has them, written alike to the byte and read with suspicion.
 
-A sample is a run of members `<key>.<suffix>`; the key ends at the first dot of the file name. Nothing is ever unpacked to disk and no
-content is interpreted here: `samples` says where in the file each member lies. A tar file can name any path, point outside itself by links,
-promise sizes that it does not have and say two things of one member; whatever WebDataset does not write is refused in one line, before it is used.
+A sample is a run of members `<key>.<suffix>`; the key ends at the first dot of the file name. Nothing is ever
+unpacked to disk and no content is interpreted here: `samples` says where in the file each member lies. A tar
+file can name any path, point outside itself by links, promise sizes that it does not have and say two things
+of one member; whatever WebDataset does not write is refused in one line, before it is used.
 
-Fields that nobody here uses (owner, mode, times) are not judged. Format: POSIX.1-1988 ustar, POSIX.1-2001 pax, GNU long names.
+Fields that nobody here uses (owner, mode, times) are not judged. Format:
+POSIX.1-1988 ustar, POSIX.1-2001 pax, GNU long names.
 """
+
 import os
 import re
 import stat
@@ -14,17 +17,26 @@ from typing import BinaryIO, NamedTuple
 
 from utils.mistake import Mistake
 
-BLOCK, RECORD = 512, 10240       # bytes; a tar file is blocks, its end is filled up to a record
+BLOCK, RECORD = 512, 10240  # bytes; a tar file is blocks, its end is filled up to a record
 ZERO = bytes(BLOCK)
 USTAR, GNU = b"ustar\x0000", b"ustar  \x00"
-MOST_MEMBER = 2**30              # bytes of a member
-MOST_MEMBERS = 2_000_000         # of a file
-MOST_EXTENDED = 2**16            # bytes of an extended header; ours and WebDataset's have none, tar's a few hundred
-MOST_NAME = 1024                 # characters
-MOST_PADDING = 2**20             # zero bytes after the end
+MOST_MEMBER = 2**30  # bytes of a member
+MOST_MEMBERS = 2_000_000  # of a file
+MOST_EXTENDED = 2**16  # bytes of an extended header; ours and WebDataset's have none, tar's a few hundred
+MOST_NAME = 1024  # characters
+MOST_PADDING = 2**20  # zero bytes after the end
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"(\xb5": "zstd", b"PK": "zip"}
-KINDS = {b"1": "a hard link", b"2": "a symbolic link", b"3": "a character device", b"4": "a block device", b"6": "a pipe", b"K": "a link",
-         b"S": "a sparse file", b"M": "a part of another volume", b"V": "a volume label"}
+KINDS = {
+    b"1": "a hard link",
+    b"2": "a symbolic link",
+    b"3": "a character device",
+    b"4": "a block device",
+    b"6": "a pipe",
+    b"K": "a link",
+    b"S": "a sparse file",
+    b"M": "a part of another volume",
+    b"V": "a volume label",
+}
 PICKLES = {"pkl", "pickle", "pyd", "pth", "pt", "joblib", "dill"}
 OCTAL = re.compile(rb" *[0-7]{1,12}[ \0]*")
 DIGITS = re.compile(rb"\d{1,18}")
@@ -34,6 +46,7 @@ UTF8 = b"ISO-IR 10646 2000 UTF-8"
 
 class Member(NamedTuple):
     """A file within a tar file: its content is `size` bytes from byte `start` on."""
+
     name: str
     start: int
     size: int
@@ -41,8 +54,15 @@ class Member(NamedTuple):
 
 def header(name: str, size: int) -> bytes:
     """The 512 bytes before a member: an ASCII name of at most 100 characters, mode 644, owner 0, time 0."""
-    block = b"%s%s%011o\0%011o\0        0%s%s%s" % (name.encode("ascii").ljust(100, b"\0"), b"0000644\x000000000\x000000000\x00", size, 0,
-                                                    bytes(100), USTAR, bytes(247))
+    block = b"%s%s%011o\0%011o\0        0%s%s%s" % (
+        name.encode("ascii").ljust(100, b"\0"),
+        b"0000644\x000000000\x000000000\x00",
+        size,
+        0,
+        bytes(100),
+        USTAR,
+        bytes(247),
+    )
     return b"%s%06o\0 %s" % (block[:148], sum(block), block[156:])
 
 
@@ -57,12 +77,15 @@ def ending(size: int) -> bytes:
 
 
 def open_plain(path: str | os.PathLike) -> BinaryIO:
-    """A file of this machine, opened for reading. Raises: Mistake for a URL, a command, or what is no plain file."""
+    """A file of this machine, opened for reading. Raises: Mistake for a URL, a command,
+    or what is no plain file.
+    """
     text = os.fspath(path)
     if re.match(r"[A-Za-z][\w+.-]*:", text):
         raise Mistake(f"{clean(text)}: expected a path; commands (pipe:) and URLs are not opened here")
     try:
-        file = open(os.open(text, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")     # O_NONBLOCK: a pipe would wait for its writer
+        # O_NONBLOCK: a pipe would wait for its writer
+        file = open(os.open(text, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     except OSError as error:
         raise Mistake(f"{clean(text)}: cannot be opened: {error.strerror}") from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -85,13 +108,19 @@ def samples(file: BinaryIO, size: int, where: str) -> Iterator[tuple[str, dict[s
             continue
         suffix = suffix.lower()
         if PICKLES & set(suffix.split(".")):
-            raise refused(where, member.name, "is a pickle, which can run any program: expected npy, json and text")
+            raise refused(
+                where, member.name, "is a pickle, which can run any program: expected npy, json and text"
+            )
         if folder + slash + stem != key:
             if key is not None:
                 yield key, parts
             key, parts = folder + slash + stem, {}
             if key in keys:
-                raise refused(where, member.name, "its key was there before: expected the members of a sample side by side, and a key once")
+                raise refused(
+                    where,
+                    member.name,
+                    "its key was there before: expected the members of a sample side by side, and a key once",
+                )
             keys.add(key)
         if suffix in parts:
             raise refused(where, member.name, "is there twice: expected each member of a sample once")
@@ -113,13 +142,23 @@ def members(file: BinaryIO, size: int, where: str) -> Iterator[Member]:
         length = int(told.pop("size", length)) if kind in b"0\0" else length
         at += BLOCK
         if at + length > size:
-            raise Mistake(f"{where}: the member at byte {at - BLOCK} has {length:,} bytes, but the file ends {max(size - at, 0):,} after its header: "
-                          "it is truncated or forged")
+            raise Mistake(
+                f"{where}: the member at byte {at - BLOCK} has {length:,} bytes, but the file ends "
+                f"{max(size - at, 0):,} after its header: "
+                "it is truncated or forged"
+            )
         if kind in b"xgL":
             if length > MOST_EXTENDED or told:
-                raise Mistake(f"{where}: the extended header at byte {at - BLOCK} has {length:,} bytes{' and follows another' if told else ''}: "
-                              f"expected at most {MOST_EXTENDED:,}, one a member")
-            told = _long_name(file.read(length), where) if kind == b"L" else _pax(file.read(length), where, kind == b"g")
+                raise Mistake(
+                    f"{where}: the extended header at byte {at - BLOCK} has {length:,} "
+                    f"bytes{' and follows another' if told else ''}: "
+                    f"expected at most {MOST_EXTENDED:,}, one a member"
+                )
+            told = (
+                _long_name(file.read(length), where)
+                if kind == b"L"
+                else _pax(file.read(length), where, kind == b"g")
+            )
         else:
             name = _name(block, told.pop("path", None), where)
             if kind == b"5" or name.endswith("/"):
@@ -138,22 +177,31 @@ def members(file: BinaryIO, size: int, where: str) -> Iterator[Member]:
 def _checked(block: bytes, at: int, where: str) -> tuple[bytes, int]:
     """(kind, bytes of content) of a header block that is sound."""
     if len(block) < BLOCK:
-        raise Mistake(f"{where}: ends at byte {at + len(block)} without the zero blocks that end a tar file: it is truncated")
+        raise Mistake(
+            f"{where}: ends at byte {at + len(block)} without the zero blocks that end a tar file: it is "
+            "truncated"
+        )
     if block[257:265] not in (USTAR, GNU):
         packed = COMPRESSED.get(block[:2]) if at == 0 else None
-        raise Mistake(f"{where}: is {packed}-compressed: unpack it, a shard is a plain tar file" if packed else
-                      f"{where}: no tar header (ustar, pax or GNU) at byte {at}: it is no tar file, or damaged")
+        raise Mistake(
+            f"{where}: is {packed}-compressed: unpack it, a shard is a plain tar file"
+            if packed
+            else f"{where}: no tar header (ustar, pax or GNU) at byte {at}: it is no tar file, or damaged"
+        )
     kind = block[156:157]
     if _octal(block[148:156], "checksum", at, where) != sum(block) - sum(block[148:156]) + 8 * 32:
         raise Mistake(f"{where}: the header at byte {at} differs from its checksum: the file is damaged")
     if kind not in b"0\0x5gL":
         name = clean(block[:100].split(b"\0")[0].decode("latin-1"))
-        raise Mistake(f"{where}: member {name}: is {KINDS.get(kind, f'of the unknown kind {kind!r}')}: expected plain files")
+        raise Mistake(
+            f"{where}: member {name}: is {KINDS.get(kind, f'of the unknown kind {kind!r}')}: expected "
+            "plain files"
+        )
     return kind, _octal(block[124:136], "size", at, where)
 
 
 def _octal(field: bytes, what: str, at: int, where: str) -> int:
-    if not OCTAL.fullmatch(field):       # also the binary and negative numbers of GNU tar: no member is of 8 GiB
+    if not OCTAL.fullmatch(field):  # also the binary and negative numbers of GNU tar: no member is of 8 GiB
         raise Mistake(f"{where}: the {what} in the header at byte {at} is {field!r}: expected octal digits")
     return int(field.rstrip(b" \0"), 8)
 
@@ -162,8 +210,11 @@ def _check_end(file: BinaryIO, left: int, told: dict, where: str) -> None:
     if told:
         raise Mistake(f"{where}: ends after an extended header: expected its member")
     if not BLOCK <= left <= MOST_PADDING or file.read(left).strip(b"\0"):
-        raise Mistake(f"{where}: {left:,} bytes follow the first zero block: expected {BLOCK} to {MOST_PADDING:,}, all zero; it is truncated, "
-                      "or something is hidden after its end")
+        raise Mistake(
+            f"{where}: {left:,} bytes follow the first zero block: expected {BLOCK} to {MOST_PADDING:,}, "
+            "all zero; it is truncated, "
+            "or something is hidden after its end"
+        )
 
 
 def _name(block: bytes, long: bytes | None, where: str) -> str:
@@ -171,7 +222,9 @@ def _name(block: bytes, long: bytes | None, where: str) -> str:
     raw = long
     if long is None:
         raw, _, rest = block[:100].partition(b"\0")
-        prefix, _, rest_of_prefix = block[345:500].partition(b"\0") if block[257:265] == USTAR else (b"", b"", b"")
+        prefix, _, rest_of_prefix = (
+            block[345:500].partition(b"\0") if block[257:265] == USTAR else (b"", b"", b"")
+        )
         if (rest + rest_of_prefix).strip(b"\0"):
             raise refused(where, raw.decode("latin-1"), "has a name that goes on after a zero byte")
         raw = prefix + b"/" + raw if prefix else raw
@@ -184,7 +237,12 @@ def _name(block: bytes, long: bytes | None, where: str) -> str:
         raise refused(where, name, f"has a name of {len(name):,} characters: expected 1 to {MOST_NAME}")
     if not name.isprintable() or "\\" in name:
         raise refused(where, name, "has control characters or a backslash in its name")
-    if name.startswith("/") or re.match("[A-Za-z]:", name) or {"..", "."} & set(name.split("/")) or "//" in name:
+    if (
+        name.startswith("/")
+        or re.match("[A-Za-z]:", name)
+        or {"..", "."} & set(name.split("/"))
+        or "//" in name
+    ):
         raise refused(where, name, "has a name that leaves the folder: expected a plain relative path")
     return name or "./"
 
@@ -202,17 +260,31 @@ def _pax(content: bytes, where: str, for_all: bool) -> dict[str, bytes]:
     while at < len(content):
         length = PAX_LENGTH.match(content, at)
         end = at + int(length[1]) if length else 0
-        key, equals, value = content[length.end():end - 1].partition(b"=") if length else (b"", b"", b"")
-        if not equals or end > len(content) or content[end - 1:end] != b"\n":
-            raise Mistake(f"{where}: an extended header holds {content[at:at + 40]!r}: expected '<length> <key>=<value>' lines")
+        key, equals, value = content[length.end() : end - 1].partition(b"=") if length else (b"", b"", b"")
+        if not equals or end > len(content) or content[end - 1 : end] != b"\n":
+            raise Mistake(
+                f"{where}: an extended header holds {content[at : at + 40]!r}: expected '<length> "
+                "<key>=<value>' lines"
+            )
         at = end
         if key.startswith(b"GNU.sparse") or key == b"linkpath":
-            raise Mistake(f"{where}: an extended header tells {clean(key.decode('latin-1'))}: expected plain files, no sparse ones or links")
+            raise Mistake(
+                f"{where}: an extended header tells {clean(key.decode('latin-1'))}: expected plain files, "
+                "no sparse ones or links"
+            )
         if key == b"hdrcharset" and value != UTF8:
             raise Mistake(f"{where}: an extended header has names in {value[:40]!r}: expected UTF-8")
         if key in (b"path", b"size"):
-            if for_all or key.decode() in fields or (key == b"size" and not DIGITS.fullmatch(value)) or b"\0" in value:
-                raise Mistake(f"{where}: an extended header tells {key.decode()} {value[:40]!r}: expected it once, of one member, a name or a number")
+            if (
+                for_all
+                or key.decode() in fields
+                or (key == b"size" and not DIGITS.fullmatch(value))
+                or b"\0" in value
+            ):
+                raise Mistake(
+                    f"{where}: an extended header tells {key.decode()} {value[:40]!r}: expected it once, "
+                    "of one member, a name or a number"
+                )
             fields[key.decode()] = value
     return fields
 
@@ -224,5 +296,3 @@ def refused(where: str, name: str, what: str) -> Mistake:
 def clean(text: str) -> str:
     """Text of strangers for a terminal: quoted, without control characters, short."""
     return ascii(text if len(text) <= 120 else text[:117] + "...")
-
-

@@ -1,14 +1,20 @@
-"""A store as WebDataset shards and back: tar files that other codes read, from which the same store is made to the last bit.
+"""A store as WebDataset shards and back: tar files that other codes read,
+from which the same store is made to the last bit.
 
-    shard-000000.tar     samples, one an object: <number>.json (data/tar_shards/records.py) and <number>.npy, float32 [C, H, W], physical units
-    samples.parquet      one row a sample: object, domain, label, good (its good bands, a JSON list); for choosing without reading shards
+    shard-000000.tar     samples, one an object: <number>.json (data/tar_shards/records.py) and <number>.npy,
+                         float32 [C, H, W], physical units
+    samples.parquet      one row a sample: object, domain, label, good (its good bands, a JSON list);
+                         for choosing without reading shards
     manifest.json        counts, geometry, column types, size and sha256 of each file; written last
 
-The same store gives the same bytes. Writing goes shard by shard under partial_<digest>/, each durable before it is called done: after kill -9
-the same command goes on where it was. Quarantined images are written too, as zeros with their reason.
+The same store gives the same bytes. Writing goes shard by shard under partial_<digest>/, each durable before
+it is called done: after kill -9 the same command goes on where it was.
+Quarantined images are written too, as zeros with their reason.
 
-Shards of others: `open_source` takes any tar files of .npy, .json and .cls, .label or .txt members (data/tar_shards/source.py).
+Shards of others: `open_source` takes any tar files of .npy, .json and .cls,
+.label or .txt members (data/tar_shards/source.py).
 """
+
 import io
 import json
 import os
@@ -31,18 +37,19 @@ from data.tar_shards.tar import ending, header, padding
 from utils.files import write_durably, written_into
 from utils.mistake import Mistake
 
-PART_BYTES = 2**24               # of images that a thread holds at once
+PART_BYTES = 2**24  # of images that a thread holds at once
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
     """Which images and which row of the metadata are of which sample."""
+
     store: stores.Store
     per_shard: int
-    rows: np.ndarray             # [N] rows of the index, those of a sample side by side
-    cuts: np.ndarray             # [samples + 1] where in `rows` each sample begins
-    metadata_row: np.ndarray     # [samples], -1: nothing is known
-    digest: str                  # of all that follows from it
+    rows: np.ndarray  # [N] rows of the index, those of a sample side by side
+    cuts: np.ndarray  # [samples + 1] where in `rows` each sample begins
+    metadata_row: np.ndarray  # [samples], -1: nothing is known
+    digest: str  # of all that follows from it
 
     def __len__(self) -> int:
         return len(self.cuts) - 1
@@ -51,12 +58,18 @@ class Plan:
         return range(number * self.per_shard, min((number + 1) * self.per_shard, len(self)))
 
 
-def write_shards(store: stores.Store, directory: str | os.PathLike, per_shard: int = 10_000, workers: int = 1,
-                 say: Callable[[str], None] = stores._to_stderr) -> dict[str, Any]:
+def write_shards(
+    store: stores.Store,
+    directory: str | os.PathLike,
+    per_shard: int = 10_000,
+    workers: int = 1,
+    say: Callable[[str], None] = stores._to_stderr,
+) -> dict[str, Any]:
     """Write the objects of a store as shards, or find that done; interrupted anywhere, the same call goes on.
 
     per_shard: objects a shard. workers: threads. say: where lines for people go. Returns: the manifest.
-    Raises: Mistake if the store is damaged, the folder holds other shards or cannot be written, or the disk is full.
+    Raises: Mistake if the store is damaged, the folder holds other shards or cannot be written,
+        or the disk is full.
     """
     if per_shard < 1:
         raise Mistake(f"per_shard {per_shard}: expected at least 1 object a shard")
@@ -77,7 +90,8 @@ def _plan(store: stores.Store, per_shard: int) -> Plan:
         json_values(table["object"])
         sample = index.iloc[rows[first]]
         metadata_row = _first_match(table["object"], sample["object"])
-        if "source_catalog" in table and table["object"].duplicated().any():      # ids are unique in a catalogue alone
+        # ids are unique in a catalogue alone
+        if "source_catalog" in table and table["object"].duplicated().any():
             pairs = (table["source_catalog"], table["object"]), (sample["domain"], sample["object"])
             exact = _first_match(*(pd.MultiIndex.from_arrays(columns) for columns in pairs))
             metadata_row = np.where(exact >= 0, exact, metadata_row)
@@ -97,18 +111,36 @@ def _first_match(there, wanted) -> np.ndarray:
 def _write(plan: Plan, directory: Path, workers: int, say: Callable[[str], None]) -> dict[str, Any]:
     before = open_manifest(directory)
     if before and before["digest"] != plan.digest:
-        raise Mistake(f"{str(directory)!r} holds the shards of another store, or others of this: choose another folder, or remove it")
-    partial, names = directory / f"partial_{plan.digest[:16]}", [f"shard-{number:06d}.tar" for number in range(-(-len(plan) // plan.per_shard))]
-    records = {record["name"]: record for record in before["shards"]} if before else \
-        {record["name"]: record for record in (json.loads(path.read_bytes()) for path in partial.glob("shard-*.json"))}
+        raise Mistake(
+            f"{str(directory)!r} holds the shards of another store, or others of this: choose another "
+            "folder, or remove it"
+        )
+    partial, names = (
+        directory / f"partial_{plan.digest[:16]}",
+        [f"shard-{number:06d}.tar" for number in range(-(-len(plan) // plan.per_shard))],
+    )
+    records = (
+        {record["name"]: record for record in before["shards"]}
+        if before
+        else {
+            record["name"]: record
+            for record in (json.loads(path.read_bytes()) for path in partial.glob("shard-*.json"))
+        }
+    )
     if strays := sorted({path.name for path in directory.glob("shard-*.tar")} - records.keys()):
-        raise Mistake(f"{str(directory)!r} holds {strays[0]}, which is not of this store: choose another folder, or remove it")
+        raise Mistake(
+            f"{str(directory)!r} holds {strays[0]}, which is not of this store: choose another folder, or "
+            "remove it"
+        )
     for old in directory.glob("partial_*"):
         if old != partial:
             shutil.rmtree(old, ignore_errors=True)
 
     def whole(name: str) -> bool:
-        return any(path.is_file() and path.stat().st_size == records[name]["size"] for path in (directory / name, partial / name))
+        return any(
+            path.is_file() and path.stat().st_size == records[name]["size"]
+            for path in (directory / name, partial / name)
+        )
 
     missing = [number for number, name in enumerate(names) if name not in records or not whole(name)]
     if before and not missing and (directory / "samples.parquet").exists():
@@ -117,7 +149,9 @@ def _write(plan: Plan, directory: Path, workers: int, say: Callable[[str], None]
     say(f"writing {len(missing):,} of {len(names):,} shards, {len(plan):,} objects, into {directory}")
     with ThreadPoolExecutor(workers) as threads:
         try:
-            for record in threads.map(lambda number: _write_shard(plan, number, partial / names[number]), missing):
+            for record in threads.map(
+                lambda number: _write_shard(plan, number, partial / names[number]), missing
+            ):
                 records[record["name"]] = record
         except BaseException:
             threads.shutdown(cancel_futures=True)
@@ -139,7 +173,7 @@ def _write(plan: Plan, directory: Path, workers: int, say: Callable[[str], None]
 def _write_shard(plan: Plan, number: int, path: Path) -> dict[str, Any]:
     """Writes a shard, then the record that says that it is on disk."""
     samples, digest, size = plan.shard(number), sha256(), 0
-    rows = plan.rows[plan.cuts[samples.start]:plan.cuts[samples.stop]]
+    rows = plan.rows[plan.cuts[samples.start] : plan.cuts[samples.stop]]
     row_bytes = int(np.prod(plan.store.manifest["shape"])) * 4
     at_once = max(1, PART_BYTES * len(samples) // (len(rows) * row_bytes))
     with open(f"{path}.tmp", "wb") as file:
@@ -152,30 +186,56 @@ def _write_shard(plan: Plan, number: int, path: Path) -> dict[str, Any]:
         file.flush()
         os.fsync(file.fileno())
     os.replace(f"{path}.tmp", path)
-    record = dict(name=path.name, samples=len(samples), images=len(rows), rows=[int(rows.min()), int(rows.max())], size=size,
-                  sha256=digest.hexdigest())
+    record = dict(
+        name=path.name,
+        samples=len(samples),
+        images=len(rows),
+        rows=[int(rows.min()), int(rows.max())],
+        size=size,
+        sha256=digest.hexdigest(),
+    )
     write_durably(path.with_suffix(".json"), json.dumps(record).encode())
     return record
 
 
 def _pieces(plan: Plan, samples: range) -> Iterator[bytes]:
     """The bytes of some samples, header by header and content by content."""
-    cuts = plan.cuts[samples.start:samples.stop + 1]
-    rows, cuts = plan.rows[cuts[0]:cuts[-1]], (cuts - cuts[0]).tolist()
+    cuts = plan.cuts[samples.start : samples.stop + 1]
+    rows, cuts = plan.rows[cuts[0] : cuts[-1]], (cuts - cuts[0]).tolist()
     images = np.ascontiguousarray(plan.store.read(rows), dtype="<f4")
     index = {name: plan.store.index[name].iloc[rows].tolist() for name in (*stores.COLUMNS, "reason")}
-    metadata_rows = plan.metadata_row[samples.start:samples.stop].tolist()
-    known, numbers = _metadata_records(plan.store.metadata, [row for row in metadata_rows if row >= 0]), rows.tolist()
+    metadata_rows = plan.metadata_row[samples.start : samples.stop].tolist()
+    known, numbers = (
+        _metadata_records(plan.store.metadata, [row for row in metadata_rows if row >= 0]),
+        rows.tolist(),
+    )
     for number, metadata_row, first, last in zip(samples, metadata_rows, cuts, cuts[1:]):
-        record = dict(object=index["object"][first], domain=index["domain"][first], label=index["label"][first], bands=index["band"][first:last],
-                      paths=index["path"][first:last], reasons=index["reason"][first:last], rows=numbers[first:last])
+        record = dict(
+            object=index["object"][first],
+            domain=index["domain"][first],
+            label=index["label"][first],
+            bands=index["band"][first:last],
+            paths=index["path"][first:last],
+            reasons=index["reason"][first:last],
+            rows=numbers[first:last],
+        )
         if metadata_row >= 0:
             record |= dict(metadata=next(known), metadata_row=metadata_row)
         npy = io.BytesIO()
-        np.lib.format.write_array_header_1_0(npy, {"descr": "<f4", "fortran_order": False, "shape": images[first:last].shape})
-        text, size = json.dumps(record, allow_nan=False, separators=(",", ":")).encode(), npy.tell() + images[first:last].nbytes
+        np.lib.format.write_array_header_1_0(
+            npy, {"descr": "<f4", "fortran_order": False, "shape": images[first:last].shape}
+        )
+        text, size = (
+            json.dumps(record, allow_nan=False, separators=(",", ":")).encode(),
+            npy.tell() + images[first:last].nbytes,
+        )
         yield from (header(f"{number:09d}.json", len(text)), text, padding(len(text)))
-        yield from (header(f"{number:09d}.npy", size), npy.getvalue(), images[first:last].tobytes(), padding(size))
+        yield from (
+            header(f"{number:09d}.npy", size),
+            npy.getvalue(),
+            images[first:last].tobytes(),
+            padding(size),
+        )
 
 
 def _metadata_records(table: pd.DataFrame | None, rows: list[int]) -> Iterator[dict[str, Any]]:
@@ -187,11 +247,20 @@ def _metadata_records(table: pd.DataFrame | None, rows: list[int]) -> Iterator[d
 
 def _samples(plan: Plan) -> pd.DataFrame:
     index, texts, good = plan.store.index, {}, []
-    bands, sound, cuts = index["band"].to_numpy(dtype=object)[plan.rows], plan.store.good[plan.rows], plan.cuts.tolist()
+    bands, sound, cuts = (
+        index["band"].to_numpy(dtype=object)[plan.rows],
+        plan.store.good[plan.rows],
+        plan.cuts.tolist(),
+    )
     for first, last in zip(cuts, cuts[1:]):
         those = tuple(bands[first:last][sound[first:last]])
         good.append(texts.setdefault(those, json.dumps(those)))
-    return index[["object", "domain", "label"]].iloc[plan.rows[plan.cuts[:-1]]].reset_index(drop=True).assign(good=pd.array(good, dtype="str"))
+    return (
+        index[["object", "domain", "label"]]
+        .iloc[plan.rows[plan.cuts[:-1]]]
+        .reset_index(drop=True)
+        .assign(good=pd.array(good, dtype="str"))
+    )
 
 
 def _manifest(plan: Plan, shards: list[dict], table: bytes) -> dict[str, Any]:
@@ -199,8 +268,20 @@ def _manifest(plan: Plan, shards: list[dict], table: bytes) -> dict[str, Any]:
     known = None
     if metadata is not None:
         rest = np.setdiff1d(np.arange(len(metadata)), plan.metadata_row).tolist()
-        known = dict(dtypes={name: str(metadata[name].dtype) for name in metadata}, rows=len(metadata),
-                     without_images=dict(zip(map(str, rest), _metadata_records(metadata, rest))))
-    return dict(format=FORMAT, version=VERSION, digest=plan.digest, samples=len(plan), images=len(index), shape=list(plan.store.manifest["shape"]),
-                dtypes={name: str(index[name].dtype) for name in stores.COLUMNS}, metadata=known,
-                table=dict(size=len(table), sha256=sha256(table).hexdigest()), shards=shards)
+        known = dict(
+            dtypes={name: str(metadata[name].dtype) for name in metadata},
+            rows=len(metadata),
+            without_images=dict(zip(map(str, rest), _metadata_records(metadata, rest))),
+        )
+    return dict(
+        format=FORMAT,
+        version=VERSION,
+        digest=plan.digest,
+        samples=len(plan),
+        images=len(index),
+        shape=list(plan.store.manifest["shape"]),
+        dtypes={name: str(index[name].dtype) for name in stores.COLUMNS},
+        metadata=known,
+        table=dict(size=len(table), sha256=sha256(table).hexdigest()),
+        shards=shards,
+    )

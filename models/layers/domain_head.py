@@ -2,6 +2,7 @@
 
 Source: Ganin et al. 2016, JMLR 17, 59 (arXiv:1505.07818), section 4.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,7 +25,9 @@ class Reverse(torch.autograd.Function):
 
 
 class DomainHead(nn.Module):
-    """Features [B, F] -> logits [B, domains]. It learns to tell domains apart; what is below it learns to prevent that."""
+    """Features [B, F] -> logits [B, domains]. It learns to tell domains apart;
+    what is below it learns to prevent that.
+    """
 
     def __init__(self, feature_dim: int, domains: int = 2, width: int = 128):
         super().__init__()

@@ -1,4 +1,5 @@
 """What is known of an object besides its pixels: standardised, and as a term of the logit."""
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -6,9 +7,11 @@ from torch import Tensor, nn
 
 
 class Standardise(nn.Module):
-    """(values [B, M] in their own units, present [B, M] bool) -> [B, 2 M] float32: the values standardised, then which are there.
+    """(values [B, M] in their own units, present [B, M] bool) -> [B, 2 M] float32:
+    the values standardised, then which are there.
 
-    By mean and deviation of the training split, which are buffers; a missing value, whatever stands in its place, is at the mean.
+    By mean and deviation of the training split, which are buffers;
+    a missing value, whatever stands in its place, is at the mean.
     """
 
     def __init__(self, fields: int):
@@ -17,11 +20,15 @@ class Standardise(nn.Module):
         self.register_buffer("deviation", torch.ones(fields))
 
     def fit(self, values: np.ndarray, present: np.ndarray) -> None:
-        """Take mean and deviation of each field [M] over the examples [N, M] that have it; 0 and 1 for a field that none has."""
+        """Take mean and deviation of each field [M] over the examples [N, M] that have it;
+        0 and 1 for a field that none has.
+        """
         for field, (column, there) in enumerate(zip(values.T, present.T)):
             if there.any():
                 self.mean[field] = float(column[there].mean(dtype=np.float64))
-                self.deviation[field] = max(float(column[there].std(dtype=np.float64)), 1e-6) if there.sum() > 1 else 1.0
+                self.deviation[field] = (
+                    max(float(column[there].std(dtype=np.float64)), 1e-6) if there.sum() > 1 else 1.0
+                )
 
     def forward(self, values: Tensor, present: Tensor) -> Tensor:
         standard = torch.where(present, (values - self.mean) / self.deviation, 0.0)
@@ -31,7 +38,8 @@ class Standardise(nn.Module):
 class MetadataTerm(Standardise):
     """(values [B, M] float32, present [B, M] bool) -> [B], added to the logit of an image.
 
-    A perceptron of the values, standardised, and of which are there. It begins at zero: the network then is the one without metadata.
+    A perceptron of the values, standardised, and of which are there. It begins at zero:
+    the network then is the one without metadata.
     """
 
     def __init__(self, fields: int, width: int = 32):

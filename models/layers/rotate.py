@@ -1,4 +1,5 @@
 """Random rotation of images in physical units: on the sky no angle is special."""
+
 import math
 
 import torch
@@ -7,7 +8,8 @@ from torch import Tensor, nn
 
 
 class Rotate(nn.Module):
-    """image [B, C, H, W] -> (image, angle [B] radians): some turned about their middle by any angle, +x towards +y, by cubic interpolation.
+    """image [B, C, H, W] -> (image, angle [B] radians): some turned about their middle by any angle,
+    +x towards +y, by cubic interpolation.
 
     chance   of an example to be turned; the others have angle 0 and stay as they are, to the bit
     Beyond the edge the image is mirrored. Interpolation smooths the noise: its variance falls to about 0.75.
@@ -30,6 +32,14 @@ class Rotate(nn.Module):
         with torch.autocast(image.device.type, enabled=False):
             c, s, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
             # from a place in the turned image to where it was, in halves of the width and of the height
-            back = torch.stack([torch.stack([c, s * H / W, zero], 1), torch.stack([-s * W / H, c, zero], 1)], 1)
-            turned = F.grid_sample(image.float(), F.affine_grid(back, list(image.shape), align_corners=False), "bicubic", "reflection", align_corners=False)
+            back = torch.stack(
+                [torch.stack([c, s * H / W, zero], 1), torch.stack([-s * W / H, c, zero], 1)], 1
+            )
+            turned = F.grid_sample(
+                image.float(),
+                F.affine_grid(back, list(image.shape), align_corners=False),
+                "bicubic",
+                "reflection",
+                align_corners=False,
+            )
         return torch.where(chosen[:, None, None, None], turned, image), angle

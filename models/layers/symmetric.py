@@ -1,12 +1,16 @@
-"""Convolutions that know the eight symmetries of the square: of an image turned or mirrored they make the same maps, turned or mirrored.
+"""Convolutions that know the eight symmetries of the square: of an image turned or mirrored they make the
+same maps, turned or mirrored.
 
-A map has 8 F channels, those of field f from 8 f on: channel 8 f + g is what f's kernel sees when it is itself turned by symmetry g
-(numbers of models/layers/augment.py). Where the image is turned by k, channel g moves to where k after g is, and its pixels with it. So
-what is learnt of one orientation holds for all, with an eighth of the weights of a plain convolution at the same cost.
-The mean over a field's eight channels and all pixels does not change at all when the image is turned (`unturned`).
+A map has 8 F channels, those of field f from 8 f on: channel 8 f + g is what f's kernel sees when it is
+itself turned by symmetry g (numbers of models/layers/augment.py). Where the image is turned by k, channel g
+moves to where k after g is, and its pixels with it. So what is learnt of one orientation holds for all, with
+an eighth of the weights of a plain convolution at the same cost.
+The mean over a field's eight channels and all pixels does not change at all when the image is turned
+(`unturned`).
 
 Source: Cohen & Welling 2016, arXiv:1602.07576 (p4m).
 """
+
 import math
 from functools import lru_cache
 
@@ -16,7 +20,7 @@ from torch import Tensor, nn
 
 from models.layers.augment import dihedral
 
-ORDER = 8                # symmetries of the square
+ORDER = 8  # symmetries of the square
 
 
 @lru_cache
@@ -24,20 +28,24 @@ def after() -> tuple[tuple[int, ...], ...]:
     """after()[a][b] is the symmetry that does b, then a."""
     probe = torch.arange(9, device="cpu").view(3, 3)
     number = {tuple(dihedral(probe, k).flatten().tolist()): k for k in range(ORDER)}
-    return tuple(tuple(number[tuple(dihedral(dihedral(probe, b), a).flatten().tolist())] for b in range(ORDER)) for a in range(ORDER))
+    return tuple(
+        tuple(number[tuple(dihedral(dihedral(probe, b), a).flatten().tolist())] for b in range(ORDER))
+        for a in range(ORDER)
+    )
 
 
 @lru_cache
 @torch.compiler.assume_constant_result
 def places(side: int, channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Where each number of a field, [channels, side, side] flattened, comes from when it is turned by each symmetry: [8, N] int64; and goes to.
+    """Where each number of a field, [channels, side, side] flattened,
+    comes from when it is turned by each symmetry: [8, N] int64; and goes to.
 
     channels: ORDER, or 1 for an image, whose one channel only moves its pixels.
     """
     numbers = torch.arange(channels * side**2, device="cpu").view(channels, side, side)
     rows = []
     for k in range(ORDER):
-        back = after()[k].index(0)                               # what undoes k: after()[k][back] is 0
+        back = after()[k].index(0)  # what undoes k: after()[k][back] is 0
         source = [after()[back][g] for g in range(ORDER)] if channels == ORDER else [0]
         rows.append(dihedral(numbers[source], k).flatten())
     comes = torch.stack(rows)
@@ -45,7 +53,9 @@ def places(side: int, channels: int, device: torch.device) -> tuple[Tensor, Tens
 
 
 class Turn(torch.autograd.Function):
-    """x [..., N] -> [..., 8, N], turned by each symmetry. The gradient gathers, where that of indexing would scatter in no fixed order."""
+    """x [..., N] -> [..., 8, N], turned by each symmetry. The gradient gathers,
+    where that of indexing would scatter in no fixed order.
+    """
 
     generate_vmap_rule = True
 
@@ -59,41 +69,59 @@ class Turn(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        goes, = ctx.saved_tensors
+        (goes,) = ctx.saved_tensors
         return gradient.gather(-1, goes.expand_as(gradient)).sum(-2), None, None
 
 
 def turned(x: Tensor, side: int, channels: int = ORDER) -> Tensor:
-    """Fields flattened from [..., channels, side, side] to [..., N] -> [..., 8, N]: turned by each symmetry of the square."""
+    """Fields flattened from [..., channels, side, side] to [..., N] -> [..., 8, N]:
+    turned by each symmetry of the square.
+    """
     return Turn.apply(x, *places(side, channels, x.device))
 
 
 class SymmetricConv2d(nn.Module):
-    """[B, in_channels, H, W] -> [B, out_channels, ceil(H / stride), ceil(W / stride)], without bias, zeros beyond the edge; stride 1 or 2.
+    """[B, in_channels, H, W] -> [B, out_channels, ceil(H / stride), ceil(W / stride)], without bias,
+    zeros beyond the edge; stride 1 or 2.
 
-    in_channels are those of an image with `first`, else eight to a field, as out_channels. With a stride of 2 the pixels of an even side are
-    first averaged in pairs of neighbours, to an odd side: only there every second pixel, from the first to the last, is symmetric.
+    in_channels are those of an image with `first`, else eight to a field, as out_channels. With a stride of 2
+    the pixels of an even side are first averaged in pairs of neighbours, to an odd side:
+    only there every second pixel, from the first to the last, is symmetric.
     Raises ValueError for channels that are not whole fields.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, first: bool = False):
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, first: bool = False
+    ):
         super().__init__()
         if out_channels % ORDER or not first and in_channels % ORDER:
-            raise ValueError(f"SymmetricConv2d: got {in_channels} channels in and {out_channels} out; expected multiples of {ORDER}")
-        self.channels, self.kernel, self.stride = 1 if first else ORDER, kernel, stride           # of an input field
+            raise ValueError(
+                f"SymmetricConv2d: got {in_channels} channels in and {out_channels} out; expected "
+                f"multiples of {ORDER}"
+            )
+        self.channels, self.kernel, self.stride = 1 if first else ORDER, kernel, stride  # of an input field
         turning = () if first else (ORDER,)
-        self.weight = nn.Parameter(torch.empty(out_channels // ORDER, in_channels // self.channels, *turning, kernel, kernel))
-        nn.init.normal_(self.weight, std=math.sqrt(2 / (out_channels * kernel**2)))      # that of the whole kernel: He et al. 2015, fan out
+        self.weight = nn.Parameter(
+            torch.empty(out_channels // ORDER, in_channels // self.channels, *turning, kernel, kernel)
+        )
+        # that of the whole kernel: He et al. 2015, fan out
+        nn.init.normal_(self.weight, std=math.sqrt(2 / (out_channels * kernel**2)))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = turned(self.weight.flatten(2), self.kernel, self.channels).transpose(1, 2).reshape(ORDER * len(self.weight), -1, self.kernel, self.kernel)
+        weight = (
+            turned(self.weight.flatten(2), self.kernel, self.channels)
+            .transpose(1, 2)
+            .reshape(ORDER * len(self.weight), -1, self.kernel, self.kernel)
+        )
         if self.stride == 2 and (pairs := tuple(2 - side % 2 for side in x.shape[2:])) != (1, 1):
             x = F.avg_pool2d(x, pairs, 1)
         return F.conv2d(x, weight, stride=self.stride, padding=self.kernel // 2)
 
 
 class SymmetricNorm(nn.Module):
-    """GroupNorm whose groups are whole fields, up to 32 of them, with one scale and offset a field: [B, channels, H, W] -> the same shape."""
+    """GroupNorm whose groups are whole fields, up to 32 of them, with one scale and offset a field:
+    [B, channels, H, W] -> the same shape.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -106,7 +134,9 @@ class SymmetricNorm(nn.Module):
 
 
 class SymmetricMaxPool2d(nn.Module):
-    """The maximum of 3x3 pixels at every second one, or of 2x2 along an even side: H x W -> ceil(H / 2) x ceil(W / 2)."""
+    """The maximum of 3x3 pixels at every second one, or of 2x2 along an even side:
+    H x W -> ceil(H / 2) x ceil(W / 2).
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         odd = [side % 2 for side in x.shape[2:]]
@@ -119,5 +149,7 @@ def each_channel(x: Tensor) -> Tensor:
 
 
 def unturned(x: Tensor) -> Tensor:
-    """[B, 8 F] of each channel -> [B, F], the mean over a field's channels: whichever way the image was turned."""
+    """[B, 8 F] of each channel -> [B, F], the mean over a field's channels:
+    whichever way the image was turned.
+    """
     return x.unflatten(1, (-1, ORDER)).mean(2)

@@ -1,4 +1,5 @@
 """Is there a strong gravitational lens in the middle of this cutout? (Strong Lens Data Challenge)"""
+
 from tasks.lens.asked import Asked, answer
 from tasks.lens.config import Config, Inputs
 from tasks.lens.network import build_network

@@ -1,4 +1,5 @@
 """The probability of a strong lens for each input file."""
+
 import mmap
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,56 +27,76 @@ from utils.mistake import Mistake
 from utils.seeding import seed_from
 
 
-UNCERTAINTY = ["total", "aleatoric", "epistemic"]       # entropies in nats (evaluation/posterior.py)
+UNCERTAINTY = ["total", "aleatoric", "epistemic"]  # entropies in nats (evaluation/posterior.py)
 
 
 @dataclass(frozen=True)
 class Asked:
-    images: str = ""                 # folder or manifest of unlabelled cutouts, instead of buckets
-    tta: bool = False                # mean over the eight symmetries of the square
-    calibration: Literal["none", "temperature", "vector", "isotonic"] = "none"    # of the probabilities, as validation of the training gave it
-    threshold: float = 0.5           # pred = 1 where prob >= threshold
-    quarantined: Literal["empty", "nonlens"] = "empty"     # what a file that cannot be read gets: nothing, or prob 0
-    samples: int = 0                 # draws of the weights of a network that has a posterior (bayesian_ensemble): their mean, and uncertainty_<which>.csv
-    explain: int = 0                 # draw why the network says so, for this many examples of the highest probability (docs/explain.md)
+    images: str = ""  # folder or manifest of unlabelled cutouts, instead of buckets
+    tta: bool = False  # mean over the eight symmetries of the square
+    # of the probabilities, as validation of the training gave it
+    calibration: Literal["none", "temperature", "vector", "isotonic"] = "none"
+    threshold: float = 0.5  # pred = 1 where prob >= threshold
+    # what a file that cannot be read gets: nothing, or prob 0
+    quarantined: Literal["empty", "nonlens"] = "empty"
+    # draws of the weights of a network that has a posterior (bayesian_ensemble): their mean, and
+    # uncertainty_<which>.csv
+    samples: int = 0
+    # draw why the network says so, for this many examples of the highest probability (docs/explain.md)
+    explain: int = 0
 
     def __post_init__(self):
         if self.samples < 0:
             raise Mistake(f"--samples: got {self.samples}, expected at least 0")
         if not 0 <= self.explain <= lens_explain.MOST:
-            raise Mistake(f"--explain: got {self.explain}, expected 0 to {lens_explain.MOST}, as many as one picture can show")
+            raise Mistake(
+                f"--explain: got {self.explain}, expected 0 to {lens_explain.MOST}, as many as one picture "
+                "can show"
+            )
 
 
 def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Answer:
     if own.explain:
-        lens_explain.import_captum()                         # now, not after a long prediction
+        lens_explain.import_captum()  # now, not after a long prediction
     packed, rows = read_index(options, own, task)
     examples = cutouts.examples(packed, rows, saved["record"]["data"]["bands"], task.band_mode)
     examples = inputs.known(examples, replace(task, quality_weight=False))
     if not len(examples):
-        raise Mistake(f"none of the {len(rows)} files can be predicted: {packed.directory}/quarantine.csv names the reasons")
+        raise Mistake(
+            f"none of the {len(rows)} files can be predicted: {packed.directory}/quarantine.csv names the "
+            "reasons"
+        )
     channels = len(saved["record"]["data"]["bands"]) if task.band_mode == "stack" else 1
 
     found = saved.get("calibration", {})
     if own.calibration != "none" and own.calibration not in found.get("probability", {}):
-        raise Mistake(f"--calibration {own.calibration}: the checkpoint has none, as only a run that ended has; or its validation logits do not rise "
-                      "with the label. Use best.pt of a run that ended, or --calibration none")
+        raise Mistake(
+            f"--calibration {own.calibration}: the checkpoint has none, as only a run that ended has; or "
+            "its validation logits do not rise "
+            "with the label. Use best.pt of a run that ended, or --calibration none"
+        )
     names = inferred(task)
     model = build_network(task, channels)
     if own.samples and not hasattr(model.network, "posterior"):
-        raise Mistake(f"--samples {own.samples}: the network {task.model} has no posterior to draw from; bayesian_ensemble has")
+        raise Mistake(
+            f"--samples {own.samples}: the network {task.model} has no posterior to draw from; "
+            "bayesian_ensemble has"
+        )
     model.samples = own.samples
 
     def ask(network: nn.Module, batch: Batch) -> Columns:
-        packed.pixels.base.madvise(mmap.MADV_DONTNEED)       # what is read once need not stay in this process's memory
-        if own.samples:                                      # what is drawn follows from the examples, not from what was predicted before
+        # what is read once need not stay in this process's memory
+        packed.pixels.base.madvise(mmap.MADV_DONTNEED)
+        if own.samples:  # what is drawn follows from the examples, not from what was predicted before
             torch.manual_seed(seed_from("posterior", int(batch["index"][0])))
         return answered(network, batch, names, own.tta)
 
     def write(columns: dict[str, np.ndarray], out: Path) -> str:
         prob = columns["prob"]
         if own.calibration != "none":
-            prob = calibration.apply(found["probability"][own.calibration], predictions.logit(prob)).astype(np.float32)
+            prob = calibration.apply(found["probability"][own.calibration], predictions.logit(prob)).astype(
+                np.float32
+            )
         frames = file_rows.frames(rows, examples, prob, own.threshold, own.quarantined == "nonlens")
         without = file_rows.write(frames, len(rows), out, options.which)
         said, table = f"{out}/pred_{options.which}.csv: {len(rows)} files, {len(prob)} examples", None
@@ -86,24 +107,45 @@ def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Ans
             file_rows.write_more(rows, examples, table, out / f"parameters_{options.which}.csv")
             said += f", what they are like in parameters_{options.which}.csv"
         if own.samples:
-            file_rows.write_more(rows, examples, pd.DataFrame(columns["uncertainty"], columns=UNCERTAINTY), out / f"uncertainty_{options.which}.csv")
+            file_rows.write_more(
+                rows,
+                examples,
+                pd.DataFrame(columns["uncertainty"], columns=UNCERTAINTY),
+                out / f"uncertainty_{options.which}.csv",
+            )
             said += f", what is not known in uncertainty_{options.which}.csv"
         said += f", {without} without a probability (see quarantine_{options.which}.csv)" if without else ""
         if own.explain:
-            best = np.argsort(-columns["prob"], kind="stable")[:own.explain]
-            said += "\n" + lens_explain.explain(model, examples, best, prob, table, task.pixel_scale, options.batch_size, out, options.which)
+            best = np.argsort(-columns["prob"], kind="stable")[: own.explain]
+            said += "\n" + lens_explain.explain(
+                model, examples, best, prob, table, task.pixel_scale, options.batch_size, out, options.which
+            )
         return said
 
-    return Answer(model, examples, ask, write, key=[packed.manifest["index"], own.tta, own.samples], notes=examples.report)
+    return Answer(
+        model,
+        examples,
+        ask,
+        write,
+        key=[packed.manifest["index"], own.tta, own.samples],
+        notes=examples.report,
+    )
 
 
 def read_index(options: Any, own: Asked, task: Config) -> tuple[store.Store, np.ndarray]:
     """The packed inputs, and which rows of their index are to be predicted."""
     if task.stream:
-        raise Mistake("--stream: a prediction needs the files in their order; pack the shards into a store (convert.py shards --from), give --store")
+        raise Mistake(
+            "--stream: a prediction needs the files in their order; pack the shards into a store "
+            "(convert.py shards --from), give --store"
+        )
     if own.images and (task.sources() or task.store):
         raise Mistake(f"--images {own.images!r}: give it, or buckets or a store, not both")
-    packed = inputs.pack(buckets.images_inventory(own.images), task, options.num_workers) if own.images else inputs.opened(task, options.num_workers)
+    packed = (
+        inputs.pack(buckets.images_inventory(own.images), task, options.num_workers)
+        if own.images
+        else inputs.opened(task, options.num_workers)
+    )
     index = inputs.split_index(packed.index, task)
     if options.which == "all":
         rows = np.arange(len(index))
@@ -113,17 +155,21 @@ def read_index(options: Any, own: Asked, task: Config) -> tuple[store.Store, np.
         taken = split.taken(index["object"], task.split_seed, getattr(task, f"take_{options.which}_frac"))
         rows = np.flatnonzero((index["split"] == options.which) & (taken | (index["label"] < 0)))
     if not len(rows):
-        there = ", ".join(f"{count} {name or 'unused'}" for name, count in index["split"].value_counts().items())
+        there = ", ".join(
+            f"{count} {name or 'unused'}" for name, count in index["split"].value_counts().items()
+        )
         raise Mistake(f"--which {options.which}: no such file among the {len(index)} inputs ({there})")
     return packed, rows
 
 
 def answered(network: nn.Module, batch: Batch, names: tuple[str, ...], tta: bool) -> Columns:
-    """prob [B] float32 of a lens, and mean and variance [B, P] of the quantities `names`; with `tta` over the eight symmetries of the square.
+    """prob [B] float32 of a lens, and mean and variance [B, P] of the quantities `names`;
+    with `tta` over the eight symmetries of the square.
 
-    Of a quantity the eight answers, turned back, are a mixture: its mean and variance. Where the network infers a lens, `plausibility`
-    [B, 4] of the one that it infers for the image as it is: the score, then its parts (physics/plausibility.py). Where samples of its weights
-    are drawn, prob is their mean, and `uncertainty` [B, 3] that of the image as it is.
+    Of a quantity the eight answers, turned back, are a mixture: its mean and variance. Where the network
+    infers a lens, `plausibility` [B, 4] of the one that it infers for the image as it is: the score, then its
+    parts (physics/plausibility.py). Where samples of its weights are drawn, prob is their mean,
+    and `uncertainty` [B, 3] that of the image as it is.
     """
     B, device = len(batch["image"]), batch["image"].device
     views, as_it_is = [], {}
@@ -133,10 +179,15 @@ def answered(network: nn.Module, batch: Batch, names: tuple[str, ...], tta: bool
         if "posterior" in said:
             parts = predictive_parts(said["posterior"].T)
             view = dict(prob=parts["prob"].float())
-            as_it_is |= {} if k else dict(uncertainty=torch.stack([parts[name] for name in UNCERTAINTY], 1).float())
+            as_it_is |= (
+                {} if k else dict(uncertainty=torch.stack([parts[name] for name in UNCERTAINTY], 1).float())
+            )
         if names:
             turned = torch.full((B,), k, device=device)
-            view |= {name: turn(names, said[name], turned, back=True, signed=name == "mean") for name in ("mean", "variance")}
+            view |= {
+                name: turn(names, said[name], turned, back=True, signed=name == "mean")
+                for name in ("mean", "variance")
+            }
             if k == 0 and "arcs" in said:
                 as_it_is |= dict(plausibility=judged(said))
         views.append(view)
@@ -149,5 +200,16 @@ def answered(network: nn.Module, batch: Batch, names: tuple[str, ...], tta: bool
 
 def judged(said: dict[str, Tensor]) -> Tensor:
     """[B, 4] plausibility of what a network says of a lens (models/layers/lens_fit.py)."""
-    return torch.stack(plausibility(said["image"], said["light"] + said["arcs"], said["light"], said["pixel_error"], *said["angles"].unbind(1),
-                                    *said["rays"].unbind(1), said["einstein_radius"], torch.zeros_like(said["angles"][:, :, 0, 0])), 1)
+    return torch.stack(
+        plausibility(
+            said["image"],
+            said["light"] + said["arcs"],
+            said["light"],
+            said["pixel_error"],
+            *said["angles"].unbind(1),
+            *said["rays"].unbind(1),
+            said["einstein_radius"],
+            torch.zeros_like(said["angles"][:, :, 0, 0]),
+        ),
+        1,
+    )

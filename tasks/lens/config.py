@@ -1,4 +1,5 @@
 """The options of the lens task: where its inputs are, what is asked of a network, what the network is."""
+
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,40 +15,60 @@ from utils.mistake import Mistake
 @dataclass(frozen=True)
 class Losses:
     """Terms of the loss besides the label's."""
-    regression: list[str] = several()        # quantities to infer, by their first column in parameters.fits: Rein ell_m sh srcx zlens ...; all
-    regression_weight: float = 1.0           # of their likelihood, a mean over the quantities, in nats
-    use_physics: bool = False                # fit a lens model to every image, ray by ray; adds its terms for the lenses
-    physics_weight: float = 0.1              # of all physics terms together
-    physics_terms: list[str] = several("lens_equation", "mass_conservation")    # and shear_consistency, by a second view; or with weights: lens_equation=0.5
-    domain_adversarial: bool = False         # features that do not tell the domains apart
-    domain_weight: float = 0.1               # of that term
-    domain_warmup: int = 1000                # steps over which its weight grows from zero
-    label_domain: str = ""                   # learn labels of this domain alone: slsim or hsc; empty: all
-    adversarial: Literal["none", "linf", "l2"] = "none"    # learn from the worst image near each image, in this norm
-    adversarial_radius: float = 0.1          # how near, in units of the noise of each image; of l2 rather 3
-    adversarial_steps: int = 5               # of the search for it
-    adversarial_share: float = 0.5           # weight of the worst image; the rest is the image as it is
+
+    # quantities to infer, by their first column in parameters.fits: Rein ell_m sh srcx zlens ...; all
+    regression: list[str] = several()
+    regression_weight: float = 1.0  # of their likelihood, a mean over the quantities, in nats
+    use_physics: bool = False  # fit a lens model to every image, ray by ray; adds its terms for the lenses
+    physics_weight: float = 0.1  # of all physics terms together
+    # and shear_consistency, by a second view; or with weights: lens_equation=0.5
+    physics_terms: list[str] = several("lens_equation", "mass_conservation")
+    domain_adversarial: bool = False  # features that do not tell the domains apart
+    domain_weight: float = 0.1  # of that term
+    domain_warmup: int = 1000  # steps over which its weight grows from zero
+    label_domain: str = ""  # learn labels of this domain alone: slsim or hsc; empty: all
+    # learn from the worst image near each image, in this norm
+    adversarial: Literal["none", "linf", "l2"] = "none"
+    adversarial_radius: float = 0.1  # how near, in units of the noise of each image; of l2 rather 3
+    adversarial_steps: int = 5  # of the search for it
+    adversarial_share: float = 0.5  # weight of the worst image; the rest is the image as it is
 
     def __post_init__(self):
         for name in self.regression:
             if name not in (*QUANTITIES, "all"):
                 raise Mistake(f"--regression: got {name!r}, expected all or some of {' '.join(QUANTITIES)}")
         if self.label_domain and self.label_domain not in DOMAINS:
-            raise Mistake(f"--label_domain: got {self.label_domain!r}, expected one of {', '.join(DOMAINS)}, or nothing for all")
+            raise Mistake(
+                f"--label_domain: got {self.label_domain!r}, expected one of {', '.join(DOMAINS)}, or "
+                "nothing for all"
+            )
         if self.domain_warmup < 1:
             raise Mistake(f"--domain_warmup: got {self.domain_warmup}, expected at least 1 step")
         for name in ("regression_weight", "physics_weight", "domain_weight"):
             if not getattr(self, name) >= 0:
                 raise Mistake(f"--{name}: got {getattr(self, name):g}, expected at least 0")
         weights_of(self.physics_terms)
-        if not self.adversarial_radius >= 0 or self.adversarial_steps < 1 or not 0 <= self.adversarial_share <= 1:
-            raise Mistake(f"--adversarial_radius {self.adversarial_radius:g}, --adversarial_steps {self.adversarial_steps}, --adversarial_share "
-                          f"{self.adversarial_share:g}: expected at least 0, at least 1, and a share from 0 to 1")
+        if (
+            not self.adversarial_radius >= 0
+            or self.adversarial_steps < 1
+            or not 0 <= self.adversarial_share <= 1
+        ):
+            raise Mistake(
+                f"--adversarial_radius {self.adversarial_radius:g}, --adversarial_steps "
+                f"{self.adversarial_steps}, --adversarial_share "
+                f"{self.adversarial_share:g}: expected at least 0, at least 1, and a share from 0 to 1"
+            )
 
 
 def inferred(config: Any) -> tuple[str, ...]:
-    """The quantities that the network infers, in its order: those it infers by itself, then what is asked for."""
-    wanted = QUANTITIES if "all" in config.regression else [*config.regression, *(GEOMETRY if config.use_physics else ())]
+    """The quantities that the network infers, in its order: those it infers by itself,
+    then what is asked for.
+    """
+    wanted = (
+        QUANTITIES
+        if "all" in config.regression
+        else [*config.regression, *(GEOMETRY if config.use_physics else ())]
+    )
     own = MODELS[config.model].infers if config.model in MODELS else ()
     return own + tuple(name for name in QUANTITIES if name in wanted and name not in own)
 
@@ -72,19 +93,20 @@ METADATA = ["redshift", "seeing", "sersic_index", "half_light_radius", "elliptic
 @dataclass(frozen=True)
 class Inputs:
     """Where the cutouts are."""
-    data: str = free("")                     # folder that holds the four buckets
-    slsim_lenses: str = free("")             # folder or manifest (a text file, one path a line) of simulated lenses
-    slsim_nonlenses: str = free("")          # ... of non-lenses around simulations
-    hsc_lenses: str = free("")               # ... of lenses in HSC
-    hsc_nonlenses: str = free("")            # ... of non-lenses in HSC
-    slsim_lenses_list: str = free("")        # another way to give a manifest
-    slsim_nonlenses_list: str = free("")     # another way to give a manifest
-    hsc_lenses_list: str = free("")          # another way to give a manifest
-    hsc_nonlenses_list: str = free("")       # another way to give a manifest
-    store_dir: str = free("stores")          # where FITS files are packed, once, for all runs
-    store: str = free("")                    # folder of a store that is packed already (convert.py), instead of FITS files
-    stream: str = free("")                   # folder or URL of shards (convert.py shards) to train from as they are, instead of a store
 
+    data: str = free("")  # folder that holds the four buckets
+    slsim_lenses: str = free("")  # folder or manifest (a text file, one path a line) of simulated lenses
+    slsim_nonlenses: str = free("")  # ... of non-lenses around simulations
+    hsc_lenses: str = free("")  # ... of lenses in HSC
+    hsc_nonlenses: str = free("")  # ... of non-lenses in HSC
+    slsim_lenses_list: str = free("")  # another way to give a manifest
+    slsim_nonlenses_list: str = free("")  # another way to give a manifest
+    hsc_lenses_list: str = free("")  # another way to give a manifest
+    hsc_nonlenses_list: str = free("")  # another way to give a manifest
+    store_dir: str = free("stores")  # where FITS files are packed, once, for all runs
+    store: str = free("")  # folder of a store that is packed already (convert.py), instead of FITS files
+    # folder or URL of shards (convert.py shards) to train from as they are, instead of a store
+    stream: str = free("")
 
     def sources(self) -> dict[str, str]:
         """Bucket -> folder or manifest. Raises Mistake for a bucket that is given twice."""
@@ -103,53 +125,66 @@ def metadata_columns(config: Any) -> list[str]:
 
 @dataclass(frozen=True)
 class Config(Losses, Inputs):
-    bands: list[str] = several()             # bands to use, in this order; none given: all that are there
-    band_mode: Literal["single", "stack"] = "single"    # an example is one band file, or an object with a channel a band
-    image_size: int = 41                     # pixels on a side that every cutout must have
-    pixel_scale: float = 0.2                 # arcsec, the side of a pixel: for networks that measure angles
-    seeing: float = 0.75                     # arcsec, full width of the point spread, for those that trace rays
-    split_seed: int = 42                     # of the split by object; the same for every --seed of an ensemble
-    train_frac: float = 0.70                 # share of objects to train on
-    val_frac: float = 0.15                   # share to choose the epoch and the threshold on
-    test_frac: float = 0.15                  # share that is only judged
-    take_train_frac: float = 1.0             # use this part of the training split
-    take_val_frac: float = 1.0               # ... of the validation split
-    take_test_frac: float = 1.0              # ... of the test split
-    smoothing_mode: Literal["none", "gaussian", "guided", "psf"] = "none"    # smoothing before the network
-    gaussian_sigma: float = 0.8              # gaussian: its width, pixels
-    guided_radius: int = 2                   # guided: half-width of its window, pixels
-    guided_eps: float = 1e-2                 # guided: variance below which it smooths
-    psf_fwhm_slsim: float = 0.0              # psf: seeing of the slsim domain, FWHM in pixels
-    psf_fwhm_hsc: float = 0.0                # psf: seeing of the hsc domain, FWHM in pixels
-    psf_target: float = 0.0                  # psf: seeing that both are brought to, FWHM in pixels
-    smoothing_edge: Literal["reflect", "zero"] = "reflect"    # what lies beyond the edge; zero darkens the border
-    apply_normalization: bool = False        # subtract the background, clip, scale to unit spread
-    clip_q: float = 0.997                    # normalisation: clip above this quantile; negative = off
-    low_clip_q: float = -1.0                 # normalisation: clip below this quantile; negative = off
-    use_mad: bool = False                    # normalisation: median and MAD instead of mean and deviation
-    apply_padding: bool = False              # zeros around the cutout
-    out_size_when_padded: int = 64           # pixels on a side after padding
-    rotate: float = 0.0                      # training: chance of an image to be turned by any angle
-    augment: bool = True                     # training: the eight symmetries of the square, and noise
-    degrade_noise: float = 0.0               # training: white noise of up to so many times an image's own is added to half of the images
-    degrade_seeing: float = 0.0              # training: half of the images are broadened by up to a Gaussian of this FWHM, pixels
-    use_metadata: bool = False               # add a term to the logit that follows from the metadata of the object
-    metadata_columns: list[str] = several()  # which of metadata.parquet; none given: redshift seeing sersic_index half_light_radius ellipticity
-    quality_weight: bool = False             # training: weight each example by the quality of its images (quality.parquet)
-    model: str = "convnextv2"                # a name in model.py (python model.py lists them)
-    model_size: str = ""                     # its size, for a family that has sizes; empty: its default (nano for convnextv2)
-    model_kwargs: list[str] = several()      # its other options, key=value (timm: timm_name=resnet18)
-    drop_path: float = 0.1                   # stochastic depth: chance that the last block is skipped
-    recompute: bool = free(False)            # keep fewer activations for the gradient, compute them again: less memory, more time, same numbers
-    channels_last: bool = free(False)        # images with their channels next to each other in memory: faster on some devices
-    initial_checkpoint: str = free("")       # file of pretrained encoder weights (timm or Zoobot names)
+    bands: list[str] = several()  # bands to use, in this order; none given: all that are there
+    # an example is one band file, or an object with a channel a band
+    band_mode: Literal["single", "stack"] = "single"
+    image_size: int = 41  # pixels on a side that every cutout must have
+    pixel_scale: float = 0.2  # arcsec, the side of a pixel: for networks that measure angles
+    seeing: float = 0.75  # arcsec, full width of the point spread, for those that trace rays
+    split_seed: int = 42  # of the split by object; the same for every --seed of an ensemble
+    train_frac: float = 0.70  # share of objects to train on
+    val_frac: float = 0.15  # share to choose the epoch and the threshold on
+    test_frac: float = 0.15  # share that is only judged
+    take_train_frac: float = 1.0  # use this part of the training split
+    take_val_frac: float = 1.0  # ... of the validation split
+    take_test_frac: float = 1.0  # ... of the test split
+    smoothing_mode: Literal["none", "gaussian", "guided", "psf"] = "none"  # smoothing before the network
+    gaussian_sigma: float = 0.8  # gaussian: its width, pixels
+    guided_radius: int = 2  # guided: half-width of its window, pixels
+    guided_eps: float = 1e-2  # guided: variance below which it smooths
+    psf_fwhm_slsim: float = 0.0  # psf: seeing of the slsim domain, FWHM in pixels
+    psf_fwhm_hsc: float = 0.0  # psf: seeing of the hsc domain, FWHM in pixels
+    psf_target: float = 0.0  # psf: seeing that both are brought to, FWHM in pixels
+    # what lies beyond the edge; zero darkens the border
+    smoothing_edge: Literal["reflect", "zero"] = "reflect"
+    apply_normalization: bool = False  # subtract the background, clip, scale to unit spread
+    clip_q: float = 0.997  # normalisation: clip above this quantile; negative = off
+    low_clip_q: float = -1.0  # normalisation: clip below this quantile; negative = off
+    use_mad: bool = False  # normalisation: median and MAD instead of mean and deviation
+    apply_padding: bool = False  # zeros around the cutout
+    out_size_when_padded: int = 64  # pixels on a side after padding
+    rotate: float = 0.0  # training: chance of an image to be turned by any angle
+    augment: bool = True  # training: the eight symmetries of the square, and noise
+    # training: white noise of up to so many times an image's own is added to half of the images
+    degrade_noise: float = 0.0
+    # training: half of the images are broadened by up to a Gaussian of this FWHM, pixels
+    degrade_seeing: float = 0.0
+    use_metadata: bool = False  # add a term to the logit that follows from the metadata of the object
+    # which of metadata.parquet; none given: redshift seeing sersic_index half_light_radius ellipticity
+    metadata_columns: list[str] = several()
+    # training: weight each example by the quality of its images (quality.parquet)
+    quality_weight: bool = False
+    model: str = "convnextv2"  # a name in model.py (python model.py lists them)
+    model_size: str = ""  # its size, for a family that has sizes; empty: its default (nano for convnextv2)
+    model_kwargs: list[str] = several()  # its other options, key=value (timm: timm_name=resnet18)
+    drop_path: float = 0.1  # stochastic depth: chance that the last block is skipped
+    # keep fewer activations for the gradient, compute them again: less memory, more time, same numbers
+    recompute: bool = free(False)
+    # images with their channels next to each other in memory: faster on some devices
+    channels_last: bool = free(False)
+    initial_checkpoint: str = free("")  # file of pretrained encoder weights (timm or Zoobot names)
 
     def __post_init__(self):
         super().__post_init__()
         if self.apply_padding and (self.use_physics or self.model in MODELS and MODELS[self.model].infers):
-            raise Mistake("--apply_padding: a lens model is fitted to the sky that was observed, and zeros around it are none; leave it out")
+            raise Mistake(
+                "--apply_padding: a lens model is fitted to the sky that was observed, and zeros around it "
+                "are none; leave it out"
+            )
         if self.apply_padding and self.out_size_when_padded < self.image_size:
-            raise Mistake(f"--out_size_when_padded: got {self.out_size_when_padded}, expected at least "
-                          f"--image_size {self.image_size}")
+            raise Mistake(
+                f"--out_size_when_padded: got {self.out_size_when_padded}, expected at least "
+                f"--image_size {self.image_size}"
+            )
         if not 0 <= self.drop_path < 1:
             raise Mistake(f"--drop_path: got {self.drop_path:g}, expected 0 <= drop_path < 1")

@@ -1,7 +1,9 @@
-"""Why the network calls an example a lens: what each pixel adds to its logit, and the lens that it infers. docs/explain.md.
+"""Why the network calls an example a lens: what each pixel adds to its logit, and the lens that it infers.
+docs/explain.md.
 
 Source: integrated gradients, Sundararajan, Taly & Yan 2017, arXiv:1703.01365, through captum.
 """
+
 import importlib
 import importlib.util
 from pathlib import Path
@@ -21,27 +23,32 @@ from tasks.lens.losses import answers_of
 from utils import files, plots
 from utils.mistake import Mistake
 
-MOST = 100               # examples that one picture can show
-STEPS = 50               # of the integral from a sky to the image
-SKIES = 4                # whose mean is what an example is compared with
+MOST = 100  # examples that one picture can show
+STEPS = 50  # of the integral from a sky to the image
+SKIES = 4  # whose mean is what an example is compared with
 
 
 class Attribution(NamedTuple):
-    pixels: Tensor          # [C, H, W] what each adds to the logit
-    logit: float            # of the example,
-    logit_sky: float        # and the mean of that of the skies
-    delta: float            # |sum of the pixels - (logit - logit_sky)|: what the steps of the integral miss
+    pixels: Tensor  # [C, H, W] what each adds to the logit
+    logit: float  # of the example,
+    logit_sky: float  # and the mean of that of the skies
+    delta: float  # |sum of the pixels - (logit - logit_sky)|: what the steps of the integral miss
 
 
 def import_captum() -> type:
-    """captum's IntegratedGradients. Raises Mistake, one line that says what to install, where it is absent."""
+    """captum's IntegratedGradients. Raises Mistake, one line that says what to install,
+    where it is absent.
+    """
     if importlib.util.find_spec("captum") is None:
-        raise Mistake("captum is not installed, and --explain needs it: pip install -r requirements-explain.txt")
+        raise Mistake(
+            "captum is not installed, and --explain needs it: pip install -r requirements-explain.txt"
+        )
     return importlib.import_module("captum.attr").IntegratedGradients
 
 
 def empty_skies(image: Tensor, present: Tensor, count: int) -> Tensor:
-    """[count, C, H, W] images of nothing, as bright as the edge of `image` [1, C, H, W] and as noisy; 0 in bands that are not present [1, C].
+    """[count, C, H, W] images of nothing, as bright as the edge of `image` [1, C, H, W] and as noisy;
+    0 in bands that are not present [1, C].
 
     Always the same noise, in units of each band's.
     """
@@ -49,13 +56,17 @@ def empty_skies(image: Tensor, present: Tensor, count: int) -> Tensor:
     edge[1:-1, 1:-1] = False
     level = image[:, :, edge].median(2).values
     noise = torch.randn(count, *image.shape[1:], generator=torch.Generator().manual_seed(0)).to(image)
-    return torch.where(present[..., None, None], level[..., None, None] + noise_rms(image)[..., None, None] * noise, 0.0)
+    return torch.where(
+        present[..., None, None], level[..., None, None] + noise_rms(image)[..., None, None] * noise, 0.0
+    )
 
 
 def attribution(network: nn.Module, example: Batch, skies: Tensor, batch_size: int) -> Attribution:
-    """Integrated gradients of the logit from each of `skies` [S, C, H, W] to the one example, in physical pixels; their mean.
+    """Integrated gradients of the logit from each of `skies` [S, C, H, W] to the one example,
+    in physical pixels; their mean.
 
-    At most `batch_size` images, and no more than STEPS (but at least S), are in the network at once: gradients need memory.
+    At most `batch_size` images, and no more than STEPS (but at least S), are in the network at once:
+    gradients need memory.
     """
     names = [name for name in example if name != "image"]
     S = len(skies)
@@ -63,19 +74,40 @@ def attribution(network: nn.Module, example: Batch, skies: Tensor, batch_size: i
     def logit(image: Tensor, *others: Tensor) -> Tensor:
         return answers_of(network, dict(zip(names, others), image=image))["logit"]
 
-    image, others = example["image"].expand(S, -1, -1, -1), tuple(example[name].expand(S, *example[name].shape[1:]) for name in names)
+    image, others = (
+        example["image"].expand(S, -1, -1, -1),
+        tuple(example[name].expand(S, *example[name].shape[1:]) for name in names),
+    )
     with torch.enable_grad():
-        pixels = import_captum()(logit).attribute(image, skies, additional_forward_args=others, n_steps=STEPS,
-                                                  internal_batch_size=max(S, min(STEPS, batch_size)))
+        pixels = import_captum()(logit).attribute(
+            image,
+            skies,
+            additional_forward_args=others,
+            n_steps=STEPS,
+            internal_batch_size=max(S, min(STEPS, batch_size)),
+        )
     with torch.no_grad():
-        there, sky = logit(example["image"], *(example[name] for name in names)).item(), logit(skies, *others).double().mean().item()
+        there, sky = (
+            logit(example["image"], *(example[name] for name in names)).item(),
+            logit(skies, *others).double().mean().item(),
+        )
     pixels = pixels.detach().mean(0)
     return Attribution(pixels, there, sky, abs(pixels.double().sum().item() - (there - sky)))
 
 
-def explain(network: nn.Module, examples: Cutouts, which: np.ndarray, prob: np.ndarray, table: pd.DataFrame | None, pixel_scale: float,
-            batch_size: int, out: Path, split: str) -> str:
-    """Write explain_<split>.csv, .png and .pdf of the examples `which`, the first row on top; returns the line to print.
+def explain(
+    network: nn.Module,
+    examples: Cutouts,
+    which: np.ndarray,
+    prob: np.ndarray,
+    table: pd.DataFrame | None,
+    pixel_scale: float,
+    batch_size: int,
+    out: Path,
+    split: str,
+) -> str:
+    """Write explain_<split>.csv, .png and .pdf of the examples `which`, the first row on top;
+    returns the line to print.
 
     network in eval mode; prob [E] and table [E], what was predicted of all examples; pixel_scale arcsec.
     """
@@ -83,23 +115,46 @@ def explain(network: nn.Module, examples: Cutouts, which: np.ndarray, prob: np.n
     rows, candidates = [], []
     for number, name in zip(which.tolist(), examples.names(which)):
         example = {key: value.to(device) for key, value in examples.__getitems__([number]).items()}
-        found = attribution(network, example, empty_skies(example["image"], example["present"], SKIES), batch_size)
+        found = attribution(
+            network, example, empty_skies(example["image"], example["present"], SKIES), batch_size
+        )
         with torch.no_grad():
             said = answers_of(network, example)
         numbers = {} if table is None else table.iloc[number].to_dict()
         path = examples.store.index["path"].iloc[examples.files(number)[0]]
-        rows.append(dict(path=path, object=name, prob=prob[number], logit=found.logit, logit_sky=found.logit_sky,
-                         attributed=found.pixels.double().sum().item(), delta=found.delta))
+        rows.append(
+            dict(
+                path=path,
+                object=name,
+                prob=prob[number],
+                logit=found.logit,
+                logit_sky=found.logit_sky,
+                attributed=found.pixels.double().sum().item(),
+                delta=found.delta,
+            )
+        )
         candidates.append(candidate(name, float(prob[number]), example, found, said, numbers, pixel_scale))
-    written = pd.DataFrame(rows) if table is None else pd.DataFrame(rows).join(table.iloc[which].reset_index(drop=True))
+    written = (
+        pd.DataFrame(rows)
+        if table is None
+        else pd.DataFrame(rows).join(table.iloc[which].reset_index(drop=True))
+    )
     with files.whole(out / f"explain_{split}.csv") as temporary:
         written.to_csv(temporary, index=False)
     plots.save(explain_plots.mosaic(candidates), out, f"explain_{split}")
-    return f"{out}/explain_{split}.png, .pdf and .csv: why the {len(rows)} of the highest probability are called lenses"
+    files_written = f"{out}/explain_{split}.png, .pdf and .csv"
+    return f"{files_written}: why the {len(rows)} of the highest probability are called lenses"
 
 
-def candidate(name: str, prob: float, example: Batch, found: Attribution, said: dict[str, Tensor], numbers: dict[str, float],
-              pixel_scale: float) -> Candidate:
+def candidate(
+    name: str,
+    prob: float,
+    example: Batch,
+    found: Attribution,
+    said: dict[str, Tensor],
+    numbers: dict[str, float],
+    pixel_scale: float,
+) -> Candidate:
     """What is drawn of an example: in units of the noise, the bands that are there."""
     there = example["present"][0]
     image = example["image"][0, there].cpu().numpy()
@@ -110,9 +165,28 @@ def candidate(name: str, prob: float, example: Batch, found: Attribution, said: 
         rms = said["noise"][0, there, None, None]
 
         def together(bands: Tensor, unit: Tensor) -> np.ndarray:
-            """The sum over the bands in this unit, of unit noise again; a band in which the fit saw no noise has no part in it."""
-            return (torch.where(unit > 0, bands / unit, 0.0).sum(0) / len(bands)**0.5).cpu().numpy()
+            """The sum over the bands in this unit, of unit noise again;
+            a band in which the fit saw no noise has no part in it.
+            """
+            return (torch.where(unit > 0, bands / unit, 0.0).sum(0) / len(bands) ** 0.5).cpu().numpy()
 
-        model = LensModel(together(seen - light, rms), together(arcs, rms), together(seen - light - arcs, error),
-                          numbers["x_l"], numbers["y_l"], numbers["Rein"], numbers)
-    return Candidate(name, prob, image / noise, found.pixels.sum(0).cpu().numpy(), found.logit, found.logit_sky, found.delta, pixel_scale, model)
+        model = LensModel(
+            together(seen - light, rms),
+            together(arcs, rms),
+            together(seen - light - arcs, error),
+            numbers["x_l"],
+            numbers["y_l"],
+            numbers["Rein"],
+            numbers,
+        )
+    return Candidate(
+        name,
+        prob,
+        image / noise,
+        found.pixels.sum(0).cpu().numpy(),
+        found.logit,
+        found.logit_sky,
+        found.delta,
+        pixel_scale,
+        model,
+    )

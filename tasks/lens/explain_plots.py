@@ -1,4 +1,7 @@
-"""Why a network calls candidates lenses, a row each: the cutout, what its pixels add to the logit, and the lens that is inferred."""
+"""Why a network calls candidates lenses, a row each: the cutout, what its pixels add to the logit,
+and the lens that is inferred.
+"""
+
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -11,32 +14,35 @@ from matplotlib.patheffects import withStroke
 
 from utils.plots import COLOURS, stretched
 
-SIDE = 2.0               # inches of a panel
-RESIDUAL = 5.0           # noise rms where the colours of the residual end
-SOFT = 3.0               # noise rms up to which a cutout's brightness is shown as it is: beyond, by its logarithm
+SIDE = 2.0  # inches of a panel
+RESIDUAL = 5.0  # noise rms where the colours of the residual end
+SOFT = 3.0  # noise rms up to which a cutout's brightness is shown as it is: beyond, by its logarithm
 HEADS = ("", "adds to the logit", "without the lens galaxy", "modelled arcs", "residual / error")
 
 
 class LensModel(NamedTuple):
-    """[H, W] each, summed over the bands, in units of the noise; the fit's frame may be wider than the cutout."""
-    without: np.ndarray             # the image without the lens galaxy
-    arcs: np.ndarray                # the modelled arcs
-    residual: np.ndarray            # without both, in units of the fit's errors
-    x: float                        # of the lens from the middle, arcsec
+    """[H, W] each, summed over the bands, in units of the noise;
+    the fit's frame may be wider than the cutout.
+    """
+
+    without: np.ndarray  # the image without the lens galaxy
+    arcs: np.ndarray  # the modelled arcs
+    residual: np.ndarray  # without both, in units of the fit's errors
+    x: float  # of the lens from the middle, arcsec
     y: float
-    radius: float                   # Einstein radius, arcsec
-    numbers: Mapping[str, float]    # columns of the inferred quantities, `<column>_err`, and plausibility
+    radius: float  # Einstein radius, arcsec
+    numbers: Mapping[str, float]  # columns of the inferred quantities, `<column>_err`, and plausibility
 
 
 class Candidate(NamedTuple):
     name: str
     prob: float
-    image: np.ndarray               # [C, H, W] in units of each band's noise, blue to red
-    attribution: np.ndarray         # [H, W] what a pixel adds to the logit, over all bands
+    image: np.ndarray  # [C, H, W] in units of each band's noise, blue to red
+    attribution: np.ndarray  # [H, W] what a pixel adds to the logit, over all bands
     logit: float
-    logit_sky: float                # that of an empty sky
-    delta: float                    # how far the attributions are from adding up to logit - logit_sky
-    pixel_scale: float              # arcsec
+    logit_sky: float  # that of an empty sky
+    delta: float  # how far the attributions are from adding up to logit - logit_sky
+    pixel_scale: float  # arcsec
     model: LensModel | None = None
 
 
@@ -48,13 +54,17 @@ def mosaic(candidates: Sequence[Candidate]) -> Figure:
     for axes, candidate in zip(figure.subplots(len(candidates), columns, squeeze=False), candidates):
         for ax, head in zip(axes, HEADS):
             ax.set_title(head, fontsize=8, pad=3)
-        axes[0].set_title(f"{shortened(candidate.name)}   p = {candidate.prob:.4g}", fontsize=8, pad=3, loc="left")
+        axes[0].set_title(
+            f"{shortened(candidate.name)}   p = {candidate.prob:.4g}", fontsize=8, pad=3, loc="left"
+        )
         draw_cutout(axes[0], candidate)
         draw_attribution(axes[1], candidate)
         if candidate.model:
             draw_model(axes[2:5], candidate)
-            axes[5].text(0, 0.98, "\n".join(lines(candidate.model.numbers)), fontsize=8, va="top", linespacing=1.5)
-        for ax in axes[2 if not candidate.model else 5:]:
+            axes[5].text(
+                0, 0.98, "\n".join(lines(candidate.model.numbers)), fontsize=8, va="top", linespacing=1.5
+            )
+        for ax in axes[2 if not candidate.model else 5 :]:
             ax.set_axis_off()
         for ax in axes:
             ax.set(xticks=[], yticks=[])
@@ -62,7 +72,7 @@ def mosaic(candidates: Sequence[Candidate]) -> Figure:
 
 
 def shortened(name: str, most: int = 24) -> str:
-    return name if len(name) <= most else f"...{name[3 - most:]}"
+    return name if len(name) <= most else f"...{name[3 - most :]}"
 
 
 def show(ax: Axes, image: np.ndarray, candidate: Candidate, **options) -> None:
@@ -77,15 +87,24 @@ def draw_cutout(ax: Axes, candidate: Candidate) -> None:
     image = coloured(candidate.image) if len(candidate.image) >= 3 else stretched(candidate.image.mean(0))
     show(ax, image, candidate, cmap="gray", vmin=0, vmax=1)
     left, low = ax.get_xlim()[0], ax.get_ylim()[0]
-    dark = [withStroke(linewidth=3, foreground="black")]                     # legible on a bright galaxy too
-    ax.plot([0.92 * left, 0.92 * left + 1], [0.9 * low] * 2, color="white", linewidth=2, solid_capstyle="butt", path_effects=dark)
+    dark = [withStroke(linewidth=3, foreground="black")]  # legible on a bright galaxy too
+    ax.plot(
+        [0.92 * left, 0.92 * left + 1],
+        [0.9 * low] * 2,
+        color="white",
+        linewidth=2,
+        solid_capstyle="butt",
+        path_effects=dark,
+    )
     ax.text(0.92 * left, 0.86 * low, '1"', color="white", fontsize=8, va="bottom", path_effects=dark)
 
 
 def coloured(image: np.ndarray) -> np.ndarray:
-    """[H, W, 3] in 0 to 1 of bands [C, H, W], blue to red, each in units of its noise: a third of the bands for each colour.
+    """[H, W, 3] in 0 to 1 of bands [C, H, W], blue to red, each in units of its noise:
+    a third of the bands for each colour.
 
-    Source: asinh of the mean, which keeps colours, Lupton et al. 2004, PASP 116, 133; each colour is white at the same share of its flux.
+    Source: asinh of the mean, which keeps colours, Lupton et al. 2004, PASP 116, 133;
+        each colour is white at the same share of its flux.
     """
     image = image - np.median(image, (1, 2), keepdims=True)
     rgb = np.stack([group.mean(0) for group in np.array_split(image, 3)][::-1], -1)
@@ -100,11 +119,17 @@ def coloured(image: np.ndarray) -> np.ndarray:
 def draw_attribution(ax: Axes, candidate: Candidate) -> None:
     most = max(np.quantile(np.abs(candidate.attribution), 0.998), 1e-12)
     show(ax, candidate.attribution, candidate, cmap="RdBu_r", vmin=-most, vmax=most)
-    ax.set_xlabel(f"sum {candidate.logit - candidate.logit_sky:+.2f}, missed {candidate.delta:.1g}; to ±{most:.1g}", fontsize=7, labelpad=2)
+    ax.set_xlabel(
+        f"sum {candidate.logit - candidate.logit_sky:+.2f}, missed {candidate.delta:.1g}; to ±{most:.1g}",
+        fontsize=7,
+        labelpad=2,
+    )
 
 
 def draw_model(axes: Sequence[Axes], candidate: Candidate) -> None:
-    """Without the lens galaxy, the modelled arcs, the residual; the circle of the Einstein radius on each. Neighbours may be too bright."""
+    """Without the lens galaxy, the modelled arcs, the residual; the circle of the Einstein radius on each.
+    Neighbours may be too bright.
+    """
     model = candidate.model
     y, x = ((np.arange(side) - (side - 1) / 2) * candidate.pixel_scale for side in model.arcs.shape)
     near = np.hypot(x - model.x, y[:, None] - model.y) < 2 * model.radius
@@ -115,19 +140,33 @@ def draw_model(axes: Sequence[Axes], candidate: Candidate) -> None:
     axes[0].set_xlabel(f"-2 to {top:.0f} rms, as are the arcs", fontsize=7, labelpad=2)
     axes[2].set_xlabel(f"{-RESIDUAL:.0f} to {RESIDUAL:.0f}", fontsize=7, labelpad=2)
     for ax, colour in zip(axes, (COLOURS[5], COLOURS[5], "0.3")):
-        ax.add_patch(Circle((model.x, model.y), model.radius, fill=False, color=colour, linewidth=1, linestyle=(0, (4, 2))))
+        ax.add_patch(
+            Circle(
+                (model.x, model.y), model.radius, fill=False, color=colour, linewidth=1, linestyle=(0, (4, 2))
+            )
+        )
 
 
 def lines(numbers: Mapping[str, float]) -> list[str]:
     """The inferred numbers in words."""
+
     def value(column: str, unit: str = "") -> str:
         error = max(numbers[column + "_err"], 1e-9)
-        digits = max(0, 1 - math.floor(math.log10(error)))                # two of the error
+        digits = max(0, 1 - math.floor(math.log10(error)))  # two of the error
         return f"{numbers[column]:.{digits}f} ± {error:.{digits}f}{unit}"
 
-    written = [("Einstein radius", "Rein", '"'), ("ellipticity", "ell_m", ""), ("  at angle", "ell_m_PA", "°"), ("shear", "sh", ""),
-               ("  at angle", "sh_PA", "°"), ("lens redshift", "zlens", ""), ("source redshift", "zsrc", "")]
+    written = [
+        ("Einstein radius", "Rein", '"'),
+        ("ellipticity", "ell_m", ""),
+        ("  at angle", "ell_m_PA", "°"),
+        ("shear", "sh", ""),
+        ("  at angle", "sh_PA", "°"),
+        ("lens redshift", "zlens", ""),
+        ("source redshift", "zsrc", ""),
+    ]
     parts = [name for name in numbers if name.startswith("plausibility_")]
     said = [f"{name} {value(column, unit)}" for name, column, unit in written if column in numbers]
     said += [f"plausibility {numbers['plausibility']:.2f}"] if parts else []
-    return said + [f"  {name.removeprefix('plausibility_').replace('_', '-')} {numbers[name]:.2f}" for name in parts]
+    return said + [
+        f"  {name.removeprefix('plausibility_').replace('_', '-')} {numbers[name]:.2f}" for name in parts
+    ]

@@ -1,4 +1,7 @@
-"""What the lens task is given: files or a store, the split by object, the bands, and what is known besides the pixels."""
+"""What the lens task is given: files or a store, the split by object, the bands,
+and what is known besides the pixels.
+"""
+
 import hashlib
 import sys
 from dataclasses import replace
@@ -17,13 +20,20 @@ from utils import distributed
 from utils.mistake import Mistake
 
 
-def from_store(config: Any, run_dir: Path, workers: int) -> tuple[dict[str, cutouts.Cutouts], list[str], dict[str, Any]]:
+def from_store(
+    config: Any, run_dir: Path, workers: int
+) -> tuple[dict[str, cutouts.Cutouts], list[str], dict[str, Any]]:
     """(the examples of each split, the bands, what predict must know of the data)."""
     packed = opened(config, workers)
     index = split_index(packed.index, config)
     bands = used_bands(index, config.bands)
     table = truth.read(index["path"]) if config.use_metadata or inferred(config) else None
-    data = {name: known(cutouts.examples(packed, chosen(index, name, config), bands, config.band_mode), config, table) for name in split.SPLITS}
+    data = {
+        name: known(
+            cutouts.examples(packed, chosen(index, name, config), bands, config.band_mode), config, table
+        )
+        for name in split.SPLITS
+    }
     if distributed.rank() == 0:
         summary(index, packed, data, run_dir)
     return data, bands, dict(bands=bands, files=len(index), digest=content_digest(index))
@@ -31,21 +41,38 @@ def from_store(config: Any, run_dir: Path, workers: int) -> tuple[dict[str, cuto
 
 def streamed(config: Any) -> tuple[dict[str, streaming.Streamed], list[str], dict[str, Any]]:
     """The same of shards that are not packed."""
-    others = [name for name in ("store", "use_metadata", "quality_weight", "regression") if getattr(config, name)] + list(config.sources())
+    others = [
+        name for name in ("store", "use_metadata", "quality_weight", "regression") if getattr(config, name)
+    ] + list(config.sources())
     if others:
-        raise Mistake(f"--stream {config.stream!r} and --{others[0]}: not together; pack the shards into a store (convert.py shards --from) for that")
+        raise Mistake(
+            f"--stream {config.stream!r} and --{others[0]}: not together; pack the shards into a store "
+            "(convert.py shards --from) for that"
+        )
     if inferred(config) and not config.use_physics:
-        raise Mistake(f"--stream {config.stream!r}: shards tell nothing of what --model {config.model} infers; give a store, or --use_physics, "
-                      "from which it learns alone")
+        raise Mistake(
+            f"--stream {config.stream!r}: shards tell nothing of what --model {config.model} infers; give "
+            "a store, or --use_physics, "
+            "from which it learns alone"
+        )
     stream = streaming.open_stream(config.stream, config.bands, config.band_mode)
     if list(stream.manifest["shape"]) != [config.image_size] * 2:
-        raise Mistake(f"--image_size: got {config.image_size}, but the images of --stream {config.stream!r} have "
-                      f"{'x'.join(map(str, stream.manifest['shape']))} pixels")
+        raise Mistake(
+            f"--image_size: got {config.image_size}, but the images of --stream {config.stream!r} have "
+            f"{'x'.join(map(str, stream.manifest['shape']))} pixels"
+        )
     index = split_index(pd.DataFrame(dict(object=stream.object, label=stream.label)), config)
     data = {name: stream.part(chosen(index, name, config)) for name in split.SPLITS}
     if distributed.rank() == 0:
-        say(f"{len(stream.manifest['shards']):,} shards of {config.stream}: " + ", ".join(f"{name} {len(part):,}" for name, part in data.items()))
-    return data, list(stream.bands), dict(bands=list(stream.bands), files=len(stream), digest=stream.manifest["digest"])
+        say(
+            f"{len(stream.manifest['shards']):,} shards of {config.stream}: "
+            + ", ".join(f"{name} {len(part):,}" for name, part in data.items())
+        )
+    return (
+        data,
+        list(stream.bands),
+        dict(bands=list(stream.bands), files=len(stream), digest=stream.manifest["digest"]),
+    )
 
 
 def opened(config: Any, workers: int) -> store.Store:
@@ -53,11 +80,15 @@ def opened(config: Any, workers: int) -> store.Store:
     if not config.store:
         return pack(buckets.inventory(config.sources()), config, workers)
     if sources := config.sources():
-        raise Mistake(f"--store {config.store!r} and --{next(iter(sources))}: give the store or FITS files, not both")
+        raise Mistake(
+            f"--store {config.store!r} and --{next(iter(sources))}: give the store or FITS files, not both"
+        )
     found = store.open_store(config.store)
     if list(found.manifest["shape"]) != [config.image_size] * 2:
-        raise Mistake(f"--image_size: got {config.image_size}, but the images of --store {config.store!r} have "
-                      f"{'x'.join(map(str, found.manifest['shape']))} pixels")
+        raise Mistake(
+            f"--image_size: got {config.image_size}, but the images of --store {config.store!r} have "
+            f"{'x'.join(map(str, found.manifest['shape']))} pixels"
+        )
     return found
 
 
@@ -65,7 +96,9 @@ def pack(table: pd.DataFrame, config: Any, workers: int) -> store.Store:
     """The store of these files, packed now or earlier."""
     shape = (config.image_size, config.image_size)
     digest = store.inventory_digest(table, shape)
-    return store.pack(table, store.store_directory(config.store_dir, table, shape, digest), shape, max(1, workers), digest)
+    return store.pack(
+        table, store.store_directory(config.store_dir, table, shape, digest), shape, max(1, workers), digest
+    )
 
 
 def content_digest(index: pd.DataFrame) -> str:
@@ -76,14 +109,19 @@ def content_digest(index: pd.DataFrame) -> str:
 
 def split_index(index: pd.DataFrame, config: Any) -> pd.DataFrame:
     """The index with its `split` column; an unlabelled file can only be tested."""
-    splits = split.split_of(index["object"], config.split_seed, config.train_frac, config.val_frac, config.test_frac)
+    splits = split.split_of(
+        index["object"], config.split_seed, config.train_frac, config.val_frac, config.test_frac
+    )
     return index.assign(split=np.where(index["label"].to_numpy() < 0, "test", splits))
 
 
 def used_bands(index: pd.DataFrame, wanted: list[str]) -> list[str]:
     there = in_order(index["band"].unique())
     if missing := [band for band in wanted if band not in there]:
-        raise Mistake(f"--bands: {missing[0]!r} is in no file name; there are {', '.join(filter(None, there)) or 'none'}")
+        raise Mistake(
+            f"--bands: {missing[0]!r} is in no file name; there are "
+            f"{', '.join(filter(None, there)) or 'none'}"
+        )
     return list(wanted) or there
 
 
@@ -99,7 +137,8 @@ def say(line: str) -> None:
 
 
 def known(examples: cutouts.Cutouts, config: Any, table: pd.DataFrame | None = None) -> cutouts.Cutouts:
-    """The examples with what is asked for of their objects: metadata and metadata_mask [B, M], targets [B, P] to train on, weight [B].
+    """The examples with what is asked for of their objects: metadata and metadata_mask [B, M], targets [B,
+    P] to train on, weight [B].
 
     table: data/parameters.read of their folders; without it there are no targets.
     """
@@ -107,7 +146,9 @@ def known(examples: cutouts.Cutouts, config: Any, table: pd.DataFrame | None = N
     if config.use_metadata:
         about = examples.store.metadata
         if about is None:
-            about = metadata.typed(truth.metadata(truth.read(examples.store.index["path"]) if table is None else table))
+            about = metadata.typed(
+                truth.metadata(truth.read(examples.store.index["path"]) if table is None else table)
+            )
         about = about.set_index("object").reindex(objects).reset_index()
         columns["metadata"], columns["metadata_mask"] = metadata.arrays(about, metadata_columns(config))
     if table is not None and (names := inferred(config)):
@@ -120,17 +161,28 @@ def known(examples: cutouts.Cutouts, config: Any, table: pd.DataFrame | None = N
     return replace(examples, columns=columns)
 
 
-def summary(index: pd.DataFrame, packed: store.Store, data: dict[str, cutouts.Cutouts], run_dir: Path) -> None:
+def summary(
+    index: pd.DataFrame, packed: store.Store, data: dict[str, cutouts.Cutouts], run_dir: Path
+) -> None:
     """Say what was found, what was refused and how even the split is; keep the split beside the run."""
     shares, warnings = split.stratification(index)
     twice = buckets.duplicates(index)
     lines = [f"{len(index):,} files, {index['object'].nunique():,} objects"]
-    lines += [f"{name}: {line}" for name, examples in data.items() for line in examples.report] + packed.summary() + warnings
+    lines += (
+        [f"{name}: {line}" for name, examples in data.items() for line in examples.report]
+        + packed.summary()
+        + warnings
+    )
     if (targets := data["train"].columns.get("targets")) is not None and not np.isfinite(targets).any():
-        lines.append(f"no quantity of any training lens is known, and none is learnt from the data: expected {truth.NAME} beside their files")
+        lines.append(
+            "no quantity of any training lens is known, and none is learnt from the data: expected "
+            f"{truth.NAME} beside their files"
+        )
     if len(twice):
         lines.append(f"{len(twice)} files share object and band with another: see {run_dir}/duplicates.csv")
         twice.to_csv(run_dir / "duplicates.csv", index=False)
     print("\n".join(lines), flush=True)
-    index[["path", "object", "band", "domain", "label", "split", "reason"]].to_parquet(run_dir / "split.parquet")
+    index[["path", "object", "band", "domain", "label", "split", "reason"]].to_parquet(
+        run_dir / "split.parquet"
+    )
     shares.to_csv(run_dir / "split.csv", index=False)

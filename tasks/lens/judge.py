@@ -1,4 +1,5 @@
 """How well a network finds lenses, and how it looks."""
+
 import contextlib
 import typing
 from typing import Any
@@ -18,12 +19,17 @@ from utils.mistake import Mistake
 
 
 def measure(model: nn.Module, batch: Batch, config: Config) -> Columns:
-    """Scores of each example: loss, logit and probability of a lens, [B]; errors of inferred quantities in their sigmas, [B, P]; and what it is.
+    """Scores of each example: loss, logit and probability of a lens, [B];
+    errors of inferred quantities in their sigmas, [B, P]; and what it is.
 
     With --adversarial also whether the answer withstands an attack, [B].
     """
     said = answers_of(model, batch)
-    columns = dict(loss=binary_cross_entropy(said["logit"], batch["label"]), logit=said["logit"], prob=said["logit"].sigmoid())
+    columns = dict(
+        loss=binary_cross_entropy(said["logit"], batch["label"]),
+        logit=said["logit"],
+        prob=said["logit"].sigmoid(),
+    )
     if "targets" in batch:
         columns["error"] = (said["mean"] - batch["targets"]) / said["variance"].sqrt()
     if config.adversarial != "none":
@@ -32,19 +38,26 @@ def measure(model: nn.Module, batch: Batch, config: Config) -> Columns:
 
 
 def calibrate(config: Config, columns: Columns) -> dict[str, Any]:
-    """What validation says about the probabilities (evaluation/calibration.py) and the error bars: a factor for each quantity."""
+    """What validation says about the probabilities (evaluation/calibration.py) and the error bars:
+    a factor for each quantity.
+    """
     kept = trusted(config, columns)
     found: dict[str, Any] = dict(probability={})
     for kind in typing.get_args(calibration.Kind):
-        with contextlib.suppress(Mistake):               # logits that do not rise with the label have none: predict says so when asked
+        # logits that do not rise with the label have none: predict says so when asked
+        with contextlib.suppress(Mistake):
             found["probability"][kind] = calibration.fit(kind, kept["logit"].numpy(), kept["label"].numpy())
     if "error" in columns:
-        found["quantities"] = {name: error_factor(kept["error"][:, place]) for name, place in slices(inferred(config)).items()}
+        found["quantities"] = {
+            name: error_factor(kept["error"][:, place]) for name, place in slices(inferred(config)).items()
+        }
     return found
 
 
 def error_factor(errors: Tensor) -> float:
-    """Factor on the standard errors after which 68.3 % of these errors, in sigmas, are within one; 1 where fewer than 20 are known."""
+    """Factor on the standard errors after which 68.3 % of these errors, in sigmas, are within one;
+    1 where fewer than 20 are known.
+    """
     known = errors[errors.isfinite()].abs()
     return known.quantile(0.6827).item() if len(known) >= 20 else 1.0
 
@@ -59,9 +72,11 @@ def trusted(config: Config, columns: Columns) -> Columns:
 
 def summarise(columns: Columns) -> dict[str, float]:
     label, prob = columns["label"].numpy(), columns["prob"].numpy()
-    return dict(loss=columns["loss"].double().mean().item(), acc=float(((prob >= 0.5) == (label > 0.5)).mean()),
-                auc=figures_of_merit.roc_auc(label, prob)) \
-        | ({"robust_acc": columns["robust"].double().mean().item()} if "robust" in columns else {})
+    return dict(
+        loss=columns["loss"].double().mean().item(),
+        acc=float(((prob >= 0.5) == (label > 0.5)).mean()),
+        auc=figures_of_merit.roc_auc(label, prob),
+    ) | ({"robust_acc": columns["robust"].double().mean().item()} if "robust" in columns else {})
 
 
 def report(columns: Columns) -> dict[str, float | dict[str, float]]:
@@ -76,17 +91,24 @@ def report(columns: Columns) -> dict[str, float | dict[str, float]]:
 
 
 def illustrate(writer, columns: Columns, epoch: int, data: examples.Cutouts) -> None:
-    """TensorBoard: precision-recall curve, scores by class and domain, the worst false positives and negatives."""
+    """TensorBoard: precision-recall curve, scores by class and domain,
+    the worst false positives and negatives.
+    """
     label, prob, domain = columns["label"] > 0.5, columns["prob"], columns["domain"]
     writer.add_pr_curve("val/precision_recall", label, prob, epoch)
     for number, name in enumerate(buckets.DOMAINS):
         for lens, kind in ((True, "lenses"), (False, "nonlenses")):
             if ((domain == number) & (label == lens)).any():
-                writer.add_histogram(f"val/score_{name}_{kind}", prob[(domain == number) & (label == lens)], epoch)
+                writer.add_histogram(
+                    f"val/score_{name}_{kind}", prob[(domain == number) & (label == lens)], epoch
+                )
     for lens, kind in ((False, "false_positives"), (True, "false_negatives")):
         wrong = torch.where(label == lens, (prob - 0.5) * (-1 if lens else 1), -1.0)
         worst = [i for i in wrong.argsort(descending=True)[:16].tolist() if wrong[i] > 0]
         if worst:
             images = data.__getitems__(columns["index"][worst].tolist())["image"].mean(1).numpy()
-            titles = [f"{name} {prob[i]:.2f}" for name, i in zip(data.names(columns["index"][worst].tolist()), worst)]
+            titles = [
+                f"{name} {prob[i]:.2f}"
+                for name, i in zip(data.names(columns["index"][worst].tolist()), worst)
+            ]
             writer.add_figure(f"val/{kind}", plots.mosaic(images, titles), epoch)

@@ -1,4 +1,7 @@
-"""What the lens task asks of a network besides the label: quantities of the system, physics, one answer for all domains, robustness."""
+"""What the lens task asks of a network besides the label: quantities of the system, physics,
+one answer for all domains, robustness.
+"""
+
 from typing import Any
 
 import torch
@@ -19,14 +22,21 @@ METADATA = ("metadata", "metadata_mask")
 
 def answers_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """Everything that the network says of the batch (models/lens_network.py)."""
-    return model(batch["image"], batch["present"], batch["domain"], *[batch[name] for name in METADATA if name in batch])
+    return model(
+        batch["image"],
+        batch["present"],
+        batch["domain"],
+        *[batch[name] for name in METADATA if name in batch],
+    )
 
 
 def label_loss(said: dict[str, Tensor], label: Tensor) -> Tensor:
     """Cross-entropy of the logit [B], or the mean of those of members that each answer for themselves."""
     if "member_logit" not in said:
         return binary_cross_entropy(said["logit"], label)
-    return torch.stack([binary_cross_entropy(logit, label) for logit in said["member_logit"].unbind(1)]).mean(0)
+    return torch.stack([binary_cross_entropy(logit, label) for logit in said["member_logit"].unbind(1)]).mean(
+        0
+    )
 
 
 def label_alone(model: nn.Module, batch: Batch, step: int) -> Loss:
@@ -35,13 +45,19 @@ def label_alone(model: nn.Module, batch: Batch, step: int) -> Loss:
 
 
 def withstood(config: Any, model: nn.Module, batch: Batch) -> Tensor:
-    """[B] float32: 1 where the answer is right also for the worst image near each, searched for as in training (--adversarial)."""
-    worst = attack(model, batch, label_alone, 0, config.adversarial, config.adversarial_radius, config.adversarial_steps)
+    """[B] float32: 1 where the answer is right also for the worst image near each,
+    searched for as in training (--adversarial).
+    """
+    worst = attack(
+        model, batch, label_alone, 0, config.adversarial, config.adversarial_radius, config.adversarial_steps
+    )
     return ((answers_of(model, worst)["logit"] > 0) == (batch["label"] > 0.5)).float()
 
 
 def build(config: Any, examples: int) -> LossFn:
-    """The loss of the label and of all terms that are asked for, for training on so many examples; each term is logged by its name."""
+    """The loss of the label and of all terms that are asked for, for training on so many examples;
+    each term is logged by its name.
+    """
     physics, places = weights_of(config.physics_terms) if config.use_physics else {}, slices(inferred(config))
 
     def loss(model: nn.Module, batch: Batch, step: int) -> Loss:
@@ -50,7 +66,7 @@ def build(config: Any, examples: int) -> LossFn:
         terms = dict(acc=((said["logit"] > 0) == (label > 0.5)).float())
         if "weight" in batch:
             value = value * batch["weight"]
-        if "prior" in said:                      # of all weights: its share of each example makes the posterior of the whole data
+        if "prior" in said:  # of all weights: its share of each example makes the posterior of the whole data
             value = value + said["prior"] / examples
         if "targets" in batch:
             terms["regression"] = gaussian_nll(said["mean"], said["variance"], batch["targets"])
@@ -59,14 +75,22 @@ def build(config: Any, examples: int) -> LossFn:
         for name, weight in physics.items():
             terms[name] = torch.where(label > 0.5, TERMS[name](said, again, places), 0.0)
             value = value + config.physics_weight * weight * terms[name]
-        if config.label_domain:                  # whether it is a lens, and what it is like, is told of this domain alone
+        if config.label_domain:  # whether it is a lens, and what it is like, is told of this domain alone
             value = torch.where(batch["domain"] == DOMAINS.index(config.label_domain), value, 0.0)
         if config.domain_adversarial:
             terms["domain"] = domain_confusion(said["domain_logit"], batch["domain"])
-            value = value + config.domain_weight * min(1.0, (step + 1) / config.domain_warmup) * terms["domain"]
+            value = (
+                value + config.domain_weight * min(1.0, (step + 1) / config.domain_warmup) * terms["domain"]
+            )
         return Loss(value, terms)
 
     if config.adversarial == "none":
         return loss
-    return adversarial(loss, config.adversarial, config.adversarial_radius, config.adversarial_steps, share=config.adversarial_share,
-                       search=label_alone)
+    return adversarial(
+        loss,
+        config.adversarial,
+        config.adversarial_radius,
+        config.adversarial_steps,
+        share=config.adversarial_share,
+        search=label_alone,
+    )

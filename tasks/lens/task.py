@@ -1,4 +1,5 @@
 """Is there a strong gravitational lens in the middle of this cutout? (Strong Lens Data Challenge)"""
+
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +17,11 @@ def build(config: Config, run_dir: Path, workers: int) -> Task:
     """Pack the cutouts, split them by object, and pose the question."""
     data, bands, record = streamed(config) if config.stream else from_store(config, run_dir, workers)
     if len(data["val"]) and len(set(data["val"].label.tolist())) < 2:
-        raise Mistake(f"the validation split holds {len(data['val'])} examples of one class: give lenses and non-lenses, more "
-                      "objects, or a larger --val_frac")
+        raise Mistake(
+            f"the validation split holds {len(data['val'])} examples of one class: give lenses and "
+            "non-lenses, more "
+            "objects, or a larger --val_frac"
+        )
     model = build_network(config, len(bands) if config.band_mode == "stack" else 1)
     columns = getattr(data["train"], "columns", {})
     if config.use_metadata:
@@ -29,6 +33,15 @@ def build(config: Config, run_dir: Path, workers: int) -> Task:
             print(load_pretrained(getattr(model.network, "body", model.network), config.initial_checkpoint))
         except ValueError as error:
             raise Mistake(f"--initial_checkpoint: {error}") from error
-    return Task(model, data, lens_losses.build(config, len(data["train"])), partial(judge.measure, config=config), {"auc": "max", "loss": "min", "acc": "max"},
-                lambda columns: judge.summarise(judge.trusted(config, columns)), judge.report, partial(judge.calibrate, config),
-                lambda writer, model, columns, epoch: judge.illustrate(writer, columns, epoch, data["val"]), record)
+    return Task(
+        model,
+        data,
+        lens_losses.build(config, len(data["train"])),
+        partial(judge.measure, config=config),
+        {"auc": "max", "loss": "min", "acc": "max"},
+        lambda columns: judge.summarise(judge.trusted(config, columns)),
+        judge.report,
+        partial(judge.calibrate, config),
+        lambda writer, model, columns, epoch: judge.illustrate(writer, columns, epoch, data["val"]),
+        record,
+    )

@@ -1,4 +1,5 @@
 """What shapes do light curves have?"""
+
 from tasks.light_curve.asked import Asked, answer
 from tasks.light_curve.config import Config, Inputs
 from tasks.light_curve.task import build, build_network

@@ -1,4 +1,5 @@
 """The curves of the light-curve task: read, split by source, made into examples."""
+
 import hashlib
 
 import numpy as np
@@ -12,14 +13,23 @@ from utils.mistake import Mistake
 
 def read(config: Config, workers: int) -> Packed:
     if not config.data:
-        raise Mistake("--data is missing: give a folder of light curves, a file, or a manifest (.txt, one path a line)")
+        raise Mistake(
+            "--data is missing: give a folder of light curves, a file, or a manifest (.txt, one path a line)"
+        )
     reading = Reading(**{name: getattr(config, name) for name in Reading.__dataclass_fields__})
     return pack(inventory(config.data), reading, config.store_dir, max(1, workers))
 
 
 def split_of(packed: Packed, config: Config) -> np.ndarray:
     """[N] the split of each curve by a hash of its source; "" for those that are refused or too short."""
-    splits = split.split_of(packed.curves["source"], config.split_seed, config.train_frac, config.val_frac, config.test_frac, blind=False)
+    splits = split.split_of(
+        packed.curves["source"],
+        config.split_seed,
+        config.train_frac,
+        config.val_frac,
+        config.test_frac,
+        blind=False,
+    )
     return np.where(packed.good & (packed.points >= config.min_points), splits, "")
 
 
@@ -31,9 +41,14 @@ def counts_and_likelihood(config: Config, packed: Packed) -> tuple[bool, str]:
     """Whether all curves have counts, and the likelihood to use."""
     counted = bool(packed.has_counts[packed.good].all())
     if config.likelihood == "poisson" and not counted:
-        raise Mistake(f"--likelihood poisson: {int((packed.good & ~packed.has_counts).sum())} curves have rates and no counts; "
-                      "use split_normal, or auto")
-    return counted, ("poisson" if counted else "split_normal") if config.likelihood == "auto" else config.likelihood
+        raise Mistake(
+            f"--likelihood poisson: {int((packed.good & ~packed.has_counts).sum())} curves have rates and "
+            "no counts; "
+            "use split_normal, or auto"
+        )
+    return counted, (
+        "poisson" if counted else "split_normal"
+    ) if config.likelihood == "auto" else config.likelihood
 
 
 def content_digest(packed: Packed, splits: np.ndarray) -> str:

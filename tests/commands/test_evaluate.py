@@ -1,4 +1,5 @@
 """evaluate.py on predict's own output, on NPY files, and on what people get wrong."""
+
 import json
 import os
 import subprocess
@@ -24,8 +25,14 @@ def table() -> pd.DataFrame:
     random = np.random.default_rng(0)
     label, domain = np.arange(200) % 2, np.where(np.arange(200) % 4 < 2, "hsc", "slsim")
     prob = 1 / (1 + np.exp(-random.normal(1.2 * (2 * label - 1)[:, None], 1.5, (200, 5)))).astype(np.float32)
-    out = pd.DataFrame(dict(path=[f"/d/D1_{i:04d}_{band}.fits" for i in range(200) for band in "grizy"],
-                            domain=np.repeat(domain, 5), label=pd.array(np.repeat(label, 5), "Int8"), prob=prob.ravel()))
+    out = pd.DataFrame(
+        dict(
+            path=[f"/d/D1_{i:04d}_{band}.fits" for i in range(200) for band in "grizy"],
+            domain=np.repeat(domain, 5),
+            label=pd.array(np.repeat(label, 5), "Int8"),
+            prob=prob.ravel(),
+        )
+    )
     out.loc[3, "prob"] = np.nan
     out.loc[7, "label"] = pd.NA
     return out.assign(pred=(out["prob"] >= 0.5).astype("Int8").mask(out["prob"].isna()))
@@ -40,7 +47,11 @@ def run(*argv) -> dict:
     """main() with these arguments, and the metrics it wrote."""
     argv = [str(word) for word in argv]
     evaluate.main(argv + ["--bootstrap", "50"] * ("--bootstrap" not in argv))
-    return json.loads((Path(argv[argv.index("--out_dir") + 1]) / f"metrics_{argv[argv.index('--tag') + 1]}.json").read_text())
+    return json.loads(
+        (
+            Path(argv[argv.index("--out_dir") + 1]) / f"metrics_{argv[argv.index('--tag') + 1]}.json"
+        ).read_text()
+    )
 
 
 @pytest.mark.parametrize("suffix", ["", ".0"])
@@ -48,31 +59,60 @@ def test_reads_what_predict_writes(table, tmp_path, capsys, suffix):
     """Labels 1 or 1.0; quarantined and unlabelled rows are counted and left out."""
     table["label"] = table["label"].astype("str").replace("<NA>", "") + suffix
     table.loc[7, "label"] = ""
-    metric = run("--tag", "val", "--from_csv", "--csv", written(table, tmp_path / "p.csv"), "--per_domain", "--out_dir", tmp_path)
+    metric = run(
+        "--tag",
+        "val",
+        "--from_csv",
+        "--csv",
+        written(table, tmp_path / "p.csv"),
+        "--per_domain",
+        "--out_dir",
+        tmp_path,
+    )
     good = table[table["prob"].notna() & (table["label"] != "")]
     label = good["label"].astype(float)
     assert list(metric) == ["global", "domain::hsc", "domain::slsim", "about"]
     assert metric["global"]["n"] == 998 == metric["domain::hsc"]["n"] + metric["domain::slsim"]["n"]
     assert metric["global"]["roc_auc"] == pytest.approx(metrics.roc_auc_score(label, good["prob"]), abs=1e-12)
     hsc = good["domain"] == "hsc"
-    assert metric["domain::hsc"]["pr_auc"] == pytest.approx(metrics.average_precision_score(label[hsc], good["prob"][hsc]), abs=1e-12)
+    assert metric["domain::hsc"]["pr_auc"] == pytest.approx(
+        metrics.average_precision_score(label[hsc], good["prob"][hsc]), abs=1e-12
+    )
     assert metric["global"]["roc_auc_low"] < metric["global"]["roc_auc"] < metric["global"]["roc_auc_high"]
     said = capsys.readouterr().out
     assert "1000 rows: 1 without a label and 1 without a probability" in said and "domain::slsim" in said
     flat = pd.read_csv(tmp_path / "metrics_val.csv")
     assert list(flat) == ["scope", "metric", "value"]
     for row in flat[flat["scope"] != "about"].itertuples():
-        assert metric[row.scope][row.metric] == row.value        # to the last digit
+        assert metric[row.scope][row.metric] == row.value  # to the last digit
 
 
 def test_arrays_give_what_the_table_gives(table, tmp_path, capsys):
-    csv = run("--tag", "a", "--csv", written(table, tmp_path / "p.csv"), "--out_dir", tmp_path, "--bootstrap", 0)
-    arrays = dict(labels=table["label"].to_numpy(np.float32, na_value=np.nan), probs=table["prob"].to_numpy(np.float32),
-                  preds=np.where(table["prob"].isna(), -1, table["prob"] >= 0.25).astype(np.int8))
+    csv = run(
+        "--tag", "a", "--csv", written(table, tmp_path / "p.csv"), "--out_dir", tmp_path, "--bootstrap", 0
+    )
+    arrays = dict(
+        labels=table["label"].to_numpy(np.float32, na_value=np.nan),
+        probs=table["prob"].to_numpy(np.float32),
+        preds=np.where(table["prob"].isna(), -1, table["prob"] >= 0.25).astype(np.int8),
+    )
     for name, array in arrays.items():
         np.save(tmp_path / f"{name}.npy", array)
-    npy = run("--tag", "b", "--from_npy", "--labels", tmp_path / "labels.npy", "--probs", tmp_path / "probs.npy",
-              "--preds", tmp_path / "preds.npy", "--out_dir", tmp_path, "--bootstrap", 0)
+    npy = run(
+        "--tag",
+        "b",
+        "--from_npy",
+        "--labels",
+        tmp_path / "labels.npy",
+        "--probs",
+        tmp_path / "probs.npy",
+        "--preds",
+        tmp_path / "preds.npy",
+        "--out_dir",
+        tmp_path,
+        "--bootstrap",
+        0,
+    )
     assert {name: pytest.approx(value, abs=1e-7) for name, value in npy["global"].items()} == csv["global"]
     assert "--preds differ from prob >= 0.5" in capsys.readouterr().out
 
@@ -84,7 +124,9 @@ def test_by_object_takes_the_mean_of_the_bands(table, tmp_path):
     good = table[table["label"].notna()]
     fused = good.groupby("object").agg(label=("label", "first"), prob=("prob", "mean"))
     assert metric["about"]["level"] == "object" and metric["global"]["n"] == 200
-    assert metric["global"]["roc_auc"] == pytest.approx(metrics.roc_auc_score(fused["label"].astype(int), fused["prob"]), abs=2e-4)
+    assert metric["global"]["roc_auc"] == pytest.approx(
+        metrics.roc_auc_score(fused["label"].astype(int), fused["prob"]), abs=2e-4
+    )
     whole = run("--tag", "f", "--csv", path, "--out_dir", tmp_path, "--bootstrap", 200)["global"]
     alone = scores.score(predictions.read(path), 0.5, False, 200, 42)["global"]
     assert whole["accuracy_high"] - whole["accuracy_low"] != alone["accuracy_high"] - alone["accuracy_low"]
@@ -95,7 +137,9 @@ def test_threshold_from_a_file_or_found_here(table, tmp_path, capsys):
     best = run("--tag", "best", "--csv", path, "--optimize-threshold", "--out_dir", tmp_path)["global"]
     assert "Youden's J" in capsys.readouterr().out
     (tmp_path / "threshold.txt").write_text(repr(best["threshold"]) + "\n")
-    again = run("--tag", "again", "--csv", path, "--threshold_file", tmp_path / "threshold.txt", "--out_dir", tmp_path)["global"]
+    again = run(
+        "--tag", "again", "--csv", path, "--threshold_file", tmp_path / "threshold.txt", "--out_dir", tmp_path
+    )["global"]
     assert again == best
     called = predictions.read(path).dropna()
     fpr, tpr, _ = metrics.roc_curve(called["label"], called["prob"])
@@ -103,9 +147,25 @@ def test_threshold_from_a_file_or_found_here(table, tmp_path, capsys):
 
 
 def test_plots_come_with_their_numbers(table, tmp_path):
-    run("--tag", "v", "--csv", written(table, tmp_path / "p.csv"), "--per_domain", "--plot", "--out_dir", tmp_path / "out")
+    run(
+        "--tag",
+        "v",
+        "--csv",
+        written(table, tmp_path / "p.csv"),
+        "--per_domain",
+        "--plot",
+        "--out_dir",
+        tmp_path / "out",
+    )
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    for figure in ("roc", "precision_recall", "reliability", "score_histogram", "confusion", "purity_completeness"):
+    for figure in (
+        "roc",
+        "precision_recall",
+        "reliability",
+        "score_histogram",
+        "confusion",
+        "purity_completeness",
+    ):
         assert {f"{figure}_v.png", f"{figure}_v.pdf"} <= names
     for numbers in ("curves", "reliability", "score_histogram", "confusion"):
         assert len(pd.read_csv(tmp_path / "out" / f"{numbers}_v.csv"))
@@ -117,17 +177,42 @@ def test_calibration_on_another_table(table, tmp_path, capsys, by_object):
     """Too sure by a factor of three; fitted on half of the objects, judged on the rest."""
     p = table["prob"].clip(1e-6, 1 - 1e-6)
     table["prob"] = 1 / (1 + ((1 - p) / p) ** 3)
-    val, test = written(table.iloc[:500], tmp_path / "val.csv"), written(table.iloc[500:], tmp_path / "test.csv")
+    val, test = (
+        written(table.iloc[:500], tmp_path / "val.csv"),
+        written(table.iloc[500:], tmp_path / "test.csv"),
+    )
     level = ["--by_object"] * by_object
     before = run("--tag", "raw", "--csv", test, "--out_dir", tmp_path, *level)["global"]
     capsys.readouterr()
-    metric = run("--tag", "t", "--csv", test, "--calibrate", "temperature", "--calibrate_on", val, "--plot", "--out_dir", tmp_path, *level)
+    metric = run(
+        "--tag",
+        "t",
+        "--csv",
+        test,
+        "--calibrate",
+        "temperature",
+        "--calibrate_on",
+        val,
+        "--plot",
+        "--out_dir",
+        tmp_path,
+        *level,
+    )
     after, said = metric["global"], capsys.readouterr().out
-    assert after["ece"] < 0.5 * before["ece"] and after["nll"] < before["nll"] and after["roc_auc"] == before["roc_auc"]
+    assert (
+        after["ece"] < 0.5 * before["ece"]
+        and after["nll"] < before["nll"]
+        and after["roc_auc"] == before["roc_auc"]
+    )
     assert metric["about"]["calibration"]["kind"] == "temperature"
-    assert f"before        {before['ece']:.4f}        {before['adaptive_ece']:.4f}" in said and f"after         {after['ece']:.4f}" in said
+    assert (
+        f"before        {before['ece']:.4f}        {before['adaptive_ece']:.4f}" in said
+        and f"after         {after['ece']:.4f}" in said
+    )
     assert set(pd.read_csv(tmp_path / "reliability_t.csv")["scope"]) == {"before calibration", "global"}
-    run("--tag", "same", "--csv", val, "--calibrate", "isotonic", "--calibrate_on", val, "--out_dir", tmp_path)
+    run(
+        "--tag", "same", "--csv", val, "--calibrate", "isotonic", "--calibrate_on", val, "--out_dir", tmp_path
+    )
     assert "these very predictions: what is reported after it is optimistic" in capsys.readouterr().out
 
 
@@ -140,12 +225,22 @@ def test_one_class_is_judged_where_that_is_possible(table, tmp_path, capsys):
         run("--tag", "one", "--csv", path, "--optimize_threshold", "--out_dir", tmp_path)
 
 
-@pytest.mark.parametrize("text, message", [
-    ("", "is not a CSV table"), (HEADER, "holds no row"), ("path,label,prob\na,1,.5\n", "no column 'domain'"),
-    (HEADER + "a,hsc,1,0.5,1\na,hsc,1,0.5,1\n", "names 'a' twice"), (HEADER + "a,hsc,1,1.5,1\n", "line 2 has prob '1.5'"),
-    (HEADER + "a,hsc,1,.5,1\nb,hsc,2,.5,1\n", "line 3 has label '2'"), (HEADER + "a,hsc,lens,.5,1\n", "line 2 has label 'lens'"),
-    (HEADER + "a,hsc,1,x,1\n", "line 2 has prob 'x'"), (HEADER + "a,hsc,1,inf,1\n", "line 2 has prob 'inf'"),
-    (HEADER + "a,hsc,,.5,1\nb,hsc,1,,\n", "none of 2 rows has both"), (HEADER + "\xff,hsc,1,.5,1\n", "is not a CSV table")])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "is not a CSV table"),
+        (HEADER, "holds no row"),
+        ("path,label,prob\na,1,.5\n", "no column 'domain'"),
+        (HEADER + "a,hsc,1,0.5,1\na,hsc,1,0.5,1\n", "names 'a' twice"),
+        (HEADER + "a,hsc,1,1.5,1\n", "line 2 has prob '1.5'"),
+        (HEADER + "a,hsc,1,.5,1\nb,hsc,2,.5,1\n", "line 3 has label '2'"),
+        (HEADER + "a,hsc,lens,.5,1\n", "line 2 has label 'lens'"),
+        (HEADER + "a,hsc,1,x,1\n", "line 2 has prob 'x'"),
+        (HEADER + "a,hsc,1,inf,1\n", "line 2 has prob 'inf'"),
+        (HEADER + "a,hsc,,.5,1\nb,hsc,1,,\n", "none of 2 rows has both"),
+        (HEADER + "\xff,hsc,1,.5,1\n", "is not a CSV table"),
+    ],
+)
 def test_a_table_that_cannot_be(tmp_path, text, message):
     (tmp_path / "p.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(Mistake, match=message):
@@ -153,14 +248,25 @@ def test_a_table_that_cannot_be(tmp_path, text, message):
     assert not list(tmp_path.glob("metrics*"))
 
 
-@pytest.mark.parametrize("flags, message", [
-    ([], "expected either --from_csv"), (["--from_csv"], "expected either --from_csv"), (["--csv", "no.csv"], "no file 'no.csv'"),
-    (["--labels", "l.npy"], "expected either --from_csv"), (["--labels", "l.npy", "--probs", "p.npy"], "no file 'l.npy'"),
-    (["--labels", "l.npy", "--probs", "p.npy", "--by_object"], "lack"), (["--csv", "P", "--tag", "a/b"], "--tag 'a/b'"),
-    (["--csv", "P", "--threshold", ".5", "--optimize_threshold"], "--threshold and --optimize_threshold: give one"),
-    (["--csv", "P", "--threshold_file", "P"], "expected a file that holds one number"),
-    (["--csv", "P", "--calibrate", "vector"], "expected both, a kind and the table"),
-    (["--csv", "P", "--calibrate_on", "P"], "expected both, a kind")])
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ([], "expected either --from_csv"),
+        (["--from_csv"], "expected either --from_csv"),
+        (["--csv", "no.csv"], "no file 'no.csv'"),
+        (["--labels", "l.npy"], "expected either --from_csv"),
+        (["--labels", "l.npy", "--probs", "p.npy"], "no file 'l.npy'"),
+        (["--labels", "l.npy", "--probs", "p.npy", "--by_object"], "lack"),
+        (["--csv", "P", "--tag", "a/b"], "--tag 'a/b'"),
+        (
+            ["--csv", "P", "--threshold", ".5", "--optimize_threshold"],
+            "--threshold and --optimize_threshold: give one",
+        ),
+        (["--csv", "P", "--threshold_file", "P"], "expected a file that holds one number"),
+        (["--csv", "P", "--calibrate", "vector"], "expected both, a kind and the table"),
+        (["--csv", "P", "--calibrate_on", "P"], "expected both, a kind"),
+    ],
+)
 def test_flags_that_cannot_be(table, tmp_path, flags, message):
     path = written(table, tmp_path / "p.csv")
     with pytest.raises(Mistake, match=message):
@@ -191,6 +297,13 @@ def test_numbers_are_read_to_the_last_digit(tmp_path):
 
 
 def test_the_script_ends_with_one_line(tmp_path):
-    run_it = subprocess.run([sys.executable, "evaluate.py", "--csv", "nothing.csv"], cwd=ROOT, capture_output=True, text=True,
-                            env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert run_it.returncode == 2 and run_it.stderr.count("\n") == 1 and "no file 'nothing.csv'" in run_it.stderr
+    run_it = subprocess.run(
+        [sys.executable, "evaluate.py", "--csv", "nothing.csv"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert (
+        run_it.returncode == 2 and run_it.stderr.count("\n") == 1 and "no file 'nothing.csv'" in run_it.stderr
+    )

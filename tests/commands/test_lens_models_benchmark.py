@@ -1,4 +1,7 @@
-"""The benchmarks of the lens networks, a small size of each: they run, go on where they stopped, and count right."""
+"""The benchmarks of the lens networks, a small size of each: they run, go on where they stopped,
+and count right.
+"""
+
 import importlib
 import json
 import sys
@@ -53,7 +56,10 @@ def test_a_small_size_of_the_table(here, work, capsys):
     assert "no run has finished" in capsys.readouterr().out and not called
     lens_models.main(flags)
     table = capsys.readouterr().out
-    assert [table.count(name) for name in ("robust_resnet, seed 42", "pinn_lens, seed 42", "all 2, mean", "all 2, stack")] == [1] * 4
+    assert [
+        table.count(name)
+        for name in ("robust_resnet, seed 42", "pinn_lens, seed 42", "all 2, mean", "all 2, stack")
+    ] == [1] * 4
     assert "a network: best accuracy" in table and called.count("train.py") == 2
     assert json.loads((work / "robust_resnet_e1_s42" / "cost.json").read_text())["minutes"] == 1
     called.clear()
@@ -69,11 +75,20 @@ def test_the_calibration_is_chosen_on_validation(here, tmp_path):
         logit = random.normal(size=count) * 2
         label = (random.random(count) < predictions.sigmoid(logit)).astype(int)
         names = [f"D{1 + i % 2}_{'NL'[label[i]]}_{which}{i:06d}_g.fits" for i in range(count)]
-        pd.DataFrame(dict(path=names, domain=np.where(np.arange(count) % 2, "hsc", "slsim"), label=label, prob=predictions.sigmoid(3 * logit))) \
-            .to_csv(member / f"pred_{which}.csv", index=False)
+        pd.DataFrame(
+            dict(
+                path=names,
+                domain=np.where(np.arange(count) % 2, "hsc", "slsim"),
+                label=label,
+                prob=predictions.sigmoid(3 * logit),
+            )
+        ).to_csv(member / f"pred_{which}.csv", index=False)
     figures = lens_models.judged([member], tmp_path / "judged")
     assert figures["kind"] in ("temperature", "vector")
-    assert figures["ece_after"] < 0.03 < figures["global"]["ece"] and set(figures) >= {"domain::slsim", "domain::hsc"}
+    assert figures["ece_after"] < 0.03 < figures["global"]["ece"] and set(figures) >= {
+        "domain::slsim",
+        "domain::hsc",
+    }
     fitted = json.loads((tmp_path / "judged" / figures["kind"] / "calibration.json").read_text())
     assert fitted.get("temperature", 1 / fitted.get("slope", 1)) == pytest.approx(3, rel=0.1)
 
@@ -91,18 +106,29 @@ def test_a_small_size_of_the_quantities(here, capsys):
 
 
 def test_a_small_size_of_robustness(here, work, capsys):
-    lens_robustness.main([*here[0], "--attacked", "8", "--radii_linf", "0.1", "--at_l2", "1", "--at_linf", "1"])
+    lens_robustness.main(
+        [*here[0], "--attacked", "8", "--radii_linf", "0.1", "--at_l2", "1", "--at_linf", "1"]
+    )
     said = capsys.readouterr().out
-    for row in ("all metadata missing, seed 42", "--adversarial linf, radius 0.1, seed 42", "labels of slsim, --domain_adversarial, seed 42"):
+    for row in (
+        "all metadata missing, seed 42",
+        "--adversarial linf, radius 0.1, seed 42",
+        "labels of slsim, --domain_adversarial, seed 42",
+    ):
         assert said.count(row) == 1
-    known, unknown = (lens_robustness.store.open_store(work / f"store_{name}") for name in ("known", "unknown"))
+    known, unknown = (
+        lens_robustness.store.open_store(work / f"store_{name}") for name in ("known", "unknown")
+    )
     assert known.metadata["line_snr"].isna().mean() == pytest.approx(0.3, abs=0.2)
     assert unknown.metadata[lens_robustness.COLUMNS].isna().to_numpy().all()
-    assert torch.equal(torch.from_numpy(known.read(np.arange(3))), torch.from_numpy(unknown.read(np.arange(3))))
+    assert torch.equal(
+        torch.from_numpy(known.read(np.arange(3))), torch.from_numpy(unknown.read(np.arange(3)))
+    )
 
 
 def test_a_small_size_of_the_rings(here, shared_data, capsys):
-    flags = [word for word in here[0] if word != "g"]        # one band, under the name of which the real images are given
+    # one band, under the name of which the real images are given
+    flags = [word for word in here[0] if word != "g"]
     slacs_rings.main([*flags, "--slacs", str(shared_data("lens/slacs_hst"))])
     said = capsys.readouterr().out
     assert "SDSSJ0029-0055" in said and "0.966 -0.037 +0.035" in said and "all: 7" in said
@@ -124,10 +150,17 @@ def test_wrong_names_are_one_line(module):
 
 
 def test_false_positives_at_completeness(tmp_path):
-    prob = [0.9, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.35, 0.3, 0.1] + [0.95, 0.31, 0.29, 0.2]      # nine of ten lenses: down to 0.3
+    # nine of ten lenses: down to 0.3
+    prob = [0.9, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.35, 0.3, 0.1] + [0.95, 0.31, 0.29, 0.2]
     names = [f"D1_{'L' if i < 10 else 'N'}_{i:08d}" for i in range(14)]
-    rows = [(f"{name}_{band}.fits", "slsim", int(i < 10), p if band == "i" else "") for i, (name, p) in enumerate(zip(names, prob)) for band in "gi"]
-    pd.DataFrame(rows, columns=["path", "domain", "label", "prob"]).to_csv(tmp_path / "pred_test.csv", index=False)
+    rows = [
+        (f"{name}_{band}.fits", "slsim", int(i < 10), p if band == "i" else "")
+        for i, (name, p) in enumerate(zip(names, prob))
+        for band in "gi"
+    ]
+    pd.DataFrame(rows, columns=["path", "domain", "label", "prob"]).to_csv(
+        tmp_path / "pred_test.csv", index=False
+    )
     assert lens_physics.false_positives(tmp_path) == 2
 
 
@@ -139,13 +172,27 @@ def test_the_interval_is_that_of_a_t_test():
 
 def test_coverage_of_errors_that_are_right():
     random = np.random.default_rng(0)
-    truth = pd.DataFrame(dict(Rein=random.uniform(0.5, 2, 4000), sh=np.full(4000, 0.05), sh_PA=random.uniform(0, 180, 4000)))
+    truth = pd.DataFrame(
+        dict(Rein=random.uniform(0.5, 2, 4000), sh=np.full(4000, 0.05), sh_PA=random.uniform(0, 180, 4000))
+    )
     radius = truth["Rein"] * np.exp(0.1 * random.normal(size=4000))
-    inferred = pd.DataFrame(dict(Rein=radius, Rein_err=0.1 * radius, sh=0.06, sh_err=0.001,
-                                 sh_PA=(truth["sh_PA"] + 5 * random.normal(size=4000)) % 180, sh_PA_err=5.0))
+    inferred = pd.DataFrame(
+        dict(
+            Rein=radius,
+            Rein_err=0.1 * radius,
+            sh=0.06,
+            sh_err=0.001,
+            sh_PA=(truth["sh_PA"] + 5 * random.normal(size=4000)) % 180,
+            sh_PA_err=5.0,
+        )
+    )
     rows = {row[0]: row[1:] for row in lens_quantities.recovered(inferred, truth)}
-    assert float(rows["Rein"][1]) == pytest.approx(0.0674, abs=0.005) and float(rows["Rein"][2]) == pytest.approx(0.683, abs=0.03)
-    assert float(rows["sh_PA"][0]) == pytest.approx(5 * 0.674, rel=0.08) and float(rows["sh_PA"][2]) == pytest.approx(0.683, abs=0.03)
+    assert float(rows["Rein"][1]) == pytest.approx(0.0674, abs=0.005) and float(
+        rows["Rein"][2]
+    ) == pytest.approx(0.683, abs=0.03)
+    assert float(rows["sh_PA"][0]) == pytest.approx(5 * 0.674, rel=0.08) and float(
+        rows["sh_PA"][2]
+    ) == pytest.approx(0.683, abs=0.03)
     assert rows["sh"] == ("0.01", "", "0.000", "4,000")
 
 
@@ -156,6 +203,12 @@ def test_a_star_of_hubble_becomes_one_of_the_simulated_survey():
     counts = 5e3 * 10 ** (0.4 * (27 - 26))
     assert cutout.shape == (41, 41) and cutout.sum() == pytest.approx(counts, rel=0.02)
     offset = np.arange(41) - 20
-    width = np.sqrt((cutout[14:27, 14:27].sum(0) * offset[14:27] ** 2).sum() / cutout[14:27, 14:27].sum() - 1 / 12) * 2.3548 * 0.2
-    assert width == pytest.approx(0.71, rel=0.05)                        # seeing of the simulated i band, arcsec
-    assert cutout[:8].std() == pytest.approx(0.106, rel=0.15)            # noise of one year
+    width = (
+        np.sqrt(
+            (cutout[14:27, 14:27].sum(0) * offset[14:27] ** 2).sum() / cutout[14:27, 14:27].sum() - 1 / 12
+        )
+        * 2.3548
+        * 0.2
+    )
+    assert width == pytest.approx(0.71, rel=0.05)  # seeing of the simulated i band, arcsec
+    assert cutout[:8].std() == pytest.approx(0.106, rel=0.15)  # noise of one year

@@ -1,4 +1,5 @@
 """One row for each input file, whatever happens; the checkpoint decides, and a flag may not contradict it."""
+
 import os
 import shutil
 import subprocess
@@ -26,30 +27,53 @@ COLUMNS = ["path", "domain", "label", "prob", "pred"]
 def run(tmp_path):
     def run(run_dir, *options) -> pd.DataFrame:
         out = tmp_path / f"out{len(list(tmp_path.glob('out*')))}"
-        predict.main(["--model_path", str(run_dir / "best.pt"), "--store_dir", str(tmp_path / "stores"), "--device", "cpu",
-                      "--output_dir", str(out), *map(str, options)])
+        predict.main(
+            [
+                "--model_path",
+                str(run_dir / "best.pt"),
+                "--store_dir",
+                str(tmp_path / "stores"),
+                "--device",
+                "cpu",
+                "--output_dir",
+                str(out),
+                *map(str, options),
+            ]
+        )
         which = options[options.index("--which") + 1] if "--which" in options else "test"
         table = pd.read_csv(out / f"pred_{which}.csv")
         table.attrs["out"] = out
         assert table.columns.tolist() == COLUMNS
         return table
+
     return run
 
 
 def test_one_row_a_file_in_input_order(run, trained, challenge):
     table = run(trained["single"], "--data", challenge, "--which", "all")
-    expected = [str(path) for bucket in ("slsim_lenses", "slsim_nonlenses", "hsc_lenses", "hsc_nonlenses")
-                for path in sorted((challenge / bucket).glob("*_?.fits"))]
+    expected = [
+        str(path)
+        for bucket in ("slsim_lenses", "slsim_nonlenses", "hsc_lenses", "hsc_nonlenses")
+        for path in sorted((challenge / bucket).glob("*_?.fits"))
+    ]
     assert table["path"].tolist() == expected and table["prob"].between(0, 1).all()
-    assert (table["label"] == table["path"].str.contains("_L_")).all() and set(table["domain"]) == {"slsim", "hsc"}
+    assert (table["label"] == table["path"].str.contains("_L_")).all() and set(table["domain"]) == {
+        "slsim",
+        "hsc",
+    }
     assert ((table["prob"] >= 0.5) == table["pred"]).all()
-    np.testing.assert_array_equal(np.load(table.attrs["out"] / "probs_all.npy"), table["prob"].to_numpy(np.float32))
+    np.testing.assert_array_equal(
+        np.load(table.attrs["out"] / "probs_all.npy"), table["prob"].to_numpy(np.float32)
+    )
     np.testing.assert_array_equal(np.load(table.attrs["out"] / "preds_all.npy"), table["pred"])
     np.testing.assert_array_equal(np.load(table.attrs["out"] / "labels_all.npy"), table["label"])
 
 
 def test_splits_are_those_of_training_and_cover_everything(run, trained, challenge):
-    parts = {which: set(run(trained["single"], "--data", challenge, "--which", which)["path"]) for which in ("train", "val", "test")}
+    parts = {
+        which: set(run(trained["single"], "--data", challenge, "--which", which)["path"])
+        for which in ("train", "val", "test")
+    }
     assert sum(map(len, parts.values())) == len(set.union(*parts.values())) == 128
     split = pd.read_parquet(trained["single"] / "split.parquet")
     assert {which: set(split["path"][split["split"] == which]) for which in parts} == parts
@@ -65,6 +89,7 @@ def test_the_probability_is_the_networks(run, trained, challenge):
     table = run(trained["single"], "--data", challenge, "--which", "val", "--batch_size", "7")
     from tasks import lens
     from utils import checkpoint, config
+
     saved = checkpoint.load(trained["single"] / "best.pt")
     task = config.recorded(lens.Config, saved["record"]["options"])
     model = load_weights(lens.build_network(task, 1), saved, torch.device("cpu"))
@@ -72,7 +97,9 @@ def test_the_probability_is_the_networks(run, trained, challenge):
         with fits.open(path) as hdus:
             image = torch.tensor(hdus[1].data[0][1].astype(np.float32))[None, None]
         with torch.no_grad():
-            logit = model(image, torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, dtype=torch.int64))["logit"]
+            logit = model(image, torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, dtype=torch.int64))[
+                "logit"
+            ]
         assert prob == pytest.approx(logit.sigmoid().item(), abs=1e-5)
 
 
@@ -94,7 +121,7 @@ def test_four_buckets_of_symlinks_predict_each_blind_file_once(run, trained, cha
     for number, bucket in enumerate(("slsim_lenses", "slsim_nonlenses", "hsc_lenses", "hsc_nonlenses")):
         (tmp_path / "buckets" / bucket).mkdir(parents=True)
         buckets[bucket] = tmp_path / "buckets" / bucket
-        for path in files[number * 4:number * 4 + 8]:
+        for path in files[number * 4 : number * 4 + 8]:
             os.symlink(path, buckets[bucket] / path.name)
     flags = [part for bucket, folder in buckets.items() for part in (f"--{bucket}", folder)]
     table = run(trained["single"], *flags, "--which", "test")
@@ -114,7 +141,9 @@ def test_bad_files_keep_their_row_and_get_a_reason(run, trained, challenge, tmp_
     assert (zeroed.loc[zeroed["path"].isin(spoiled), ["prob", "pred"]] == 0).all(axis=None)
 
 
-def test_the_symmetries_average_to_a_prediction_that_turning_does_not_change(run, trained, challenge, tmp_path):
+def test_the_symmetries_average_to_a_prediction_that_turning_does_not_change(
+    run, trained, challenge, tmp_path
+):
     table = run(trained["single"], "--images", challenge / "test_dataset", "--tta")
     (tmp_path / "turned").mkdir()
     for path in (challenge / "test_dataset").glob("*.fits"):
@@ -137,13 +166,27 @@ def test_an_interrupted_prediction_goes_on(run, trained, challenge, tmp_path, mo
             raise KeyboardInterrupt
         return real(*arguments)
 
-    argv = ["--model_path", str(trained["single"] / "best.pt"), "--store_dir", str(tmp_path / "stores"), "--device", "cpu",
-            "--output_dir", str(tmp_path / "broken"), "--data", str(challenge), "--which", "all", "--batch_size", "16"]
+    argv = [
+        "--model_path",
+        str(trained["single"] / "best.pt"),
+        "--store_dir",
+        str(tmp_path / "stores"),
+        "--device",
+        "cpu",
+        "--output_dir",
+        str(tmp_path / "broken"),
+        "--data",
+        str(challenge),
+        "--which",
+        "all",
+        "--batch_size",
+        "16",
+    ]
     monkeypatch.setattr(asked, "answered", dying)
     with pytest.raises(KeyboardInterrupt):
         predict.main(argv)
     predict.main(argv)
-    assert len(calls) == 6 + 4                            # 2 parts of 2 batches were done; the rest is 2 parts of 2
+    assert len(calls) == 6 + 4  # 2 parts of 2 batches were done; the rest is 2 parts of 2
     again = pd.read_csv(tmp_path / "broken" / "pred_all.csv")
     pd.testing.assert_frame_equal(again, whole, check_exact=False, rtol=1e-5)
     assert not list((tmp_path / "broken").glob("parts_*"))
@@ -156,7 +199,11 @@ def test_pixels_that_were_read_are_let_go(run, trained, challenge, monkeypatch):
 
     def looking(*arguments):
         for mapping in Path("/proc/self/smaps").read_text().split("VmFlags")[:-1]:
-            resident.extend(line.split()[1] for line in mapping.splitlines() if "pixels.npy" in mapping and line.startswith("Rss:"))
+            resident.extend(
+                line.split()[1]
+                for line in mapping.splitlines()
+                if "pixels.npy" in mapping and line.startswith("Rss:")
+            )
         return real(*arguments)
 
     monkeypatch.setattr(asked, "answered", looking)
@@ -166,19 +213,45 @@ def test_pixels_that_were_read_are_let_go(run, trained, challenge, monkeypatch):
 
 def test_two_ranks_write_what_one_writes(run, trained, challenge, tmp_path):
     whole = run(trained["single"], "--data", challenge, "--which", "val")
-    argv = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port(), str(ROOT / "predict.py"),
-            "--model_path", str(trained["single"] / "best.pt"), "--store_dir", str(tmp_path / "stores"), "--device", "cpu",
-            "--output_dir", str(tmp_path / "two"), "--data", str(challenge), "--which", "val"]
+    argv = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        free_port(),
+        str(ROOT / "predict.py"),
+        "--model_path",
+        str(trained["single"] / "best.pt"),
+        "--store_dir",
+        str(tmp_path / "stores"),
+        "--device",
+        "cpu",
+        "--output_dir",
+        str(tmp_path / "two"),
+        "--data",
+        str(challenge),
+        "--which",
+        "val",
+    ]
     subprocess.run(argv, check=True, env=ENVIRONMENT, timeout=120, capture_output=True)
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "two" / "pred_val.csv"), whole, check_exact=False, rtol=1e-5)
+    pd.testing.assert_frame_equal(
+        pd.read_csv(tmp_path / "two" / "pred_val.csv"), whole, check_exact=False, rtol=1e-5
+    )
 
 
-@pytest.mark.parametrize("options,message", [
-    (["--gaussian_sigma", "0.8"], "--gaussian_sigma: got 0.8, but the network was trained with 1.0"),
-    (["--model_size", "nano"], "--model_size: got 'nano', but the network was trained with 'atto'"),
-    (["--no_apply_normalization"], "--apply_normalization: got False"), (["--which", "validation"], "--which: got 'validation', expected one of"),
-    (["--model_path", "nowhere.pt"], "there is no file 'nowhere.pt'"), (["--images", "nowhere", "--data", "x"], "nowhere|'x' is not a folder"),
-])
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        (["--gaussian_sigma", "0.8"], "--gaussian_sigma: got 0.8, but the network was trained with 1.0"),
+        (["--model_size", "nano"], "--model_size: got 'nano', but the network was trained with 'atto'"),
+        (["--no_apply_normalization"], "--apply_normalization: got False"),
+        (["--which", "validation"], "--which: got 'validation', expected one of"),
+        (["--model_path", "nowhere.pt"], "there is no file 'nowhere.pt'"),
+        (["--images", "nowhere", "--data", "x"], "nowhere|'x' is not a folder"),
+    ],
+)
 def test_a_contradiction_is_refused_with_both_values(run, trained, challenge, options, message):
     with pytest.raises(Mistake, match=message):
         run(trained["single"], *(["--data", challenge] if "--data" not in options else []), *options)
@@ -186,6 +259,22 @@ def test_a_contradiction_is_refused_with_both_values(run, trained, challenge, op
 
 def test_flags_that_agree_with_the_checkpoint_are_welcome(run, trained, challenge):
     """As the request writes them."""
-    table = run(trained["single"], "--data", challenge, "--which", "val", "--model_size", "atto", "--drop_path", "0.1",
-                "--apply_normalization", "--smoothing_mode", "gaussian", "--gaussian_sigma", "1.0", "--num_workers", "1")
+    table = run(
+        trained["single"],
+        "--data",
+        challenge,
+        "--which",
+        "val",
+        "--model_size",
+        "atto",
+        "--drop_path",
+        "0.1",
+        "--apply_normalization",
+        "--smoothing_mode",
+        "gaussian",
+        "--gaussian_sigma",
+        "1.0",
+        "--num_workers",
+        "1",
+    )
     assert len(table)

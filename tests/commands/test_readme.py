@@ -1,4 +1,5 @@
 """Every command block of the README, read from its text and run; only the sizes are made small."""
+
 import os
 import re
 import subprocess
@@ -9,12 +10,24 @@ import pytest
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
-COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.strip().splitlines()]
-SMALLER = [("--objects 500", "--objects 16"), ("--blind 200", "--blind 6"), ("run_sheets/quickstart.yaml", "run_sheets/quickstart.yaml --epochs 1"),
-           ("--curves 4096", "--curves 60"), ("run_sheets/light_curve_recommended.yaml", "run_sheets/light_curve_recommended.yaml --epochs 1"),
-           ("--epochs 1 --epochs 2", "--epochs 1"), ("--batch_size 128", "--batch_size 16"), ("--explain 12", "--explain 2"),
-           ("run_sheets/pinn_lens.yaml", "run_sheets/pinn_lens.yaml --epochs 1 --model_size small"),
-           ("--calibrate temperature", "--calibrate isotonic")]        # which also fits a network that knows nothing yet
+COMMANDS = [
+    line
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.strip().splitlines()
+]
+SMALLER = [
+    ("--objects 500", "--objects 16"),
+    ("--blind 200", "--blind 6"),
+    ("run_sheets/quickstart.yaml", "run_sheets/quickstart.yaml --epochs 1"),
+    ("--curves 4096", "--curves 60"),
+    ("run_sheets/light_curve_recommended.yaml", "run_sheets/light_curve_recommended.yaml --epochs 1"),
+    ("--epochs 1 --epochs 2", "--epochs 1"),
+    ("--batch_size 128", "--batch_size 16"),
+    ("--explain 12", "--explain 2"),
+    ("run_sheets/pinn_lens.yaml", "run_sheets/pinn_lens.yaml --epochs 1 --model_size small"),
+    # which also fits a network that knows nothing yet
+    ("--calibrate temperature", "--calibrate isotonic"),
+]
 
 
 def test_every_step_of_the_pipeline_runs(tmp_path):
@@ -22,21 +35,33 @@ def test_every_step_of_the_pipeline_runs(tmp_path):
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()
     python.symlink_to(sys.executable)
-    for name in os.listdir(ROOT):                         # the reader's clone: the tree, without what git ignores
+    for name in os.listdir(ROOT):  # the reader's clone: the tree, without what git ignores
         if not name.startswith(".") and name not in ("runs", "stores", "quickstart"):
             os.symlink(ROOT / name, tmp_path / name)
-    environment = os.environ | dict(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", OMP_NUM_THREADS="1")
+    environment = os.environ | dict(
+        PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", OMP_NUM_THREADS="1"
+    )
     steps = [line for line in COMMANDS if line.startswith("python ")]
     assert len(steps) >= 14
     for line in steps:
         for large, small in SMALLER:
             line = line.replace(large, small)
-        done = subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(
+            ["bash", "-c", line],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
         assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
     assert (tmp_path / "runs/demo/submission/submission.csv").exists()
     assert list((tmp_path / "runs/demo/evaluation").glob("*.png"))
     assert (tmp_path / "runs/curves/embedding/embedding_all.parquet").exists()
-    assert (tmp_path / "runs/demo/pinn/pred_test/explain_test.png").exists() and (tmp_path / "runs/demo/stacked/weights.json").exists()
+    assert (tmp_path / "runs/demo/pinn/pred_test/explain_test.png").exists() and (
+        tmp_path / "runs/demo/stacked/weights.json"
+    ).exists()
 
 
 def test_every_command_is_accounted_for():

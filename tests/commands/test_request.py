@@ -1,4 +1,5 @@
 """The commands of the request that began the project, word for word, paths aside."""
+
 import json
 import os
 import re
@@ -39,8 +40,15 @@ def run(command: str, folder: Path, places: dict[str, Path]) -> subprocess.Compl
     for written, real in places.items():
         command = command.replace(written, str(real))
     command = re.sub(r"python src/", f"{sys.executable} {ROOT}/", command).replace("\\\n", " ")
-    done = subprocess.run(shlex.split(command), cwd=folder, env=os.environ | dict(OMP_NUM_THREADS="1"), capture_output=True, text=True,
-                          timeout=300, check=False)
+    done = subprocess.run(
+        shlex.split(command),
+        cwd=folder,
+        env=os.environ | dict(OMP_NUM_THREADS="1"),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done
 
@@ -60,10 +68,12 @@ def test_the_requests_commands_run(few, challenge, tmp_path):
     done = run(TRAIN, tmp_path, {"/path/to": few})
     assert "no GPU is visible" in done.stderr or "cuda" in done.stderr
     run_dir = tmp_path / "res" / "_full_ckpt_fulltrain_nano_s42_YYYYMMDD_HHMMSS"
-    assert {"best.pt", "last.pt", "training_log.csv", "train.log", "results.json"} <= {path.name for path in run_dir.iterdir()}
+    assert {"best.pt", "last.pt", "training_log.csv", "train.log", "results.json"} <= {
+        path.name for path in run_dir.iterdir()
+    }
     assert "roc_auc" in json.loads((run_dir / "results.json").read_text())["test"]
 
-    buckets = tmp_path / "buckets"                        # section 5: symlinks to all unlabelled FITS in the four folders
+    buckets = tmp_path / "buckets"  # section 5: symlinks to all unlabelled FITS in the four folders
     for number, bucket in enumerate(("slsim_lenses", "slsim_nonlenses", "hsc_lenses", "hsc_nonlenses")):
         (buckets / bucket).mkdir(parents=True)
         for path in sorted((challenge / "test_dataset").glob("*.fits"))[number::4]:
@@ -76,12 +86,19 @@ def test_the_requests_commands_run(few, challenge, tmp_path):
     assert table.columns.tolist() == ["path", "domain", "label", "prob", "pred"] and len(table) == 16
     assert (out / "pred_val.csv").exists()
 
-    ensemble = f"python src/ensemble.py --val {out}/pred_val.csv --test {out}/pred_test.csv --out_dir {tmp_path}/ens"
+    ensemble = (
+        f"python src/ensemble.py --val {out}/pred_val.csv --test {out}/pred_test.csv --out_dir {tmp_path}/ens"
+    )
     run(ensemble, tmp_path, {})
-    assert {"val_ens.csv", "threshold.txt", "metrics_val_ens.json", "test_ens.csv", "submission.csv"} <= {p.name for p in (tmp_path / "ens").iterdir()}
+    assert {"val_ens.csv", "threshold.txt", "metrics_val_ens.json", "test_ens.csv", "submission.csv"} <= {
+        p.name for p in (tmp_path / "ens").iterdir()
+    }
     header = (tmp_path / "ens" / "submission.csv").read_text().splitlines()[0]
-    assert header == ("id,preds,RA,Dec,zlens,vel disp,ell_m,ell_m_PA,sh,sh_PA,Rein,ell_l,ell_l_PA,Reff_l,n_l_sers,mag_lens_g,mag_lens_r,"
-                      "mag_lens_i,mag_lens_z,mag_lens_y,zsrc,srcx,srcy,mag_src_g,mag_src_r,mag_src_i,mag_src_z,mag_src_y,ell_s,ell_s_PA,"
-                      "Reff_s,n_s_sers")
+    assert header == (
+        "id,preds,RA,Dec,zlens,vel "
+        "disp,ell_m,ell_m_PA,sh,sh_PA,Rein,ell_l,ell_l_PA,Reff_l,n_l_sers,mag_lens_g,mag_lens_r,"
+        "mag_lens_i,mag_lens_z,mag_lens_y,zsrc,srcx,srcy,mag_src_g,mag_src_r,mag_src_i,mag_src_z,mag_src_y,ell_s,ell_s_PA,"
+        "Reff_s,n_s_sers"
+    )
     threshold = json.loads((tmp_path / "ens" / "metrics_val_ens.json").read_text())["global"]["threshold"]
     assert threshold == float((tmp_path / "ens" / "threshold.txt").read_text())

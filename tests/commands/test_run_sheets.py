@@ -1,4 +1,7 @@
-"""The run sheets, executed: the quickstart, the whole job on one machine, and three schedulers that are made of shell."""
+"""The run sheets, executed: the quickstart, the whole job on one machine,
+and three schedulers that are made of shell.
+"""
+
 import json
 import os
 import subprocess
@@ -13,11 +16,12 @@ import yaml
 from model import MODELS
 from tests.conftest import ROOT
 
-EXTRA = "--model_size atto --epochs 1 --batch_size 16 --device cpu --bands g r --take_train_frac 0.3"       # two steps
+# two steps
+EXTRA = "--model_size atto --epochs 1 --batch_size 16 --device cpu --bands g r --take_train_frac 0.3"
 
-# A scheduler of one file: reads the flags of its dialect, writes down what was asked, and runs the script at once, once
-# for each index of the array; a dependency on a failed job is a job that never runs.
-FAKE = r'''#!/usr/bin/env python3
+# A scheduler of one file: reads the flags of its dialect, writes down what was asked, and runs the script at
+# once, once for each index of the array; a dependency on a failed job is a job that never runs.
+FAKE = r"""#!/usr/bin/env python3
 import os, re, subprocess, sys
 dialect, argv, home = "{dialect}", sys.argv[1:], os.environ["FAKE_HOME"]
 flags = dict(slurm=r"--array=(\S+)", pbspro=r"-J (\S+)", torque=r"-t (\S+)")
@@ -35,88 +39,135 @@ script = next(at for at, word in enumerate(argv) if word.startswith("run_sheets/
 first, last = map(int, array[1].partition("%")[0].split("-")) if array else (0, 0)
 for index in range(first, last + 1):
     while True:
-        own = dict(slurm=dict(SLURM_JOB_ID=str(number), SLURM_SUBMIT_DIR=os.getcwd()), pbspro=dict(PBS_O_WORKDIR=os.getcwd(), PBS_JOBID=name),
-                   torque=dict(PBS_O_WORKDIR=os.getcwd(), PBS_JOBID=name))[dialect]
+        of_pbs = dict(PBS_O_WORKDIR=os.getcwd(), PBS_JOBID=name)
+        of_slurm = dict(SLURM_JOB_ID=str(number), SLURM_SUBMIT_DIR=os.getcwd())
+        own = dict(slurm=of_slurm, pbspro=of_pbs, torque=of_pbs)[dialect]
         if array:
-            own |= dict(slurm=dict(SLURM_ARRAY_JOB_ID=str(number), SLURM_ARRAY_TASK_ID=str(index)), pbspro=dict(PBS_ARRAY_INDEX=str(index)),
-                        torque=dict(PBS_ARRAYID=str(index)))[dialect]
+            of_slurm = dict(SLURM_ARRAY_JOB_ID=str(number), SLURM_ARRAY_TASK_ID=str(index))
+            of_pbspro = dict(PBS_ARRAY_INDEX=str(index))
+            own |= dict(slurm=of_slurm, pbspro=of_pbspro, torque=dict(PBS_ARRAYID=str(index)))[dialect]
         if os.path.exists(f"{{home}}/requeue"):
             os.remove(f"{{home}}/requeue")
-        spool = f"{{home}}/spool.sh"                      # schedulers run a copy, far from the repository
+        spool = f"{{home}}/spool.sh"  # schedulers run a copy, far from the repository
         open(spool, "w").write(open(argv[script]).read())
-        done = subprocess.run(["bash", spool, *argv[script + 1:]], env=os.environ | own, cwd=home, capture_output=True, text=True)
-        open(f"{{home}}/log_{{number}}", "a").write(done.stdout + done.stderr + f"index {{index}} code {{done.returncode}}\n")
+        command = ["bash", spool, *argv[script + 1:]]
+        done = subprocess.run(command, env=os.environ | own, cwd=home, capture_output=True, text=True)
+        ended = f"index {{index}} code {{done.returncode}}\n"
+        open(f"{{home}}/log_{{number}}", "a").write(done.stdout + done.stderr + ended)
         if not os.path.exists(f"{{home}}/requeue"):
             break
     if done.returncode:
         open(f"{{home}}/failed_{{number}}", "w").write(str(done.returncode))
 print(name)
-'''
+"""
 
 
 @pytest.fixture
 def scheduler(tmp_path):
     """`scheduler("slurm")` is an environment in which that scheduler is at hand."""
+
     def install(dialect: str) -> dict[str, str]:
         home = tmp_path / "fake"
         home.mkdir()
         name = "sbatch" if dialect == "slurm" else "qsub"
         (home / name).write_text(FAKE.format(dialect=dialect))
-        (home / "scontrol").write_text('#!/bin/sh\necho "$@" >> "$FAKE_HOME/requeue" && echo "$@" >> "$FAKE_HOME/requeued"\n')
+        (home / "scontrol").write_text(
+            '#!/bin/sh\necho "$@" >> "$FAKE_HOME/requeue" && echo "$@" >> "$FAKE_HOME/requeued"\n'
+        )
         for script in (home / name, home / "scontrol"):
             script.chmod(0o755)
-        return os.environ | dict(PATH=f"{home}:{os.environ['PATH']}", FAKE_HOME=str(home), PYTHON=sys.executable, OMP_NUM_THREADS="1")
+        return os.environ | dict(
+            PATH=f"{home}:{os.environ['PATH']}",
+            FAKE_HOME=str(home),
+            PYTHON=sys.executable,
+            OMP_NUM_THREADS="1",
+        )
+
     return install
 
 
 def sheet(name, *arguments, env, **options):
-    done = subprocess.run(["bash", str(ROOT / "run_sheets" / name), *arguments], env=env, cwd=ROOT, capture_output=True, text=True,
-                          timeout=600, check=False, **options)
+    done = subprocess.run(
+        ["bash", str(ROOT / "run_sheets" / name), *arguments],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        **options,
+    )
     return done
 
 
 @pytest.mark.parametrize("dialect", ["slurm", "pbspro", "torque"])
 def test_the_whole_job_under_a_scheduler_with_runs_cut_short(dialect, scheduler, challenge, tmp_path):
-    """Every training job is over its time budget after one step: Slurm requeues it, PBS' next link takes it up."""
-    env = scheduler(dialect) | dict(DATA=str(challenge), BLIND=str(challenge / "test_dataset"), RUNS=str(tmp_path / "runs"), SEEDS="1 2",
-                                    EXTRA=EXTRA, STORES=str(tmp_path / "stores"), MAX_TIME="0.0001", LINKS="3", CONFIG="run_sheets/atto.yaml")
+    """Every training job is over its time budget after one step:
+    Slurm requeues it, PBS' next link takes it up.
+    """
+    env = scheduler(dialect) | dict(
+        DATA=str(challenge),
+        BLIND=str(challenge / "test_dataset"),
+        RUNS=str(tmp_path / "runs"),
+        SEEDS="1 2",
+        EXTRA=EXTRA,
+        STORES=str(tmp_path / "stores"),
+        MAX_TIME="0.0001",
+        LINKS="3",
+        CONFIG="run_sheets/atto.yaml",
+    )
     done = sheet("submit.sh", dialect, env=env)
     home = Path(env["FAKE_HOME"])
     logs = "".join(path.read_text() for path in sorted(home.glob("log_*")))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / "atto_ensemble" / "submission.csv").exists(), logs[-3000:]
-    assert "code 75" in logs                              # a run was cut short ...
-    assert "resumed at step" in logs                      # ... and went on
+    assert "code 75" in logs  # a run was cut short ...
+    assert "resumed at step" in logs  # ... and went on
     if dialect == "slurm":
         assert (home / "requeued").read_text().startswith("requeue 100_")
         assert "--signal=B:USR1@300" in (home / "job_100").read_text()
     submission = pd.read_csv(tmp_path / "runs" / "atto_ensemble" / "submission.csv")
     assert len(submission) == 8 and submission["preds"].isin([0, 1]).all()
     last = (home / f"job_{99 + len(list(home.glob('job_*')))}").read_text()
-    assert dict(slurm="--dependency=afterok:", pbspro="depend=afterok:", torque="depend=afterokarray:")[dialect] in last
+    assert (
+        dict(slurm="--dependency=afterok:", pbspro="depend=afterok:", torque="depend=afterokarray:")[dialect]
+        in last
+    )
 
 
 def test_a_failed_stage_holds_back_the_next(scheduler, challenge, tmp_path):
     env = scheduler("slurm") | dict(DATA=str(tmp_path / "nowhere"), RUNS=str(tmp_path / "runs"), SEEDS="1")
     sheet("submit.sh", "slurm", env=env)
     home = Path(env["FAKE_HOME"])
-    assert "is not a folder" in (home / "log_100").read_text() and (home / "failed_102").read_text() == "dependency"
+    assert (
+        "is not a folder" in (home / "log_100").read_text()
+        and (home / "failed_102").read_text() == "dependency"
+    )
     assert not list(tmp_path.glob("runs/*ensemble"))
 
 
 def test_the_quickstart_ends_with_a_table_and_a_submission(tmp_path):
-    env = os.environ | dict(STARLOOP_PYTHON=sys.executable, OUT=str(tmp_path / "q"), OBJECTS="12", BLIND_OBJECTS="6", EPOCHS="1")
+    env = os.environ | dict(
+        STARLOOP_PYTHON=sys.executable, OUT=str(tmp_path / "q"), OBJECTS="12", BLIND_OBJECTS="6", EPOCHS="1"
+    )
     done = sheet("quickstart.sh", env=env)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "roc_auc" in done.stdout or "AUC" in done.stdout
     assert len(pd.read_csv(tmp_path / "q" / "submission.csv")) == 6
-    again = sheet("quickstart.sh", env=env)               # and a second time, on what is there
+    again = sheet("quickstart.sh", env=env)  # and a second time, on what is there
     assert again.returncode == 0, again.stderr[-3000:]
 
 
 def test_nano_ensemble_runs_all_seeds_and_a_second_time_does_not_train(challenge, tmp_path):
-    env = os.environ | dict(PYTHON=sys.executable, DATA=str(challenge), RUNS=str(tmp_path / "runs"), SEEDS="7 8", OMP_NUM_THREADS="1",
-                            EXTRA=EXTRA, STORES=str(tmp_path / "stores"))
+    env = os.environ | dict(
+        PYTHON=sys.executable,
+        DATA=str(challenge),
+        RUNS=str(tmp_path / "runs"),
+        SEEDS="7 8",
+        OMP_NUM_THREADS="1",
+        EXTRA=EXTRA,
+        STORES=str(tmp_path / "stores"),
+    )
     for _ in range(2):
         done = sheet("nano_ensemble.sh", env=env)
         assert done.returncode == 0, done.stderr[-3000:]
@@ -125,10 +176,27 @@ def test_nano_ensemble_runs_all_seeds_and_a_second_time_does_not_train(challenge
 
 
 def test_an_ensemble_of_different_networks(challenge, tmp_path):
-    """Two networks, one seed, one epoch: mean and stack, calibrated, with the columns that one of them infers."""
-    env = os.environ | dict(PYTHON=sys.executable, DATA=str(challenge), BLIND=str(challenge / "test_dataset"), RUNS=str(tmp_path / "runs"),
-                            OMP_NUM_THREADS="1", STORES=str(tmp_path / "stores"), EXTRA=EXTRA.replace("atto", "small") + " --physics_terms lens_equation")
-    done = sheet("advanced_ensemble.sh", "--models", "enhanced_vit,pinn_lens", "--seeds", "7", "--calibrate=isotonic", env=env)
+    """Two networks, one seed, one epoch: mean and stack, calibrated,
+    with the columns that one of them infers.
+    """
+    env = os.environ | dict(
+        PYTHON=sys.executable,
+        DATA=str(challenge),
+        BLIND=str(challenge / "test_dataset"),
+        RUNS=str(tmp_path / "runs"),
+        OMP_NUM_THREADS="1",
+        STORES=str(tmp_path / "stores"),
+        EXTRA=EXTRA.replace("atto", "small") + " --physics_terms lens_equation",
+    )
+    done = sheet(
+        "advanced_ensemble.sh",
+        "--models",
+        "enhanced_vit,pinn_lens",
+        "--seeds",
+        "7",
+        "--calibrate=isotonic",
+        env=env,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     for combine in ("mean", "stack"):
         folder = tmp_path / "runs" / f"ens_{combine}"
@@ -138,7 +206,9 @@ def test_an_ensemble_of_different_networks(challenge, tmp_path):
         lenses = submission["preds"] == 1
         assert (submission.loc[lenses, "Rein"] > 0).all() and (submission.loc[~lenses, "Rein"] == -99).all()
     weights = json.loads((tmp_path / "runs/ens_stack/weights.json").read_text())
-    assert weights["members"] == ["enhanced_vit_s7", "pinn_lens_s7"] and sum(weights["weights"]) == pytest.approx(1)
+    assert weights["members"] == ["enhanced_vit_s7", "pinn_lens_s7"] and sum(
+        weights["weights"]
+    ) == pytest.approx(1)
     assert not (tmp_path / "runs/ens_mean/weights.json").exists()
 
 
@@ -159,30 +229,62 @@ def test_each_network_has_each_seed_once(dialect, scheduler, tmp_path):
     pretender, runs = tmp_path / "pretender", tmp_path / "runs"
     pretender.write_text(PRETENDER.replace("CALLS", str(tmp_path / "calls")))
     pretender.chmod(0o755)
-    env = (scheduler(dialect) if dialect else os.environ) | dict(PYTHON=str(pretender), DATA="/d", RUNS=str(runs), STORES="/s", LINKS="1", GPUS="1")
-    flags = ["--models", "pinn_lens,nano", "--seeds", "42 101", *(["--scheduler", dialect] if dialect else [])]
+    env = (scheduler(dialect) if dialect else os.environ) | dict(
+        PYTHON=str(pretender), DATA="/d", RUNS=str(runs), STORES="/s", LINKS="1", GPUS="1"
+    )
+    flags = [
+        "--models",
+        "pinn_lens,nano",
+        "--seeds",
+        "42 101",
+        *(["--scheduler", dialect] if dialect else []),
+    ]
     done = sheet("advanced_ensemble.sh", *flags, env=env)
-    assert done.returncode == 0 and f"{runs}/ens_stack/submission.csv" in done.stdout or not dialect, done.stderr
+    assert done.returncode == 0 and f"{runs}/ens_stack/submission.csv" in done.stdout or not dialect, (
+        done.stderr
+    )
     members = [(name, seed) for name in ("pinn_lens", "nano") for seed in (42, 101)]
     calls = (tmp_path / "calls").read_text().splitlines()
     train = [call for call in calls if call.startswith("train.py")]
-    assert train == [f"train.py --config run_sheets/{name}.yaml --data /d --store_dir /s --seed {seed} --save_dir {runs}/{name}_s{seed} "
-                     "--max_time 71:50:00" for name, seed in members]
+    assert train == [
+        f"train.py --config run_sheets/{name}.yaml --data /d --store_dir /s --seed {seed} --save_dir "
+        f"{runs}/{name}_s{seed} "
+        "--max_time 71:50:00"
+        for name, seed in members
+    ]
     assert sum(call.startswith("predict.py") for call in calls) == 8
-    tables = " ".join(f"--{which} " + " ".join(f"{runs}/{name}_s{seed}/pred_{which}/pred_{which}.csv" for name, seed in members) for which in ("val", "test"))
+    tables = " ".join(
+        f"--{which} "
+        + " ".join(f"{runs}/{name}_s{seed}/pred_{which}/pred_{which}.csv" for name, seed in members)
+        for which in ("val", "test")
+    )
     inferred = " ".join(f"{runs}/pinn_lens_s{seed}/pred_test/parameters_test.csv" for seed in (42, 101))
-    assert calls[-2:] == [f"ensemble.py {tables} --calibrate temperature --test_parameters {inferred} --combine {combine} --out_dir {runs}/ens_{combine}"
-                          for combine in ("mean", "stack")]
+    assert calls[-2:] == [
+        f"ensemble.py {tables} --calibrate temperature --test_parameters {inferred} --combine {combine} "
+        f"--out_dir {runs}/ens_{combine}"
+        for combine in ("mean", "stack")
+    ]
     if not dialect:
         again = sheet("advanced_ensemble.sh", *flags, env=env)
-        assert again.stdout.count("is done") == 4 and "train.py" not in "".join((tmp_path / "calls").read_text().splitlines()[len(calls):])
+        assert again.stdout.count("is done") == 4 and "train.py" not in "".join(
+            (tmp_path / "calls").read_text().splitlines()[len(calls) :]
+        )
 
 
-@pytest.mark.parametrize("flags, words", [
-    (["--models", "enhanced_vit,robust_resnt"], "--models: got 'robust_resnt', expected some of atto bayesian_ensemble enhanced_vit"),
-    (["--models", "light_curve_request"], "--models: got 'light_curve_request'"), (["--models", ","], "expected at least one of each"),
-    (["--seeds"], "--seeds: expected a value after it"), (["--calibrate", "platt"], "expected none, temperature, vector or isotonic"),
-    (["--network", "nano"], "got '--network', expected --models, --seeds, --calibrate or --scheduler")])
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (
+            ["--models", "enhanced_vit,robust_resnt"],
+            "--models: got 'robust_resnt', expected some of atto bayesian_ensemble enhanced_vit",
+        ),
+        (["--models", "light_curve_request"], "--models: got 'light_curve_request'"),
+        (["--models", ","], "expected at least one of each"),
+        (["--seeds"], "--seeds: expected a value after it"),
+        (["--calibrate", "platt"], "expected none, temperature, vector or isotonic"),
+        (["--network", "nano"], "got '--network', expected --models, --seeds, --calibrate or --scheduler"),
+    ],
+)
 def test_what_an_ensemble_cannot_be_made_of(flags, words):
     done = sheet("advanced_ensemble.sh", *flags, env=os.environ)
     assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1
@@ -192,7 +294,10 @@ def test_what_an_ensemble_cannot_be_made_of(flags, words):
 def recorder(tmp_path):
     """An interpreter that only writes down the array index of its job and its arguments."""
     script = tmp_path / "recorder"
-    script.write_text(f'#!/bin/sh\necho "${{SLURM_ARRAY_TASK_ID-}}${{PBS_ARRAY_INDEX-}}${{PBS_ARRAYID-}} $@" >> {tmp_path}/calls\n')
+    script.write_text(
+        f'#!/bin/sh\necho "${{SLURM_ARRAY_TASK_ID-}}${{PBS_ARRAY_INDEX-}}${{PBS_ARRAYID-}} $@" >> '
+        f"{tmp_path}/calls\n"
+    )
     script.chmod(0o755)
     return dict(PYTHON=str(script))
 
@@ -200,8 +305,21 @@ def recorder(tmp_path):
 @pytest.mark.parametrize("dialect", ["slurm", "pbspro", "torque"])
 @pytest.mark.parametrize("discard", ["", "1"])
 def test_a_survey_is_a_chain_of_arrays_in_each_dialect(dialect, discard, scheduler, recorder, tmp_path):
-    env = scheduler(dialect) | recorder | dict(IMAGES="/data/m.txt", SURVEY=str(tmp_path / "S"), MODELS="a.pt b.pt", PARTS="3", DISCARD=discard, AT_ONCE="2",
-                                               CPUS="4", SHARD_SIZE="50", GPUS="1")
+    env = (
+        scheduler(dialect)
+        | recorder
+        | dict(
+            IMAGES="/data/m.txt",
+            SURVEY=str(tmp_path / "S"),
+            MODELS="a.pt b.pt",
+            PARTS="3",
+            DISCARD=discard,
+            AT_ONCE="2",
+            CPUS="4",
+            SHARD_SIZE="50",
+            GPUS="1",
+        )
+    )
     done = sheet("survey.sh", dialect, env=env)
     assert done.returncode == 0, done.stderr
     out = f"--out {tmp_path}/S"
@@ -210,11 +328,23 @@ def test_a_survey_is_a_chain_of_arrays_in_each_dialect(dialect, discard, schedul
     flags = "--model_path a.pt b.pt --num_workers 4" + " --discard_pixels" * bool(discard)
     predict = [f"{part} survey.py predict {out} --parts 3 {flags} --tta" for part in range(3)]
     reduce = [f" survey.py reduce {out} --parts 3 --model_path a.pt b.pt --csv"]
-    assert (tmp_path / "calls").read_text().splitlines() == plan + (pack if not discard else []) + predict + reduce
+    assert (tmp_path / "calls").read_text().splitlines() == plan + (
+        pack if not discard else []
+    ) + predict + reduce
     jobs = [path.read_text() for path in sorted(Path(env["FAKE_HOME"]).glob("job_*"))]
-    any_of = dict(slurm="afterany:{}", pbspro="afterany:{}[].server", torque="afteranyarray:{}[].server")[dialect]
-    start, ok = "=" if dialect != "slurm" else "--dependency=", "afterok:100" + (".server" if dialect != "slurm" else "")
-    waits = [None, f"{start}{ok} ", f"{start}{ok},{any_of.format(101)} ", f"{start}{ok},{any_of.format(102)} "]
+    any_of = dict(slurm="afterany:{}", pbspro="afterany:{}[].server", torque="afteranyarray:{}[].server")[
+        dialect
+    ]
+    start, ok = (
+        "=" if dialect != "slurm" else "--dependency=",
+        "afterok:100" + (".server" if dialect != "slurm" else ""),
+    )
+    waits = [
+        None,
+        f"{start}{ok} ",
+        f"{start}{ok},{any_of.format(101)} ",
+        f"{start}{ok},{any_of.format(102)} ",
+    ]
     if discard:
         waits = [None, f"{start}{ok} ", f"{start}{ok},{any_of.format(101)} "]
     for job, wait in zip(jobs, waits, strict=True):
@@ -225,11 +355,22 @@ def test_a_survey_is_a_chain_of_arrays_in_each_dialect(dialect, discard, schedul
 
 
 def test_a_survey_under_a_scheduler_ends_with_an_account(scheduler, trained, challenge, tmp_path):
-    env = scheduler("slurm") | dict(IMAGES=str(challenge / "test_dataset"), SURVEY=str(tmp_path / "S"), MODELS=str(trained["stack"] / "best.pt"), PARTS="2",
-                                    SHARD_SIZE="5", CPUS="1", GPUS="0", DISCARD="1", PREDICT="--device cpu")
+    env = scheduler("slurm") | dict(
+        IMAGES=str(challenge / "test_dataset"),
+        SURVEY=str(tmp_path / "S"),
+        MODELS=str(trained["stack"] / "best.pt"),
+        PARTS="2",
+        SHARD_SIZE="5",
+        CPUS="1",
+        GPUS="0",
+        DISCARD="1",
+        PREDICT="--device cpu",
+    )
     done = sheet("survey.sh", "slurm", env=env)
     logs = "".join(path.read_text() for path in sorted(Path(env["FAKE_HOME"]).glob("log_*")))
-    assert done.returncode == 0 and "16 files, each in one row, 16 with a probability" in logs, done.stderr + logs[-3000:]
+    assert done.returncode == 0 and "16 files, each in one row, 16 with a probability" in logs, (
+        done.stderr + logs[-3000:]
+    )
     assert len(pd.read_csv(next((tmp_path / "S/predictions").glob("*/pred.csv.gz")))) == 16
 
 
@@ -237,8 +378,13 @@ def test_a_survey_without_a_plan_holds_back_the_rest(scheduler, tmp_path):
     env = scheduler("slurm") | dict(IMAGES=str(tmp_path / "nowhere"), SURVEY=str(tmp_path / "S"), PARTS="2")
     sheet("survey.sh", "slurm", env=env)
     home = Path(env["FAKE_HOME"])
-    assert "does not exist" in (home / "log_100").read_text() and all((home / f"failed_{job}").read_text() == "dependency" for job in (101, 102, 103))
-    for argument, message in (("sge", "got 'sge', expected slurm, pbspro or torque"), ("torque", "got PARTS=1, expected at least 2")):
+    assert "does not exist" in (home / "log_100").read_text() and all(
+        (home / f"failed_{job}").read_text() == "dependency" for job in (101, 102, 103)
+    )
+    for argument, message in (
+        ("sge", "got 'sge', expected slurm, pbspro or torque"),
+        ("torque", "got PARTS=1, expected at least 2"),
+    ):
         done = sheet("survey.sh", argument, env=env | dict(PARTS="1"))
         assert done.returncode == 2 and message in done.stderr
 
@@ -247,6 +393,7 @@ def test_a_survey_without_a_plan_holds_back_the_rest(scheduler, tmp_path):
 def test_every_recipe_is_read(path):
     import train
     from utils import config
+
     recipe = yaml.safe_load(path.read_text())
     options = config.read(["--config", str(path)], *train.classes_for(recipe.get("task", "lens"), "single"))
     flat = config.flat(*options)
@@ -263,15 +410,21 @@ def test_each_network_has_a_recipe(name):
     import train
     from tasks import lens
     from utils import config
-    _, _, options = config.read(["--config", str(ROOT / "run_sheets" / f"{name}.yaml")], *train.classes_for("lens", "single"))
+
+    _, _, options = config.read(
+        ["--config", str(ROOT / "run_sheets" / f"{name}.yaml")], *train.classes_for("lens", "single")
+    )
     assert options.model == name and options.bands == list("grizy") and options.band_mode == "stack"
     network = lens.build_network(options, 5).eval()
     image, present = torch.randn(2, 5, 41, 41), torch.ones(2, 5, dtype=torch.bool)
     columns = len(options.metadata_columns)
-    known = (torch.zeros(2, columns), torch.zeros(2, columns, dtype=torch.bool)) if options.use_metadata else ()
+    known = (
+        (torch.zeros(2, columns), torch.zeros(2, columns, dtype=torch.bool)) if options.use_metadata else ()
+    )
     with torch.no_grad():
         assert network(image, present, torch.zeros(2, dtype=torch.int64), *known)["logit"].isfinite().all()
-    assert options.clip_q < 0 or name not in ("gat_lens", "pinn_lens")       # these measure light, of which nothing may be cut off
+    # these measure light, of which nothing may be cut off
+    assert options.clip_q < 0 or name not in ("gat_lens", "pinn_lens")
 
 
 def test_every_sheet_is_sound_shell():

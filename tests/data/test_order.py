@@ -1,4 +1,5 @@
 """The order of examples is a permutation, a function of (seed, step), and takes no memory."""
+
 import numpy as np
 import pytest
 import torch
@@ -20,11 +21,14 @@ def test_every_position_is_met_once(size, key):
 def test_the_permutation_looks_random():
     size = 100_000
     first, second = (permuted(np.arange(size), size, key) for key in (1, 2))
-    assert abs(np.corrcoef(np.arange(size), first)[0, 1]) < 0.02 and abs(np.corrcoef(first, second)[0, 1]) < 0.02
+    assert (
+        abs(np.corrcoef(np.arange(size), first)[0, 1]) < 0.02 and abs(np.corrcoef(first, second)[0, 1]) < 0.02
+    )
     steps = np.diff(first)
     assert abs((steps > 0).mean() - 0.5) < 0.01
-    counts, _ = np.histogram(first[:10_000], bins=100, range=(0, size))      # a part of an epoch covers all evenly
-    assert ((counts - 100) ** 2 / 100).sum() < 148.2                         # chi-squared, 99 degrees, 0.1 %
+    # a part of an epoch covers all evenly
+    counts, _ = np.histogram(first[:10_000], bins=100, range=(0, size))
+    assert ((counts - 100) ** 2 / 100).sum() < 148.2  # chi-squared, 99 degrees, 0.1 %
 
 
 def test_a_far_step_of_a_billion_examples_is_at_hand():

@@ -1,4 +1,5 @@
 """--resident: the same batches from the device as from the store, and the same run."""
+
 import numpy as np
 import pytest
 import torch
@@ -31,7 +32,7 @@ def test_batches_are_those_of_the_data():
 
 
 def test_who_is_held():
-    assert resident(clouds(), "auto", CPU).__class__ is Uniform            # the memory of a CPU is the page cache's
+    assert resident(clouds(), "auto", CPU).__class__ is Uniform  # the memory of a CPU is the page cache's
     assert resident(clouds(), "no", CPU).__class__ is Uniform
     assert resident(clouds(), "yes", CPU).__class__ is Resident
     with pytest.raises(Mistake, match="examples of this task are of many shapes"):
@@ -53,6 +54,19 @@ def test_a_run_has_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.setitem(train.TASKS, "toy", toys)
     monkeypatch.setattr(toys.Clouds, "uniform", True, raising=False)
     for wish in ("yes", "no"):
-        train.main(["--task", "toy", "--epochs", "2", "--device", "cpu", "--resident", wish, "--save_dir", str(tmp_path / wish)])
+        train.main(
+            [
+                "--task",
+                "toy",
+                "--epochs",
+                "2",
+                "--device",
+                "cpu",
+                "--resident",
+                wish,
+                "--save_dir",
+                str(tmp_path / wish),
+            ]
+        )
     ours, theirs = (checkpoint.load(tmp_path / wish / "last.pt")["state"] for wish in ("yes", "no"))
     assert checkpoint.digest(ours) == checkpoint.digest(theirs)

@@ -1,4 +1,5 @@
 """data/split.py: the promises of the split, as properties."""
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +10,9 @@ from data import split
 from utils.mistake import Mistake
 
 IDS = st.lists(
-    st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(lambda name: not split.is_blind(name)),
+    st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(
+        lambda name: not split.is_blind(name)
+    ),
     max_size=40,
 )
 SEED = st.integers(0, 2**31)
@@ -65,7 +68,9 @@ def test_a_larger_training_fraction_only_adds_to_training(ids, seed, train, more
 
 
 def test_five_training_seeds_share_one_split():
-    """The split's function does not know a training seed; what is random in a process must not matter either."""
+    """The split's function does not know a training seed;
+    what is random in a process must not matter either.
+    """
     expected = "ttttvttttttttttvtttttttvtttttttt"
     np.random.seed(1)
     first = split.split_of(MANY, 42, 0.7, 0.15, 0.15)
@@ -80,14 +85,23 @@ def test_an_independent_reading_of_the_definition():
     import hashlib
 
     for name in MANY[:200]:
-        number = int.from_bytes(hashlib.blake2b(f"split 7 {name}".encode(), digest_size=8).digest(), "big") / 2**64
+        number = (
+            int.from_bytes(hashlib.blake2b(f"split 7 {name}".encode(), digest_size=8).digest(), "big") / 2**64
+        )
         expected = "train" if number < 0.5 else "val" if number < 0.75 else "test" if number < 0.9 else ""
         assert split.split_of([name], 7, 0.5, 0.25, 0.15)[0] == expected
 
 
 @pytest.mark.parametrize(
     "fractions",
-    [(0.7, 0.15, 0.15), (0.01, 0.01, 0.98), (1 / 3, 1 / 3, 1 / 3), (0.2, 0.1, 0.0), (0.0, 0.0, 1.0), (0.0, 0.0, 0.0)],
+    [
+        (0.7, 0.15, 0.15),
+        (0.01, 0.01, 0.98),
+        (1 / 3, 1 / 3, 1 / 3),
+        (0.2, 0.1, 0.0),
+        (0.0, 0.0, 1.0),
+        (0.0, 0.0, 0.0),
+    ],
 )
 def test_fractions_are_honoured_within_binomial_error(fractions):
     of = split.split_of(MANY, 42, *fractions)
@@ -136,7 +150,8 @@ def test_stratification_counts_objects_and_warns_only_of_what_chance_does_not_ex
     assert table["sigma"].abs().max() < 4
     for (name, domain, label), row in table.set_index(["split", "domain", "label"]).iterrows():
         assert (
-            row["objects"] == ((index["split"] == name) & (index["domain"] == domain) & (index["label"] == label)).sum()
+            row["objects"]
+            == ((index["split"] == name) & (index["domain"] == domain) & (index["label"] == label)).sum()
         )
     lost = index[
         ~(

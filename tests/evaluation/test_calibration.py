@@ -1,4 +1,7 @@
-"""Calibration maps against scikit-learn, torch and SciPy: fitted values, order kept, plain numbers, what cannot be fitted."""
+"""Calibration maps against scikit-learn, torch and SciPy: fitted values, order kept, plain numbers,
+what cannot be fitted.
+"""
+
 import json
 
 import numpy as np
@@ -17,7 +20,9 @@ from utils.mistake import Mistake
 KINDS = ["temperature", "vector", "isotonic"]
 
 
-def overconfident(seed: int, n: int, factor: float = 2.5, shift: float = 0.8, lenses: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
+def overconfident(
+    seed: int, n: int, factor: float = 2.5, shift: float = 0.8, lenses: float = 0.3
+) -> tuple[np.ndarray, np.ndarray]:
     """(logit, label): logits that are `factor` too large, after a shift."""
     random = np.random.default_rng(seed)
     true = random.normal(np.log(lenses / (1 - lenses)), 1.5, n)
@@ -33,28 +38,46 @@ def nll(prob, label) -> float:
 def test_temperature_is_the_minimum_that_scipy_and_torch_find(seed, n, factor):
     logit, label = overconfident(seed, n, factor, shift=0)
     ours = calibration.fit("temperature", logit, label)["temperature"]
-    theirs = optimize.minimize_scalar(lambda a: np.mean(np.logaddexp(0, a * logit) - a * label * logit), bounds=(1e-3, 50), method="bounded",
-                                      options=dict(xatol=1e-12))
+    theirs = optimize.minimize_scalar(
+        lambda a: np.mean(np.logaddexp(0, a * logit) - a * label * logit),
+        bounds=(1e-3, 50),
+        method="bounded",
+        options=dict(xatol=1e-12),
+    )
     assert 1 / ours == pytest.approx(theirs.x, rel=1e-6)
     slope = torch.ones(1, dtype=torch.float64, requires_grad=True)
-    descent = torch.optim.LBFGS([slope], max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-15, line_search_fn="strong_wolfe")
+    descent = torch.optim.LBFGS(
+        [slope], max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-15, line_search_fn="strong_wolfe"
+    )
 
     def closure():
         descent.zero_grad()
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(slope * torch.from_numpy(logit), torch.from_numpy(label).double())
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(
+            slope * torch.from_numpy(logit), torch.from_numpy(label).double()
+        )
         loss.backward()
         return loss
+
     descent.step(closure)
     assert 1 / ours == pytest.approx(slope.item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("seed, n, factor, lenses", [(0, 40, 1.0, 0.5), (1, 500, 2.5, 0.3), (2, 5000, 0.2, 0.05), (3, 5000, 8.0, 0.3)])
+@pytest.mark.parametrize(
+    "seed, n, factor, lenses",
+    [(0, 40, 1.0, 0.5), (1, 500, 2.5, 0.3), (2, 5000, 0.2, 0.05), (3, 5000, 8.0, 0.3)],
+)
 def test_vector_is_unpenalised_logistic_regression(seed, n, factor, lenses):
     logit, label = overconfident(seed, n, factor, lenses=lenses)
     ours = calibration.fit("vector", logit, label)
-    theirs = LogisticRegression(C=np.inf, tol=1e-12, solver="newton-cholesky", max_iter=1000).fit(logit[:, None], label)
-    assert ours["slope"] == pytest.approx(theirs.coef_[0, 0], rel=1e-6) and ours["offset"] == pytest.approx(theirs.intercept_[0], rel=1e-6)
-    np.testing.assert_allclose(calibration.apply(ours, logit), theirs.predict_proba(logit[:, None])[:, 1], rtol=1e-6)
+    theirs = LogisticRegression(C=np.inf, tol=1e-12, solver="newton-cholesky", max_iter=1000).fit(
+        logit[:, None], label
+    )
+    assert ours["slope"] == pytest.approx(theirs.coef_[0, 0], rel=1e-6) and ours["offset"] == pytest.approx(
+        theirs.intercept_[0], rel=1e-6
+    )
+    np.testing.assert_allclose(
+        calibration.apply(ours, logit), theirs.predict_proba(logit[:, None])[:, 1], rtol=1e-6
+    )
 
 
 def test_temperature_is_that_of_scikit_learns_calibrated_classifier():
@@ -79,9 +102,12 @@ def test_temperature_is_that_of_scikit_learns_calibrated_classifier():
             return True
 
     logit, label = overconfident(5, 2000, shift=0)
-    theirs = CalibratedClassifierCV(FrozenEstimator(Network()), method="temperature").fit(logit[:, None], label)
+    theirs = CalibratedClassifierCV(FrozenEstimator(Network()), method="temperature").fit(
+        logit[:, None], label
+    )
     ours = calibration.apply(calibration.fit("temperature", logit, label), logit)
-    np.testing.assert_allclose(ours, theirs.predict_proba(logit[:, None])[:, 1], atol=1e-4)      # theirs stops at a tolerance
+    # theirs stops at a tolerance
+    np.testing.assert_allclose(ours, theirs.predict_proba(logit[:, None])[:, 1], atol=1e-4)
 
 
 @pytest.mark.parametrize("seed, n, decimals", [(0, 30, 12), (1, 400, 12), (2, 3000, 1), (3, 3000, 12)])
@@ -89,7 +115,11 @@ def test_isotonic_is_scikit_learns_within_its_bounds(seed, n, decimals):
     logit, label = overconfident(seed, n)
     logit = logit.round(decimals)
     ours = calibration.apply(calibration.fit("isotonic", logit, label), logit)
-    theirs = np.clip(IsotonicRegression(out_of_bounds="clip").fit(logit, label).predict(logit), 1 / (n + 2), 1 - 1 / (n + 2))
+    theirs = np.clip(
+        IsotonicRegression(out_of_bounds="clip").fit(logit, label).predict(logit),
+        1 / (n + 2),
+        1 - 1 / (n + 2),
+    )
     np.testing.assert_allclose(ours, theirs, atol=5e-6)
 
 
@@ -115,8 +145,10 @@ def test_unseen_objects_are_better_calibrated(kind):
     fold = deal(np.arange(4000), label, seed=0)
     crossed = calibration.out_of_fold(kind, logit, label, fold)
     assert nll(crossed, label) == pytest.approx(nll(prob, truth), abs=0.03)
-    changed = np.where(fold == 2, 1 - label, label)            # labels of a fold have no say in its own probabilities
-    np.testing.assert_array_equal(calibration.out_of_fold(kind, logit, changed, fold)[fold == 2], crossed[fold == 2])
+    changed = np.where(fold == 2, 1 - label, label)  # labels of a fold have no say in its own probabilities
+    np.testing.assert_array_equal(
+        calibration.out_of_fold(kind, logit, changed, fold)[fold == 2], crossed[fold == 2]
+    )
 
 
 def test_calibrated_logits_stay_as_they_are():
@@ -145,10 +177,12 @@ def test_separated_classes_get_platts_bounded_answer(gap):
         prob = calibration.apply(saved, logit)
         assert all(np.isfinite(value) for value in saved.values() if not isinstance(value, str))
         target = np.where(label == 1, 21 / 22, 1 / 22)
-        assert np.dot(prob - target, logit) == pytest.approx(0, abs=1e-9)       # the condition of the maximum
+        assert np.dot(prob - target, logit) == pytest.approx(0, abs=1e-9)  # the condition of the maximum
         if kind == "vector":
             assert prob[label == 1].mean() + prob[label == 0].mean() == pytest.approx(1, abs=1e-9)
-    assert calibration.apply(calibration.fit("isotonic", logit, label), [9.0])[0] == pytest.approx(41 / 42, abs=1e-5)
+    assert calibration.apply(calibration.fit("isotonic", logit, label), [9.0])[0] == pytest.approx(
+        41 / 42, abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -166,7 +200,9 @@ def test_a_network_that_is_worse_than_chance_is_refused(kind):
 
 
 def test_logits_that_need_an_offset_have_no_temperature():
-    """Rare lenses, and a network that calls most objects one: it ranks well, but no T > 0 is better than 1/2 for all."""
+    """Rare lenses, and a network that calls most objects one:
+    it ranks well, but no T > 0 is better than 1/2 for all.
+    """
     logit, label = overconfident(2, 5000, factor=0.2, shift=0.8, lenses=0.05)
     assert figures_of_merit.roc_auc(label, logit) > 0.7
     assert (LogisticRegression(C=np.inf, fit_intercept=False).fit(logit[:, None], label).coef_ < 0).all()
@@ -175,11 +211,23 @@ def test_logits_that_need_an_offset_have_no_temperature():
     assert calibration.fit("vector", logit, label)["slope"] > 0
 
 
-@pytest.mark.parametrize("saved", [
-    {}, dict(kind="magic"), dict(kind="temperature"), dict(kind="temperature", temperature=0.0), dict(kind="temperature", temperature="hot"),
-    dict(kind="vector", slope=-1.0, offset=0.0), dict(kind="vector", slope=1.0, offset=float("nan")), dict(kind="isotonic", logit=[], prob=[]),
-    dict(kind="isotonic", logit=[0.0, 1.0], prob=[0.9, 0.1]), dict(kind="isotonic", logit=[0.0, 1.0], prob=[0.0, 0.5]),
-    dict(kind="isotonic", logit=[1.0, 1.0], prob=[0.2, 0.5]), dict(kind="isotonic", logit=[0.0, 1.0], prob=[0.2])])
+@pytest.mark.parametrize(
+    "saved",
+    [
+        {},
+        dict(kind="magic"),
+        dict(kind="temperature"),
+        dict(kind="temperature", temperature=0.0),
+        dict(kind="temperature", temperature="hot"),
+        dict(kind="vector", slope=-1.0, offset=0.0),
+        dict(kind="vector", slope=1.0, offset=float("nan")),
+        dict(kind="isotonic", logit=[], prob=[]),
+        dict(kind="isotonic", logit=[0.0, 1.0], prob=[0.9, 0.1]),
+        dict(kind="isotonic", logit=[0.0, 1.0], prob=[0.0, 0.5]),
+        dict(kind="isotonic", logit=[1.0, 1.0], prob=[0.2, 0.5]),
+        dict(kind="isotonic", logit=[0.0, 1.0], prob=[0.2]),
+    ],
+)
 def test_numbers_that_are_no_calibration(saved):
     with pytest.raises(Mistake):
         calibration.apply(saved, [0.0])

@@ -1,4 +1,5 @@
 """What a probe says of features that know the labels, of features that do not, and of too few."""
+
 import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestClassifier
@@ -10,13 +11,16 @@ from sklearn.preprocessing import StandardScaler
 from evaluation.probe import FOLDS, probe, table
 
 
-TREES = 20               # of a forest: enough here, and quick
+TREES = 20  # of a forest: enough here, and quick
 
 
 @pytest.fixture(scope="module")
 def quick_probe():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sklearn.ensemble.RandomForestClassifier", lambda _trees, **options: RandomForestClassifier(TREES, **options))
+        patch.setattr(
+            "sklearn.ensemble.RandomForestClassifier",
+            lambda _trees, **options: RandomForestClassifier(TREES, **options),
+        )
         yield probe
 
 
@@ -33,7 +37,10 @@ def noise() -> np.ndarray:
 @pytest.fixture(scope="module")
 def knowing(quick_probe, labels, noise):
     """Of features that tell the classes apart, of very unlike units."""
-    return quick_probe((noise + 12 * (labels[:, None] == np.array(["red", "blue", "green", "x"]))) * [1, 1e6, 1e-6, 1], labels)
+    return quick_probe(
+        (noise + 12 * (labels[:, None] == np.array(["red", "blue", "green", "x"]))) * [1, 1e6, 1e-6, 1],
+        labels,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +52,9 @@ def test_separable_classes_are_told_apart(knowing):
     for kind in ("linear", "forest"):
         assert knowing[kind]["accuracy"] == 1 and knowing[kind]["error"] == 0
         assert knowing[kind]["confusion"] == [[30, 0, 0], [0, 30, 0], [0, 0, 60]]
-    assert knowing["n"] == 120 and knowing["classes"] == ["blue", "green", "red"] and knowing["majority"] == 0.5
+    assert (
+        knowing["n"] == 120 and knowing["classes"] == ["blue", "green", "red"] and knowing["majority"] == 0.5
+    )
 
 
 def test_random_features_are_no_better_than_the_majority(ignorant):
@@ -58,7 +67,10 @@ def test_random_features_are_no_better_than_the_majority(ignorant):
 
 def test_the_figures_are_those_of_scikit_learns_own_loop(ignorant, labels, noise):
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
-    classifiers = dict(linear=make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)), forest=RandomForestClassifier(TREES, random_state=0))
+    classifiers = dict(
+        linear=make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
+        forest=RandomForestClassifier(TREES, random_state=0),
+    )
     for kind, classifier in classifiers.items():
         each = cross_val_score(classifier, noise, labels, cv=folds)
         assert ignorant[kind]["accuracy"] == pytest.approx(each.mean())
@@ -69,12 +81,19 @@ def test_the_table_has_a_line_each(knowing, ignorant):
     lines = table(dict(embedding=knowing, nine_statistics=ignorant)).splitlines()
     assert len(lines) == 3 and lines[0].split() == ["features", "majority", "linear", "forest"]
     assert lines[1].split()[:5] == ["embedding", "0.500", "1.000", "+-", "0.000"]
-    assert lines[2].startswith("nine_statistics  0.500     ") and f"{ignorant['forest']['accuracy']:.3f}" in lines[2]
-    assert lines[0].index("linear") == lines[1].index("1.000") and lines[0].index("forest") == lines[1].rindex("1.000")
+    assert (
+        lines[2].startswith("nine_statistics  0.500     ")
+        and f"{ignorant['forest']['accuracy']:.3f}" in lines[2]
+    )
+    assert lines[0].index("linear") == lines[1].index("1.000") and lines[0].index("forest") == lines[
+        1
+    ].rindex("1.000")
 
 
 @pytest.mark.parametrize("labels", [["a"] * 20, ["a"] * 20 + ["b"] * 4, [], [1] * 3 + [2] * 3])
 def test_too_few_are_refused_in_one_line_that_counts_them(labels):
     with pytest.raises(ValueError, match="two classes with at least 5 examples each") as caught:
         probe(np.zeros((len(labels), 2)), np.array(labels))
-    assert "\n" not in str(caught.value) and all(f"{name}: {labels.count(name)}" in str(caught.value) for name in set(labels))
+    assert "\n" not in str(caught.value) and all(
+        f"{name}: {labels.count(name)}" in str(caught.value) for name in set(labels)
+    )

@@ -1,4 +1,7 @@
-"""Weights of members against grids and scikit-learn, folds of whole objects, parts of the uncertainty in closed form."""
+"""Weights of members against grids and scikit-learn, folds of whole objects,
+parts of the uncertainty in closed form.
+"""
+
 import itertools
 import json
 
@@ -32,15 +35,20 @@ def test_no_mixture_of_a_fine_grid_is_better(seed, n):
     assert (weights >= 0).all() and weights.sum() == pytest.approx(1, abs=1e-15)
     grid = np.array([w for w in itertools.product(range(61), repeat=3) if sum(w) == 60]) / 60
     assert log_loss(label, weights @ probs) <= min(log_loss(label, w @ probs) for w in grid) + 1e-9
-    slack = (np.where(label == 1, probs, 1 - probs) / np.where(label == 1, weights @ probs, 1 - weights @ probs)).mean(1)
-    assert slack.max() < 1 + 1e-8 and np.abs(slack[weights > 1e-3] - 1).max() < 1e-5      # the conditions of Kuhn and Tucker
+    slack = (
+        np.where(label == 1, probs, 1 - probs) / np.where(label == 1, weights @ probs, 1 - weights @ probs)
+    ).mean(1)
+    # the conditions of Kuhn and Tucker
+    assert slack.max() < 1 + 1e-8 and np.abs(slack[weights > 1e-3] - 1).max() < 1e-5
 
 
 def test_eight_members_one_of_them_useless_and_two_the_same():
     label, probs = members(3, 3000, (1.2, 1.2, 1.0, 0.9, 0.5, 0.3, 0.0))
     probs = np.concatenate([probs, probs[:1]])
     weights = np.array(stacking.fit("stack", label, probs)["weights"])
-    slack = (np.where(label == 1, probs, 1 - probs) / np.where(label == 1, weights @ probs, 1 - weights @ probs)).mean(1)
+    slack = (
+        np.where(label == 1, probs, 1 - probs) / np.where(label == 1, weights @ probs, 1 - weights @ probs)
+    ).mean(1)
     assert slack.max() < 1 + 1e-8 and weights[6] < 0.02 and weights[0] == pytest.approx(weights[7], abs=1e-6)
 
 
@@ -52,7 +60,9 @@ def test_logistic_stacking_is_logistic_regression_where_no_slope_is_negative(see
     assert (theirs.coef_ > 0).all()
     np.testing.assert_allclose(ours["weights"], theirs.coef_[0], rtol=1e-5)
     assert ours["offset"] == pytest.approx(theirs.intercept_[0], abs=1e-5)
-    np.testing.assert_allclose(stacking.apply(ours, probs), theirs.predict_proba(logit(probs).T)[:, 1], rtol=1e-5)
+    np.testing.assert_allclose(
+        stacking.apply(ours, probs), theirs.predict_proba(logit(probs).T)[:, 1], rtol=1e-5
+    )
 
 
 def test_a_member_that_errs_gets_no_negative_slope():
@@ -60,7 +70,9 @@ def test_a_member_that_errs_gets_no_negative_slope():
     full = LogisticRegression(C=np.inf, tol=1e-12, solver="newton-cholesky").fit(logit(probs).T, label)
     rest = LogisticRegression(C=np.inf, tol=1e-12, solver="newton-cholesky").fit(logit(probs[:2]).T, label)
     assert full.coef_[0, 2] < 0
-    np.testing.assert_allclose(stacking.fit("stack_logit", label, probs)["weights"], [*rest.coef_[0], 0], rtol=1e-5)
+    np.testing.assert_allclose(
+        stacking.fit("stack_logit", label, probs)["weights"], [*rest.coef_[0], 0], rtol=1e-5
+    )
 
 
 def test_separated_members_get_bounded_slopes():
@@ -68,7 +80,10 @@ def test_separated_members_get_bounded_slopes():
     probs = np.stack([np.linspace(0.1, 0.9, 40), np.linspace(0.3, 0.6, 40)])
     for how in ("stack", "stack_logit"):
         fitted = stacking.fit(how, label, probs)
-        assert np.isfinite(fitted["weights"] + [fitted["offset"]]).all() and max(fitted["weights"]) <= stacking.STEEPEST
+        assert (
+            np.isfinite(fitted["weights"] + [fitted["offset"]]).all()
+            and max(fitted["weights"]) <= stacking.STEEPEST
+        )
         assert np.isfinite(stacking.apply(fitted, probs)).all()
 
 
@@ -86,16 +101,29 @@ def test_a_row_that_some_members_lack():
 
 
 def test_comparison_finds_out_who_is_better():
-    """One good member among four that guess: the stack wins by many standard errors. Equal members: nobody does."""
+    """One good member among four that guess: the stack wins by many standard errors. Equal members:
+    nobody does.
+    """
     label, probs = members(0, 1500, (2.0, 0.0, 0.0, 0.0))
     told = stacking.compare("stack", label, probs, probs.mean(0), np.arange(1500), 0)
-    assert told["log_loss_gain"] > 5 * told["log_loss_gain_error"] and told["auc_stack"] > told["auc_mean"] + 0.02
+    assert (
+        told["log_loss_gain"] > 5 * told["log_loss_gain_error"]
+        and told["auc_stack"] > told["auc_mean"] + 0.02
+    )
     assert told["accuracy_stack"] > told["accuracy_mean"] and told["folds"] == 5
     label, probs = members(1, 1500, (1.0, 1.0, 1.0))
     told = stacking.compare("stack", label, probs, probs.mean(0), np.arange(1500), 0)
     assert abs(told["log_loss_gain"]) < 0.01 and json.loads(json.dumps(told)) == told
-    five = stacking.compare("stack", np.repeat(label, 5), np.repeat(probs, 5, 1), np.repeat(probs.mean(0), 5), np.repeat(np.arange(1500), 5), 0)
-    assert five["log_loss_gain_error"] == pytest.approx(told["log_loss_gain_error"], rel=0.1)       # bands are no more objects
+    five = stacking.compare(
+        "stack",
+        np.repeat(label, 5),
+        np.repeat(probs, 5, 1),
+        np.repeat(probs.mean(0), 5),
+        np.repeat(np.arange(1500), 5),
+        0,
+    )
+    # bands are no more objects
+    assert five["log_loss_gain_error"] == pytest.approx(told["log_loss_gain_error"], rel=0.1)
 
 
 @pytest.mark.parametrize("lenses, others", [(2, 2), (7, 40), (200, 301)])
@@ -120,14 +148,23 @@ def test_what_cannot_be_weighed():
         deal(["a", "b", "c"], [1, 0, 0], 0)
     good = dict(combine="stack", members=["a", "b"], weights=[0.5, 0.5], offset=0.0)
     assert stacking.checked(good, "stack", "w.json") is good
-    for change in (dict(weights=[0.5, 0.6]), dict(weights=[1.5, -0.5]), dict(weights=[1.0]), dict(weights="x"), dict(offset=float("nan")),
-                   dict(combine="stack_logit"), dict(members=None)):
+    for change in (
+        dict(weights=[0.5, 0.6]),
+        dict(weights=[1.5, -0.5]),
+        dict(weights=[1.0]),
+        dict(weights="x"),
+        dict(offset=float("nan")),
+        dict(combine="stack_logit"),
+        dict(members=None),
+    ):
         with pytest.raises(Mistake, match="w.json: expected weights"):
             stacking.checked(good | change, "stack", "w.json")
 
 
 def test_parts_of_the_uncertainty():
-    """Members that agree on a coin: all of it aleatoric. Members that are certain of opposite things: all epistemic."""
+    """Members that agree on a coin: all of it aleatoric. Members that are certain of opposite things:
+    all epistemic.
+    """
     parts = uncertainty.parts([[0.5, 1.0, 1.0, 0.3, np.nan], [0.5, 0.0, 1.0, np.nan, np.nan]])
     log2, entropy = np.log(2), -0.3 * np.log(0.3) - 0.7 * np.log(0.7)
     np.testing.assert_allclose(parts.total, [log2, log2, 0, entropy, np.nan], atol=1e-15)

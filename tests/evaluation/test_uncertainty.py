@@ -1,4 +1,5 @@
 """Parts of predictive uncertainty against closed forms, SciPy's entropy and quadrature."""
+
 import math
 
 import numpy as np
@@ -37,16 +38,23 @@ def test_entropies_are_scipys():
 def test_parts_add_up_and_lie_where_they_can():
     for spread in (0.01, 1, 30):
         parts = predictive_parts(torch.randn(20, 200) * spread)
-        assert all(part.dtype == torch.float64 and part.isfinite().all() and (part >= 0).all() for part in parts.values())
+        assert all(
+            part.dtype == torch.float64 and part.isfinite().all() and (part >= 0).all()
+            for part in parts.values()
+        )
         assert torch.allclose(parts["aleatoric"] + parts["epistemic"], parts["total"], rtol=0, atol=1e-14)
-        assert torch.allclose(parts["variance_aleatoric"] + parts["variance_epistemic"], parts["variance"], rtol=0, atol=1e-15)
+        assert torch.allclose(
+            parts["variance_aleatoric"] + parts["variance_epistemic"], parts["variance"], rtol=0, atol=1e-15
+        )
         assert parts["total"].max() <= math.log(2) + 1e-15
 
 
 def test_small_disagreement_is_the_variance_over_twice_that_of_the_label():
     """The limit of mutual information: Var(p) / (2 p (1 - p))."""
     parts = predictive_parts(0.4 + 1e-4 * torch.randn(1000, 1, dtype=torch.float64))
-    assert parts["epistemic"].item() == pytest.approx((parts["variance_epistemic"] / (2 * parts["variance"])).item(), rel=1e-3)
+    assert parts["epistemic"].item() == pytest.approx(
+        (parts["variance_epistemic"] / (2 * parts["variance"])).item(), rel=1e-3
+    )
 
 
 def test_a_normal_posterior_by_quadrature():
@@ -56,6 +64,7 @@ def test_a_normal_posterior_by_quadrature():
 
     def mean(of):
         return integrate.quad(lambda z: of(1 / (1 + np.exp(-1 - 2 * z))) * stats.norm.pdf(z), -12, 12)[0]
+
     assert parts["prob"].item() == pytest.approx(mean(lambda p: p), abs=1e-4)
     assert parts["aleatoric"].item() == pytest.approx(mean(lambda p: stats.entropy([p, 1 - p])), abs=1e-4)
 
@@ -64,7 +73,8 @@ def test_examples_that_are_sure_keep_their_digits():
     parts = predictive_parts(torch.tensor([[-50.0], [-52.0]]))
     p = np.array([math.exp(-50), math.exp(-52)])
     assert parts["prob"].item() == pytest.approx(p.mean(), rel=1e-12)
-    assert parts["total"].item() == pytest.approx(p.mean() * (1 - math.log(p.mean())), rel=1e-12)        # p - p ln p
+    # p - p ln p
+    assert parts["total"].item() == pytest.approx(p.mean() * (1 - math.log(p.mean())), rel=1e-12)
 
 
 def test_shapes_that_are_no_samples():

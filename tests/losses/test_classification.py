@@ -1,4 +1,5 @@
 """Binary cross entropy against torch, a closed form and its limits."""
+
 import math
 
 import pytest
@@ -31,12 +32,19 @@ def test_slope_is_probability_minus_label():
 
 def test_smoothing():
     logit, label = torch.randn(20), torch.rand(20).round()
-    mixture = 0.9 * binary_cross_entropy(logit, label) + 0.1 * (binary_cross_entropy(logit, torch.zeros(20))
-                                                                + binary_cross_entropy(logit, torch.ones(20))) / 2
+    mixture = (
+        0.9 * binary_cross_entropy(logit, label)
+        + 0.1
+        * (binary_cross_entropy(logit, torch.zeros(20)) + binary_cross_entropy(logit, torch.ones(20)))
+        / 2
+    )
     assert torch.allclose(binary_cross_entropy(logit, label, smoothing=0.1), mixture)
 
 
 def test_always_float32_and_one_value_an_example():
-    assert binary_cross_entropy(torch.randn(3).bfloat16(), torch.ones(3, dtype=torch.int64)).dtype == torch.float32
+    assert (
+        binary_cross_entropy(torch.randn(3).bfloat16(), torch.ones(3, dtype=torch.int64)).dtype
+        == torch.float32
+    )
     with pytest.raises(ValueError, match=r"\[3, 1\]"):
         binary_cross_entropy(torch.randn(3, 1), torch.ones(3))

@@ -1,4 +1,5 @@
 """ConvNeXt V2 against timm's, whose weights it must read and whose numbers it must give."""
+
 import copy
 
 import pytest
@@ -20,8 +21,11 @@ def randomised(network: nn.Module) -> nn.Module:
 
 
 def pair(timm, size: str, in_chans: int, drop_path_rate: float = 0.0, num_classes: int = 1):
-    theirs = randomised(timm.create_model(f"convnextv2_{size}", in_chans=in_chans, num_classes=num_classes,
-                                          drop_path_rate=drop_path_rate))
+    theirs = randomised(
+        timm.create_model(
+            f"convnextv2_{size}", in_chans=in_chans, num_classes=num_classes, drop_path_rate=drop_path_rate
+        )
+    )
     ours = ConvNeXtV2(size, in_chans, num_classes, drop_path_rate)
     ours.load_state_dict(theirs.state_dict(), strict=True)
     return ours, theirs
@@ -45,15 +49,28 @@ def test_names_and_shapes_are_timms(timm, size):
     assert [(name, t.shape) for name, t in ours.items()] == [(name, t.shape) for name, t in theirs.items()]
 
 
-@pytest.mark.parametrize("size, pixels, channels, drop_path_rate", [
-    ("atto", 41, 1, 0.0), ("atto", 41, 5, 0.0), ("atto", 64, 1, 0.0), ("atto", 64, 5, 0.4), ("atto", 41, 1, 0.4),
-    ("atto", 135, 1, 0.0), ("nano", 41, 1, 0.0), ("tiny", 41, 5, 0.0), ("tiny", 64, 1, 0.1)])
+@pytest.mark.parametrize(
+    "size, pixels, channels, drop_path_rate",
+    [
+        ("atto", 41, 1, 0.0),
+        ("atto", 41, 5, 0.0),
+        ("atto", 64, 1, 0.0),
+        ("atto", 64, 5, 0.4),
+        ("atto", 41, 1, 0.4),
+        ("atto", 135, 1, 0.0),
+        ("nano", 41, 1, 0.0),
+        ("tiny", 41, 5, 0.0),
+        ("tiny", 64, 1, 0.1),
+    ],
+)
 def test_logits_and_gradients_are_timms(timm, size, pixels, channels, drop_path_rate):
     ours, theirs = pair(timm, size, channels, drop_path_rate)
     results = []
     for network in (ours.train(), theirs.train()):
-        torch.manual_seed(3)                                  # the same branches are left out
-        x = torch.randn(6, channels, pixels, pixels, generator=torch.Generator().manual_seed(2)).requires_grad_()
+        torch.manual_seed(3)  # the same branches are left out
+        x = torch.randn(
+            6, channels, pixels, pixels, generator=torch.Generator().manual_seed(2)
+        ).requires_grad_()
         logit = network(x)
         logit.square().sum().backward()
         results.append((logit, x.grad, {name: p.grad for name, p in network.named_parameters()}))
@@ -65,10 +82,13 @@ def test_logits_and_gradients_are_timms(timm, size, pixels, channels, drop_path_
     assert relative(*whole) < 1e-5
 
 
-@pytest.mark.parametrize("size, pixels, trained", [("atto", 41, True), ("tiny", 64, True), ("atto", 100, True), ("atto", 41, False)])
+@pytest.mark.parametrize(
+    "size, pixels, trained",
+    [("atto", 41, True), ("tiny", 64, True), ("atto", 100, True), ("atto", 41, False)],
+)
 def test_the_fast_road_is_the_plain_one(monkeypatch, size, pixels, trained):
     network = randomised(ConvNeXtV2(size))
-    network.stages.requires_grad_(trained)                    # also where most weights are frozen
+    network.stages.requires_grad_(trained)  # also where most weights are frozen
     x, results = torch.randn(5, 1, pixels, pixels, requires_grad=True), []
     weights = [p for p in network.parameters() if p.requires_grad]
     for _ in range(2):
@@ -81,11 +101,18 @@ def test_the_fast_road_is_the_plain_one(monkeypatch, size, pixels, trained):
     assert max(relative(a, b) for a, b in zip(*results)) < 2e-5
 
 
-@pytest.mark.parametrize("name, shapes", [("Product", [(6, 3, 3, 4), (5, 4), (5,)]), ("Product", [(6, 3, 3, 4), (2, 4), (2,)]),
-                                          ("Convolve", [(3, 4, 2, 5), (5, 1, 7, 7), (5,)]), ("Activate", [(3, 2, 4, 5), (5,), (5,)])])
+@pytest.mark.parametrize(
+    "name, shapes",
+    [
+        ("Product", [(6, 3, 3, 4), (5, 4), (5,)]),
+        ("Product", [(6, 3, 3, 4), (2, 4), (2,)]),
+        ("Convolve", [(3, 4, 2, 5), (5, 1, 7, 7), (5,)]),
+        ("Activate", [(3, 2, 4, 5), (5,), (5,)]),
+    ],
+)
 def test_fast_derivatives_first_and_second(monkeypatch, name, shapes):
     """In float32, as oneDNN has no other, against autograd through the formula in float64."""
-    monkeypatch.setattr("models.convnextv2.CACHE", 80)        # more than one piece
+    monkeypatch.setattr("models.convnextv2.CACHE", 80)  # more than one piece
     fast = getattr(convnextv2, name).apply
     plain = dict(Product=F.linear, Convolve=convnextv2.convolve, Activate=convnextv2.activate)[name]
     inputs, more, results = [torch.randn(shape) for shape in shapes], (1e-6,) * (name == "Activate"), []
@@ -96,7 +123,9 @@ def test_fast_derivatives_first_and_second(monkeypatch, name, shapes):
         cotangents = cotangents or [torch.randn(y.shape), *map(torch.randn_like, inputs)]
         first = torch.autograd.grad(y, leaves, cotangents[0].to(dtype), retain_graph=True)
         again = torch.autograd.grad(y, leaves, cotangents[0].to(dtype), create_graph=True)
-        second = torch.autograd.grad(sum((a * c.to(dtype)).sum() for a, c in zip(again, cotangents[1:])), leaves, allow_unused=True)
+        second = torch.autograd.grad(
+            sum((a * c.to(dtype)).sum() for a, c in zip(again, cotangents[1:])), leaves, allow_unused=True
+        )
         results.append([y, *first, *again, *(t for t in second if t is not None)])
     assert len(results[0]) == len(results[1])
     assert all(torch.allclose(a.double(), b, rtol=1e-4, atol=1e-4) for a, b in zip(*results))
@@ -107,26 +136,32 @@ def test_features_are_timms(timm):
     x = torch.randn(4, 2, 50, 70)
     features = ours.eval().features(x)
     assert features.shape == (4, ours.feature_dim) and ours(x).shape == (4, 3)
-    assert torch.allclose(features, theirs.eval().forward_head(theirs.forward_features(x), pre_logits=True), atol=1e-5)
+    assert torch.allclose(
+        features, theirs.eval().forward_head(theirs.forward_features(x), pre_logits=True), atol=1e-5
+    )
 
 
 def test_initial_values_are_drawn_as_timms(timm):
-    ours, theirs = (network.state_dict() for network in
-                    (ConvNeXtV2("atto"), timm.create_model("convnextv2_atto", in_chans=1, num_classes=1)))
+    ours, theirs = (
+        network.state_dict()
+        for network in (ConvNeXtV2("atto"), timm.create_model("convnextv2_atto", in_chans=1, num_classes=1))
+    )
     for name, a in ours.items():
         b = theirs[name]
         if b.unique().numel() == 1:
-            assert torch.equal(a, b), name                    # constants: zeros, ones
+            assert torch.equal(a, b), name  # constants: zeros, ones
         else:
-            n = a.numel()                                     # five standard errors of mean and deviation
-            assert abs(a.mean()) < 5 * 0.02 / n ** 0.5 and abs(a.std() - 0.02) < 5 * 0.02 / (2 * n) ** 0.5, name
+            n = a.numel()  # five standard errors of mean and deviation
+            assert abs(a.mean()) < 5 * 0.02 / n**0.5 and abs(a.std() - 0.02) < 5 * 0.02 / (2 * n) ** 0.5, name
             assert abs(b.std() - 0.02) < 5 * 0.02 / (2 * n) ** 0.5, name
 
 
 def test_drop_path_rates_are_timms(timm):
     ours, theirs = pair(timm, "nano", 1, 0.3)
-    rates = [[getattr(block.drop_path, name, 0.0) for stage in network.stages for block in stage.blocks]
-             for network, name in ((ours, "rate"), (theirs, "drop_prob"))]
+    rates = [
+        [getattr(block.drop_path, name, 0.0) for stage in network.stages for block in stage.blocks]
+        for network, name in ((ours, "rate"), (theirs, "drop_prob"))
+    ]
     assert rates[0] == rates[1] and rates[0][0] == 0 and rates[0][-1] == pytest.approx(0.3)
 
 
@@ -135,11 +170,15 @@ def test_depthwise_is_a_convolution(shape):
     layer = Depthwise(6)
     x = torch.randn(3, *shape, 6, requires_grad=True)
     y = layer(x)
-    expected = F.conv2d(x.permute(0, 3, 1, 2), layer.weight, layer.bias, padding=3, groups=6).permute(0, 2, 3, 1)
+    expected = F.conv2d(x.permute(0, 3, 1, 2), layer.weight, layer.bias, padding=3, groups=6).permute(
+        0, 2, 3, 1
+    )
     assert torch.allclose(y, expected, atol=1e-6)
     cotangent = torch.randn_like(y)
     inputs = (x, layer.weight, layer.bias)
-    for a, b in zip(torch.autograd.grad(y, inputs, cotangent), torch.autograd.grad(expected, inputs, cotangent)):
+    for a, b in zip(
+        torch.autograd.grad(y, inputs, cotangent), torch.autograd.grad(expected, inputs, cotangent)
+    ):
         assert torch.allclose(a, b, atol=1e-5)
 
 
@@ -152,7 +191,7 @@ def test_response_norm_gradient():
 def test_response_norm_of_a_dead_channel():
     layer = randomised(nn.ModuleDict({"grn": GlobalResponseNorm(5)}))["grn"]
     x = torch.randn(2, 1, 1, 5)
-    x[:, ..., 2] = 0                                          # GELU below -6 is exactly zero, on 1x1 maps all there is
+    x[:, ..., 2] = 0  # GELU below -6 is exactly zero, on 1x1 maps all there is
     x.requires_grad_()
     layer(x).square().sum().backward()
     assert x.grad.isfinite().all() and layer.weight.grad.isfinite().all()
@@ -168,10 +207,13 @@ def test_per_example_gradients_are_those_of_single_examples(mode, pixels):
     def loss(net, x, label):
         return F.binary_cross_entropy_with_logits(net(x).squeeze(1), label, reduction="sum")
 
-    singles = [torch.autograd.grad(loss(network, x[i:i + 1], label[i:i + 1]), list(network.parameters()))
-               for i in range(3)]
-    wrapped = opacus.GradSampleModule(copy.deepcopy(network), force_functorch=mode == "functorch",
-                                      loss_reduction="sum")
+    singles = [
+        torch.autograd.grad(loss(network, x[i : i + 1], label[i : i + 1]), list(network.parameters()))
+        for i in range(3)
+    ]
+    wrapped = opacus.GradSampleModule(
+        copy.deepcopy(network), force_functorch=mode == "functorch", loss_reduction="sum"
+    )
     loss(wrapped, x, label).backward()
     for number, parameter in enumerate(wrapped.parameters()):
         for i in range(3):
@@ -188,7 +230,7 @@ def test_torch_func():
     each = torch.func.vmap(torch.func.grad(logit), (None, 0))(parameters, x)
     assert torch.allclose(torch.func.vmap(logit, (None, 0))(parameters, x), network(x).squeeze(1), atol=1e-5)
     for i in range(3):
-        single = torch.autograd.grad(network(x[i:i + 1]).squeeze(), list(network.parameters()))
+        single = torch.autograd.grad(network(x[i : i + 1]).squeeze(), list(network.parameters()))
         assert max(relative(each[name][i], g) for name, g in zip(parameters, single)) < 1e-5
 
 
@@ -209,13 +251,14 @@ def test_half_precision():
     assert (half - exact).abs().max() < 0.05 * exact.abs().max().clamp_min(1)
     assert all(p.grad.isfinite().all() and p.grad.dtype == torch.float32 for p in network.parameters())
     layer = randomised(nn.ModuleDict({"grn": GlobalResponseNorm(3)}))["grn"]
-    large = torch.full((1, 2, 2, 3), 3e3)                     # its square is beyond float16
+    large = torch.full((1, 2, 2, 3), 3e3)  # its square is beyond float16
     assert torch.allclose(layer(large.half()).float(), layer(large), rtol=2e-3)
 
 
 def test_every_parameter_gets_a_gradient():
     network = randomised(ConvNeXtV2("atto", drop_path_rate=0.9)).train()
-    network(torch.randn(2, 1, 41, 41)).sum().backward()       # also where all branches are left out: DDP waits for each
+    # also where all branches are left out: DDP waits for each
+    network(torch.randn(2, 1, 41, 41)).sum().backward()
     assert all(p.grad is not None for p in network.parameters())
 
 

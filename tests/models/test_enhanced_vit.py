@@ -1,4 +1,7 @@
-"""The vision transformer against timm's, its lensing bias against a formula in polar coordinates, and its symmetries."""
+"""The vision transformer against timm's, its lensing bias against a formula in polar coordinates,
+and its symmetries.
+"""
+
 import copy
 import math
 from functools import partial
@@ -8,7 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.enhanced_vit import SIZES, Block, Convolutions, EnhancedViT, LensingBias, Patches, Size, cached_positions
+from models.enhanced_vit import (
+    SIZES,
+    Block,
+    Convolutions,
+    EnhancedViT,
+    LensingBias,
+    Patches,
+    Size,
+    cached_positions,
+)
 from models.layers.sky_position import SkyPosition
 
 FIELDS = ("redshift", "ra", "seeing", "dec")
@@ -24,7 +36,9 @@ def randomised(network: nn.Module) -> nn.Module:
 
 
 def metadata(B: int):
-    values = torch.stack([torch.rand(B), 360 * torch.rand(B), 0.5 + torch.rand(B), 180 * torch.rand(B) - 90], 1)
+    values = torch.stack(
+        [torch.rand(B), 360 * torch.rand(B), 0.5 + torch.rand(B), 180 * torch.rand(B) - 90], 1
+    )
     present = torch.rand(B, 4) < 0.6
     return torch.where(present, values, torch.nan), present
 
@@ -45,7 +59,9 @@ def test_any_bands_and_any_size(channels, side):
 def test_base_is_vit_base_but_for_its_tokens(timm):
     with torch.device("meta"):
         ours = EnhancedViT("base", 3, 1000, lensing_bias=False)
-        theirs = timm.create_model("vit_base_patch16_224", class_token=False, global_pool="avg", pos_embed="none")
+        theirs = timm.create_model(
+            "vit_base_patch16_224", class_token=False, global_pool="avg", pos_embed="none"
+        )
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
     assert ours.feature_dim == 768
 
@@ -53,6 +69,7 @@ def test_base_is_vit_base_but_for_its_tokens(timm):
 @pytest.mark.parametrize("grid, extra", [((3, 5), 0), ((4, 4), 1)])
 def test_a_block_without_bias_is_timms(timm, grid, extra):
     from timm.models.vision_transformer import Block as Theirs
+
     theirs = Theirs(48, 4, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=1e-6))
     ours = Block(48, 4)
     wrong = ours.load_state_dict(theirs.state_dict(), strict=False)
@@ -73,32 +90,57 @@ def little(monkeypatch):
 
 def test_the_whole_is_timms_with_the_same_positions(timm, little):
     theirs = timm.models.vision_transformer.VisionTransformer(
-        img_size=(36, 44), patch_size=4, in_chans=2, num_classes=3, embed_dim=64, depth=3, num_heads=4, class_token=False, global_pool="avg")
+        img_size=(36, 44),
+        patch_size=4,
+        in_chans=2,
+        num_classes=3,
+        embed_dim=64,
+        depth=3,
+        num_heads=4,
+        class_token=False,
+        global_pool="avg",
+    )
     ours = EnhancedViT("little", 2, 3)
-    state = {name.replace("patch_embed.proj", "stem").replace("fc_norm", "norm"): value for name, value in theirs.state_dict().items()}
+    state = {
+        name.replace("patch_embed.proj", "stem").replace("fc_norm", "norm"): value
+        for name, value in theirs.state_dict().items()
+    }
     with torch.no_grad():
         theirs.pos_embed.copy_(cached_positions(9, 11, 64, torch.device("cpu")))
-    wrong = ours.load_state_dict({name: value for name, value in state.items() if name != "pos_embed"}, strict=False)
+    wrong = ours.load_state_dict(
+        {name: value for name, value in state.items() if name != "pos_embed"}, strict=False
+    )
     assert not wrong.unexpected_keys and all(name.endswith("bias.weight") for name in wrong.missing_keys)
     x = torch.randn(3, 2, 36, 44)
     assert relative(ours(x), theirs(x)) < 1e-5
-    narrow = torch.randn(3, 2, 35, 41)                                       # the odd pixel of padding is right and below
+    narrow = torch.randn(3, 2, 35, 41)  # the odd pixel of padding is right and below
     assert relative(ours(narrow), theirs(F.pad(narrow, (1, 2, 0, 1)))) < 1e-5
 
 
-@pytest.mark.parametrize("stem, side, patch, grid", [(Patches, 41, 4, 11), (Patches, 40, 4, 10), (Convolutions, 41, 4, 11), (Convolutions, 40, 4, 11),
-                                                     (Convolutions, 101, 8, 14), (Patches, 224, 16, 14)])
+@pytest.mark.parametrize(
+    "stem, side, patch, grid",
+    [
+        (Patches, 41, 4, 11),
+        (Patches, 40, 4, 10),
+        (Convolutions, 41, 4, 11),
+        (Convolutions, 40, 4, 11),
+        (Convolutions, 101, 8, 14),
+        (Patches, 224, 16, 14),
+    ],
+)
 def test_tokens_are_centred(stem, side, patch, grid):
-    """The pixels that the tokens in the middle see lie around the centre of the image, at most half a pixel off."""
+    """The pixels that the tokens in the middle see lie around the centre of the image,
+    at most half a pixel off.
+    """
     layer = stem(1, 8, patch)
     for place, module in enumerate(layer.children()):
         if isinstance(module, nn.GroupNorm):
-            layer[place] = nn.Identity()                                     # through it every token sees all pixels
+            layer[place] = nn.Identity()  # through it every token sees all pixels
     x = torch.zeros(1, 1, side, side, requires_grad=True)
     tokens = layer(x)
     assert tokens.shape == (1, grid, grid, 8)
     middle = slice((grid - 1) // 2, grid // 2 + 1)
-    seen, = torch.autograd.grad(tokens[0, middle, middle].sum(), x)
+    (seen,) = torch.autograd.grad(tokens[0, middle, middle].sum(), x)
     for axis in (0, 1):
         pixels = seen[0, 0].abs().sum(axis).nonzero().double()
         assert abs(pixels.mean().item() - (side - 1) / 2) <= 0.5 and len(pixels) < side / 2
@@ -110,21 +152,32 @@ def test_the_bias_is_its_formula_in_polar_coordinates():
 
     def ring(radius, number):
         return math.exp(-0.5 * ((math.log(1 + radius) - 0.4 * number) / 0.4) ** 2)
+
     assert bias.shape == (5, 2, 12, 12) and torch.equal(bias[0], bias[4])
     for i, j in ((0, 0), (0, 11), (5, 6), (2, 9), (9, 2)):
-        (ri, fi), (rj, fj) = (math.sqrt(x * x + y * y) and (math.hypot(x, y), math.atan2(y, x))
-                              for x, y in ((k % columns - 1.5, k // columns - 1.0) for k in (i, j)))
+        (ri, fi), (rj, fj) = (
+            math.sqrt(x * x + y * y) and (math.hypot(x, y), math.atan2(y, x))
+            for x, y in ((k % columns - 1.5, k // columns - 1.0) for k in (i, j))
+        )
         for head in range(2):
             expected = sum(
-                layer.weight[head, m, k, n].item() * ring(ri, k) * ring(rj, n)
-                * (ri * rj / math.sqrt((ri**2 + 1) * (rj**2 + 1))) ** m * math.cos(m * (fi - fj))
-                for m in range(5) for k in range(8) for n in range(8))
+                layer.weight[head, m, k, n].item()
+                * ring(ri, k)
+                * ring(rj, n)
+                * (ri * rj / math.sqrt((ri**2 + 1) * (rj**2 + 1))) ** m
+                * math.cos(m * (fi - fj))
+                for m in range(5)
+                for k in range(8)
+                for n in range(8)
+            )
             assert bias[0, head, i, j].item() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("side", [5, 6])
 def test_the_bias_does_not_see_rotations_and_reflections(side):
-    """Permuting both axes of the bias by a symmetry of the square grid changes nothing; a shift, which is none, does."""
+    """Permuting both axes of the bias by a symmetry of the square grid changes nothing;
+    a shift, which is none, does.
+    """
     layer = randomised(nn.ModuleDict({"bias": LensingBias(3)}))["bias"]
     bias = layer(torch.zeros(1, side, side))[0]
     number = torch.arange(side * side).view(side, side)
@@ -138,21 +191,34 @@ def test_the_bias_does_not_see_rotations_and_reflections(side):
 
 def test_at_the_centre_no_azimuth_is_left():
     """The patch in the middle sees all patches of one radius alike, whatever their azimuth."""
-    bias = randomised(nn.ModuleDict({"bias": LensingBias(1)}))["bias"](torch.zeros(1, 5, 5))[0, 0].view(5, 5, 5, 5)
+    bias = randomised(nn.ModuleDict({"bias": LensingBias(1)}))["bias"](torch.zeros(1, 5, 5))[0, 0].view(
+        5, 5, 5, 5
+    )
     around = bias[2, 2]
     assert torch.allclose(around[2, 0], around[0, 2]) and torch.allclose(around[1, 1], around[3, 1])
-    assert torch.allclose(bias[2, 0, 1, 4], bias[2, 0, 3, 4], atol=1e-5)     # even in the difference of azimuth
+    assert torch.allclose(bias[2, 0, 1, 4], bias[2, 0, 3, 4], atol=1e-5)  # even in the difference of azimuth
     assert not torch.allclose(bias[2, 0, 2, 4], bias[2, 0, 0, 2], atol=0.1)  # opposite is not beside
 
 
 def test_without_positions_the_network_is_blind_to_turns(monkeypatch, little):
-    """The bias is all that tells patches apart then, so turning the order of patches leaves the features; positions end that."""
+    """The bias is all that tells patches apart then, so turning the order of patches leaves the features;
+    positions end that.
+    """
     network = randomised(EnhancedViT("little")).eval()
     x, number = torch.randn(2, 1, 40, 40), torch.arange(100).view(10, 10)
     patches = x.unflatten(2, (10, 4)).unflatten(4, (10, 4)).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
-    turned = patches[:, number.rot90(1).flatten()].unflatten(1, (10, 10)).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+    turned = (
+        patches[:, number.rot90(1).flatten()]
+        .unflatten(1, (10, 10))
+        .permute(0, 3, 1, 4, 2, 5)
+        .flatten(4, 5)
+        .flatten(2, 3)
+    )
     assert relative(network(turned), network(x)) > 1e-3
-    monkeypatch.setattr("models.enhanced_vit.cached_positions", lambda rows, columns, width, device: torch.zeros(rows * columns, width))
+    monkeypatch.setattr(
+        "models.enhanced_vit.cached_positions",
+        lambda rows, columns, width, device: torch.zeros(rows * columns, width),
+    )
     assert relative(network.features(turned), network.features(x)) < 1e-5
 
 
@@ -185,8 +251,13 @@ def test_a_seed_fixes_weights_and_dropped_branches():
 
 
 def test_state_dict_round_trip_on_another_grid():
-    """A network that has seen one size of image gives its weights to one that sees another: nothing of the grid is kept."""
-    first, second = randomised(EnhancedViT("tiny", fields=FIELDS)).eval(), EnhancedViT("tiny", fields=FIELDS).eval()
+    """A network that has seen one size of image gives its weights to one that sees another:
+    nothing of the grid is kept.
+    """
+    first, second = (
+        randomised(EnhancedViT("tiny", fields=FIELDS)).eval(),
+        EnhancedViT("tiny", fields=FIELDS).eval(),
+    )
     first.fit(*(t.numpy() for t in metadata(50)))
     first(torch.randn(1, 1, 41, 41))
     second.load_state_dict(first.state_dict())
@@ -226,14 +297,17 @@ def test_metadata_are_standardised_and_placed_on_the_sky():
     z = values[present[:, 0], 0]
     assert network.metadata.standardise.mean[0] == pytest.approx(z.mean().item(), rel=1e-5)
     # the same direction, a full turn away; and half a position is none
-    whole, there = torch.tensor([[0.5, 10.0, 1.0, -20.0], [0.5, 370.0, 1.0, -20.0]]), torch.ones(2, 4, dtype=torch.bool)
+    whole, there = (
+        torch.tensor([[0.5, 10.0, 1.0, -20.0], [0.5, 370.0, 1.0, -20.0]]),
+        torch.ones(2, 4, dtype=torch.bool),
+    )
     assert torch.allclose(*token(whole, there), atol=1e-4)
     half = there.clone()
     half[:, 3] = False
     none = half.clone()
     none[:, 1] = False
     assert torch.equal(token(whole, half), token(whole, none))
-    weight = token.linear.weight[:, 4:]                                      # two values, two masks, then the harmonics
+    weight = token.linear.weight[:, 4:]  # two values, two masks, then the harmonics
     expected = SkyPosition(6)(torch.tensor([10.0]), torch.tensor([-20.0]), torch.tensor([True])) @ weight.T
     assert torch.allclose(token(whole, there)[0] - token(whole, none)[0], expected[0], atol=1e-4)
 
@@ -248,7 +322,12 @@ def test_per_example_gradients_are_those_of_single_examples(side, fields):
     def loss(net, x, label, *extra):
         return F.binary_cross_entropy_with_logits(net(x, *extra).squeeze(1), label, reduction="sum")
 
-    singles = [torch.autograd.grad(loss(network, *(t[i:i + 1] for t in (x, label, *extra))), list(network.parameters())) for i in range(3)]
+    singles = [
+        torch.autograd.grad(
+            loss(network, *(t[i : i + 1] for t in (x, label, *extra))), list(network.parameters())
+        )
+        for i in range(3)
+    ]
     wrapped = opacus.GradSampleModule(copy.deepcopy(network), force_functorch=True, loss_reduction="sum")
     loss(wrapped, x, label, *extra).backward()
     for number, (name, parameter) in enumerate(wrapped.named_parameters()):
@@ -260,7 +339,7 @@ def test_one_graph_for_the_compiler_and_gradients_after_inference():
     network = randomised(EnhancedViT("tiny", drop_path_rate=0.2)).eval()
     x = torch.randn(2, 1, 37, 37)
     with torch.inference_mode():
-        network(x)                                                           # what is kept of the grid must serve training too
+        network(x)  # what is kept of the grid must serve training too
     network(x).sum().backward()
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
     assert torch.allclose(compiled(x), network(x), atol=1e-5)

@@ -1,4 +1,5 @@
 """The lens finder whole: what goes in front of the network and what is read off its features."""
+
 import torch
 from torch import nn
 
@@ -10,6 +11,7 @@ from tests.models.layers.test_preprocess import galaxies
 
 class Mean(nn.Module):
     """The mean square of the pixels, in half precision."""
+
     feature_dim = 1
 
     def features(self, x):
@@ -26,7 +28,7 @@ def test_the_logit_is_that_of_the_preprocessed_image():
     said = model.eval()(x, present, domain)
     assert list(said) == ["logit"] and said["logit"].shape == (5,) and said["logit"].dtype == torch.float32
     plain = Preprocess(pad_to=64)(x, present, domain)
-    assert torch.equal(model.network.seen, plain)              # not augmented outside training
+    assert torch.equal(model.network.seen, plain)  # not augmented outside training
     model.train()(x, present, domain)
     assert not torch.equal(model.network.seen, plain)
     assert list(model.state_dict()) == ["preprocess.recipe"]
@@ -34,8 +36,11 @@ def test_the_logit_is_that_of_the_preprocessed_image():
 
 
 def test_channels_last_keeps_the_numbers():
-    """Another layout of the same pixels: the same logits and gradients but for rounding, and the same keys."""
+    """Another layout of the same pixels: the same logits and gradients but for rounding,
+    and the same keys.
+    """
     from model import create_model
+
     x, present, domain = galaxies(5), torch.ones(5, 2, dtype=torch.bool), torch.zeros(5, dtype=torch.int64)
     found, seen = [], []
     for channels_last in (False, True):
@@ -46,6 +51,6 @@ def test_channels_last_keeps_the_numbers():
         logit = model(x, present, domain)["logit"]
         logit.square().sum().backward()
         found.append([logit.detach(), *(p.grad for p in model.parameters())])
-    assert seen == [41 * 41, 1]                              # how far the next channel is
+    assert seen == [41 * 41, 1]  # how far the next channel is
     for plain, last in zip(*found, strict=True):
         torch.testing.assert_close(last, plain, rtol=1e-3, atol=1e-5)

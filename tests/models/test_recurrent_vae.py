@@ -1,4 +1,7 @@
-"""The recurrent autoencoder: a curve is described by itself alone, in its own units, in every band, at its own times."""
+"""The recurrent autoencoder: a curve is described by itself alone, in its own units, in every band,
+at its own times.
+"""
+
 import io
 
 import pytest
@@ -9,25 +12,29 @@ from models.recurrent_vae import RecurrentVAE
 from tasks.light_curve.scores import misfit
 
 REQUEST = dict()
-RECOMMENDED = dict(layers=1, dropout=0.0, bidirectional=True, time_inputs=True, curve_scale=True, harmonics=16, scatter=True)
+RECOMMENDED = dict(
+    layers=1, dropout=0.0, bidirectional=True, time_inputs=True, curve_scale=True, harmonics=16, scatter=True
+)
 LIKELIHOOD = {"request": "squared_error", "recommended": "poisson"}
 configurations = pytest.mark.parametrize("options", [REQUEST, RECOMMENDED], ids=["request", "recommended"])
 INPUTS = ("rate", "error_low", "error_up")
-BETWEEN = 14400.0        # s from visit to visit
+BETWEEN = 14400.0  # s from visit to visit
 
 
 def model_of(options: dict, dtype=torch.float64, **more) -> RecurrentVAE:
     torch.manual_seed(1)
     model = RecurrentVAE(**options | dict(hidden=10, latent=4) | more).to(dtype).eval()
     model.cadence.fill_(BETWEEN)
-    with torch.no_grad():                # as if trained: the decoder says something
+    with torch.no_grad():  # as if trained: the decoder says something
         model.out.weight.mul_(20)
         model.spread.weight.mul_(3)
     return model
 
 
 def curves(lengths=(9, 1, 4, 7, 2), dtype=torch.float64) -> dict[str, torch.Tensor]:
-    """Curves with gaps, upper limits, points without one band, and one curve (the third) without a whole one."""
+    """Curves with gaps, upper limits, points without one band, and one curve (the third)
+    without a whole one.
+    """
     generator = torch.Generator().manual_seed(2)
     B, T, C = len(lengths), max(lengths), 3
     length = torch.tensor(lengths)
@@ -40,30 +47,52 @@ def curves(lengths=(9, 1, 4, 7, 2), dtype=torch.float64) -> dict[str, torch.Tens
     time = torch.where(inside, gaps.cumsum(1) - gaps[:, :1], 0)
     exposure = torch.where(observed, 10 + 30 * torch.rand(B, T, C, generator=generator), 0)
     background = 0.02 * exposure
-    counts = torch.poisson(2 * exposure * torch.rand(B, T, C, generator=generator).square() + background, generator)
+    counts = torch.poisson(
+        2 * exposure * torch.rand(B, T, C, generator=generator).square() + background, generator
+    )
     unit = exposure.clamp(min=1e-9)
-    batch = dict(rate=(counts - background).clamp(min=0) / unit, error_low=(counts.sqrt() - 1 / 3).clamp(min=0) / unit,
-                 error_up=torch.where(counts > 0, counts.sqrt() + 1 / 3, 0.5) / unit, exposure=exposure, background=background, counts=counts)
+    batch = dict(
+        rate=(counts - background).clamp(min=0) / unit,
+        error_low=(counts.sqrt() - 1 / 3).clamp(min=0) / unit,
+        error_up=torch.where(counts > 0, counts.sqrt() + 1 / 3, 0.5) / unit,
+        exposure=exposure,
+        background=background,
+        counts=counts,
+    )
     batch["error_low"] = torch.minimum(batch["error_low"], batch["rate"])
     batch = {name: torch.where(observed, values, 0).to(dtype) for name, values in batch.items()}
     return batch | dict(time=time.to(dtype), length=length, observed=observed)
 
 
 def described(model: RecurrentVAE, batch: dict, noise=None, seen=None):
-    return model(*(batch[name] for name in INPUTS), batch["observed"] if seen is None else seen, batch["time"], batch["length"], noise)
+    return model(
+        *(batch[name] for name in INPUTS),
+        batch["observed"] if seen is None else seen,
+        batch["time"],
+        batch["length"],
+        noise,
+    )
 
 
 def losses(model: RecurrentVAE, batch: dict, likelihood: str, noise=None) -> torch.Tensor:
     said = described(model, batch, noise)
-    return vae.sum_observed(misfit(said, batch, likelihood), batch["observed"]) + vae.kl_gaussian(said.mean, said.logvar)
+    return vae.sum_observed(misfit(said, batch, likelihood), batch["observed"]) + vae.kl_gaussian(
+        said.mean, said.logvar
+    )
 
 
-def results(model: RecurrentVAE, batch: dict, likelihood: str, noise: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """What is said of each curve, zero beyond its end, with its loss; and the slopes of the sum of the losses."""
+def results(
+    model: RecurrentVAE, batch: dict, likelihood: str, noise: torch.Tensor
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """What is said of each curve, zero beyond its end, with its loss;
+    and the slopes of the sum of the losses.
+    """
     said, value = described(model, batch, noise), losses(model, batch, likelihood, noise)
     inside = (torch.arange(batch["time"].shape[1]) < batch["length"][:, None])[..., None]
     clean = [torch.where(inside, x, 0) for x in (said.rate, said.scatter)]
-    return [*clean, said.mean, said.logvar, value], list(torch.autograd.grad(value.sum(), list(model.parameters())))
+    return [*clean, said.mean, said.logvar, value], list(
+        torch.autograd.grad(value.sum(), list(model.parameters()))
+    )
 
 
 def take(batch: dict, rows) -> dict:
@@ -73,7 +102,10 @@ def take(batch: dict, rows) -> dict:
 
 
 def padded(batch: dict, more: int, filler: float) -> dict:
-    """With `more` points of padding; whatever is not observed, and the data and times of the padding, are `filler`, times of no meaning."""
+    """With `more` points of padding; whatever is not observed, and the data and times of the padding,
+    are `filler`, times of no meaning.
+    """
+
     def longer(x):
         return x if x.ndim == 1 else torch.cat([x, x.new_zeros(len(x), more, *x.shape[2:])], 1)
 
@@ -92,27 +124,55 @@ def close(ours, theirs, tolerance=1e-6):
 def test_the_defaults_are_the_requests():
     """Nine inputs a point, two layers of 64 units, 40 latent units; three bands come out."""
     model = RecurrentVAE()
-    assert (model.encoder.input_size, model.encoder.hidden_size, model.encoder.num_layers, model.encoder.bidirectional) == (9, 64, 2, False)
-    assert model.encoder.dropout == 0.2 and model.posterior.out_features == 2 * 40 and model.out.out_features == 3
+    assert (
+        model.encoder.input_size,
+        model.encoder.hidden_size,
+        model.encoder.num_layers,
+        model.encoder.bidirectional,
+    ) == (9, 64, 2, False)
+    assert (
+        model.encoder.dropout == 0.2
+        and model.posterior.out_features == 2 * 40
+        and model.out.out_features == 3
+    )
     said = described(model.eval(), curves(dtype=torch.float32))
-    assert said.rate.shape == (5, 9, 3) and said.mean.shape == said.logvar.shape == (5, 40) and (said.scatter == 0).all()
+    assert (
+        said.rate.shape == (5, 9, 3)
+        and said.mean.shape == said.logvar.shape == (5, 40)
+        and (said.scatter == 0).all()
+    )
 
 
 @configurations
 @pytest.mark.parametrize("bands", [1, 3, 5])
 def test_shapes_and_signs(options, bands):
     model = model_of(options, torch.float32, bands=bands)
-    batch = {name: x[..., :1].expand(-1, -1, bands) if x.ndim == 3 else x for name, x in curves(dtype=torch.float32).items()}
+    batch = {
+        name: x[..., :1].expand(-1, -1, bands) if x.ndim == 3 else x
+        for name, x in curves(dtype=torch.float32).items()
+    }
     said = described(model, batch)
-    assert said.rate.shape == said.scatter.shape == (5, 9, bands) and said.mean.shape == said.logvar.shape == (5, 4)
+    assert said.rate.shape == said.scatter.shape == (
+        5,
+        9,
+        bands,
+    ) and said.mean.shape == said.logvar.shape == (5, 4)
     assert all(x.dtype == torch.float32 and x.isfinite().all() for x in said)
     inside = torch.arange(9) < batch["length"][:, None]
-    assert (said.rate[inside] > 0).all() and (said.scatter >= 0).all() and (said.scatter[inside] > 0).all() == bool(options)
+    assert (
+        (said.rate[inside] > 0).all()
+        and (said.scatter >= 0).all()
+        and (said.scatter[inside] > 0).all() == bool(options)
+    )
 
 
 @configurations
 def test_a_curve_is_described_alike_alone_in_a_batch_and_in_any_order(options):
-    model, batch, likelihood = model_of(options), curves(), LIKELIHOOD["recommended" if options else "request"]
+    model, batch, likelihood = (
+        model_of(options),
+        curves(),
+        LIKELIHOOD["recommended" if options else "request"],
+    )
     noise = torch.randn(5, 4, dtype=torch.float64)
     whole, slopes = results(model, batch, likelihood, noise)
     assert all(x.isfinite().all() for x in whole + slopes)
@@ -130,14 +190,22 @@ def test_a_curve_is_described_alike_alone_in_a_batch_and_in_any_order(options):
 
 
 @configurations
-@pytest.mark.parametrize("more, filler", [(0, 7.0), (3, 0.0), (1, -1e5), (40, 1e30), (5, float("inf")), (5, float("nan"))])
+@pytest.mark.parametrize(
+    "more, filler", [(0, 7.0), (3, 0.0), (1, -1e5), (40, 1e30), (5, float("inf")), (5, float("nan"))]
+)
 def test_defect_03_padding_is_masked_in_decoder_and_loss(options, more, filler):
-    """Padding of any length and content, and what stands where a band was not observed, changes neither what is said nor a slope."""
-    model, batch, likelihood = model_of(options), curves(), LIKELIHOOD["recommended" if options else "request"]
+    """Padding of any length and content, and what stands where a band was not observed,
+    changes neither what is said nor a slope.
+    """
+    model, batch, likelihood = (
+        model_of(options),
+        curves(),
+        LIKELIHOOD["recommended" if options else "request"],
+    )
     noise = torch.randn(5, 4, dtype=torch.float64)
     clean, slopes = results(model, batch, likelihood, noise)
     spoiled = padded(batch, more, filler)
-    if filler != filler:                 # times are numbers everywhere; NaN is what data may have
+    if filler != filler:  # times are numbers everywhere; NaN is what data may have
         spoiled["time"] = spoiled["time"].nan_to_num(5.0)
     dirty, its_slopes = results(model, spoiled, likelihood, noise)
     close([x[:, :9] if x.ndim == 3 else x for x in dirty], clean)
@@ -150,17 +218,23 @@ def test_padding_in_single_precision(options):
     with torch.no_grad():
         clean, dirty = described(model, batch), described(model, padded(batch, 20, float("nan")))
     inside = torch.arange(9) < batch["length"][:, None]
-    close([dirty.rate[:, :9][inside], dirty.mean, dirty.logvar], [clean.rate[inside], clean.mean, clean.logvar])
+    close(
+        [dirty.rate[:, :9][inside], dirty.mean, dirty.logvar], [clean.rate[inside], clean.mean, clean.logvar]
+    )
 
 
 def test_defect_01_z_reaches_its_own_sequence():
-    """Each point of a curve follows from that curve's latent vector, and from no other's; a repeated and reshaped vector mixes them."""
+    """Each point of a curve follows from that curve's latent vector, and from no other's;
+    a repeated and reshaped vector mixes them.
+    """
     for options in (REQUEST, RECOMMENDED):
         model, batch = model_of(options), curves((3, 3, 3, 3))
         sampling, waves = model.sampling(batch["time"], batch["length"])
         scale = model.scale(batch["rate"], batch["error_up"], batch["observed"])
-        slopes = torch.autograd.functional.jacobian(lambda z: model.decode(z, batch["length"], scale, sampling, waves)[0],  # noqa: B023
-                                                    torch.randn(4, 4, dtype=torch.float64))       # [B, T, C, B, L]
+        slopes = torch.autograd.functional.jacobian(
+            lambda z: model.decode(z, batch["length"], scale, sampling, waves)[0],  # noqa: B023
+            torch.randn(4, 4, dtype=torch.float64),
+        )  # [B, T, C, B, L]
         of_curve = slopes.abs().amax((2, 4))
         own = torch.eye(4, dtype=torch.bool)[:, None].expand(4, 3, 4)
         assert (of_curve[own] > 1e-6).all() and (of_curve[~own] == 0).all()
@@ -171,7 +245,9 @@ def fitted(model: RecurrentVAE, batch: dict, steps: int) -> torch.Tensor:
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for _ in range(steps):
         optimizer.zero_grad()
-        vae.sum_observed(misfit(described(model, batch), batch, "poisson"), batch["observed"]).mean().backward()
+        vae.sum_observed(
+            misfit(described(model, batch), batch, "poisson"), batch["observed"]
+        ).mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     with torch.no_grad():
@@ -184,8 +260,17 @@ def noiseless(rate: torch.Tensor) -> dict[str, torch.Tensor]:
     counts = rate * exposure
     time = (BETWEEN * torch.arange(rate.shape[1])).expand(rate.shape[:2])
     error = counts.sqrt() / exposure
-    return dict(rate=rate, error_low=error, error_up=error, exposure=exposure, background=torch.zeros_like(rate), counts=counts, time=time,
-                length=torch.full((len(rate),), rate.shape[1]), observed=torch.ones_like(rate, dtype=torch.bool))
+    return dict(
+        rate=rate,
+        error_low=error,
+        error_up=error,
+        exposure=exposure,
+        background=torch.zeros_like(rate),
+        counts=counts,
+        time=time,
+        length=torch.full((len(rate),), rate.shape[1]),
+        observed=torch.ones_like(rate, dtype=torch.bool),
+    )
 
 
 def test_defect_02_every_band_is_reconstructed():
@@ -195,17 +280,23 @@ def test_defect_02_every_band_is_reconstructed():
     batch = noiseless(torch.stack([courses, courses.flip(0), courses * torch.tensor([2.0, 0.5, 1])]))
     for options in (REQUEST, RECOMMENDED | dict(harmonics=4)):
         torch.manual_seed(0)
-        rate = fitted(RecurrentVAE(**options | dict(hidden=16, latent=4, dropout=0.0)).train(False), batch, 150)
+        rate = fitted(
+            RecurrentVAE(**options | dict(hidden=16, latent=4, dropout=0.0)).train(False), batch, 150
+        )
         assert rate.shape == batch["rate"].shape
         assert ((rate / batch["rate"]).log().abs().mean((0, 1)) < 0.1).all()
 
 
 def test_defect_06_gaps_are_seen_and_rates_of_any_scale_are_fit():
-    """When a curve was not looked at reaches the latent vector and the rates; rates over ten decades are all fit alike."""
+    """When a curve was not looked at reaches the latent vector and the rates;
+    rates over ten decades are all fit alike.
+    """
     model, batch = model_of(RECOMMENDED), curves((9, 9))
     later = batch | dict(time=batch["time"] + 40 * BETWEEN * (torch.arange(9) >= 5))
     before, after = described(model, batch), described(model, later)
-    assert ((before.mean - after.mean).abs().amax(1) > 1e-4).all() and ((before.rate / after.rate).log().abs().amax((1, 2)) > 1e-4).all()
+    assert ((before.mean - after.mean).abs().amax(1) > 1e-4).all() and (
+        (before.rate / after.rate).log().abs().amax((1, 2)) > 1e-4
+    ).all()
 
     t = torch.linspace(0, 1, 8)
     course = torch.stack([1 + 2 * t, 3 - 2 * t, 2 + 0 * t], -1)
@@ -213,7 +304,7 @@ def test_defect_06_gaps_are_seen_and_rates_of_any_scale_are_fit():
     torch.manual_seed(0)
     model = RecurrentVAE(**RECOMMENDED | dict(hidden=16, latent=4, harmonics=4)).eval()
     with torch.no_grad():
-        assert ((described(model, batch).rate / batch["rate"]).log().abs() < 1.5).all()          # before any training
+        assert ((described(model, batch).rate / batch["rate"]).log().abs() < 1.5).all()  # before any training
     assert ((fitted(model, batch, 100) / batch["rate"]).log().abs() < 0.15).all()
 
 
@@ -252,14 +343,18 @@ def test_seconds_or_days(options):
 
 
 def test_the_scale_is_the_curves_mean_rate():
-    """Of the observed points, plus what an upper error bar shared by all would add; where a band was never observed, the typical one."""
+    """Of the observed points, plus what an upper error bar shared by all would add;
+    where a band was never observed, the typical one.
+    """
     model, batch = model_of(RECOMMENDED), curves()
     model.typical_rate.copy_(torch.tensor([0.3, 0.2, 0.1]))
     scale = model.scale(batch["rate"], batch["error_up"], batch["observed"])
     there = batch["observed"][0, :, 1]
     mean = batch["rate"][0, there, 1].mean() + batch["error_up"][0, there, 1].mean() / there.sum()
     assert scale[0, 1].item() == pytest.approx(mean.item()) and scale[2, 1].item() == pytest.approx(0.2)
-    assert model_of(REQUEST).scale(batch["rate"], batch["error_up"], batch["observed"]).unique().tolist() == [1]
+    assert model_of(REQUEST).scale(batch["rate"], batch["error_up"], batch["observed"]).unique().tolist() == [
+        1
+    ]
 
 
 @configurations
@@ -270,17 +365,29 @@ def test_a_curve_of_upper_limits_or_of_nothing_is_finite(options):
     parameters = list(model.parameters())
     for seen in (batch["observed"], torch.zeros_like(batch["observed"])):
         said = described(model, batch, seen=seen)
-        value = vae.sum_observed(misfit(said, batch, likelihood), batch["observed"]) + vae.kl_gaussian(said.mean, said.logvar)
+        value = vae.sum_observed(misfit(said, batch, likelihood), batch["observed"]) + vae.kl_gaussian(
+            said.mean, said.logvar
+        )
         assert all(x.isfinite().all() for x in (*said, value, *torch.autograd.grad(value.sum(), parameters)))
 
 
-@pytest.mark.parametrize("likelihood, scatter", [
-    ("poisson", True), ("poisson", False), ("split_normal", True), ("squared_error", True), ("squared_error", False),
-    ("split_normal", False)])
+@pytest.mark.parametrize(
+    "likelihood, scatter",
+    [
+        ("poisson", True),
+        ("poisson", False),
+        ("split_normal", True),
+        ("squared_error", True),
+        ("squared_error", False),
+        ("split_normal", False),
+    ],
+)
 def test_every_likelihood_has_finite_slopes_at_upper_limits_and_padding(likelihood, scatter):
     model = model_of(REQUEST, scatter=scatter)
     value = losses(model, curves(), likelihood)
-    assert value.isfinite().all() and all(slope.isfinite().all() for slope in torch.autograd.grad(value.sum(), list(model.parameters())))
+    assert value.isfinite().all() and all(
+        slope.isfinite().all() for slope in torch.autograd.grad(value.sum(), list(model.parameters()))
+    )
 
 
 @configurations
@@ -301,7 +408,10 @@ def test_the_latent_vector_is_drawn_in_training_and_the_mean_elsewhere(options):
     said = described(model, batch, noise)
     scale = model.scale(batch["rate"], batch["error_up"], batch["observed"])
     latent = said.mean + noise * (said.logvar / 2).exp()
-    close(model.decode(latent, batch["length"], scale, *model.sampling(batch["time"], batch["length"])), said[:2])
+    close(
+        model.decode(latent, batch["length"], scale, *model.sampling(batch["time"], batch["length"])),
+        said[:2],
+    )
 
 
 @configurations
@@ -313,4 +423,10 @@ def test_the_state_dict_holds_everything(options):
     other = RecurrentVAE(**options | dict(hidden=10, latent=4)).double().eval()
     other.load_state_dict(torch.load(file, weights_only=True))
     assert all(torch.equal(a, b) for a, b in zip(described(model, batch), described(other, batch)))
-    assert {"typical_rate", "cadence", "encoder.weight_ih_l0", "posterior.weight", "out.bias"} <= model.state_dict().keys()
+    assert {
+        "typical_rate",
+        "cadence",
+        "encoder.weight_ih_l0",
+        "posterior.weight",
+        "out.bias",
+    } <= model.state_dict().keys()

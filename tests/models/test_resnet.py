@@ -1,4 +1,5 @@
 """ResNet against timm's and torchvision's, whose shapes, counts and numbers it must give."""
+
 import pytest
 import torch
 from torch import nn
@@ -31,27 +32,41 @@ def test_shapes_are_torchvisions(size, timm):
         ours = ResNet(size, 3, 1000, stem="patch")
         theirs = getattr(models, f"resnet{size}")()
         assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
-        shapes = {name: t.shape for name, t in renamed(theirs.state_dict()).items() if "running" not in name and "num_batches" not in name}
+        shapes = {
+            name: t.shape
+            for name, t in renamed(theirs.state_dict()).items()
+            if "running" not in name and "num_batches" not in name
+        }
     assert shapes == {name: t.shape for name, t in ours.state_dict().items()}
     stages = {}
     for name, network in (("ours", ours), ("theirs", theirs)):
         for number in range(1, 5):
             getattr(network, f"layer{number}").register_forward_hook(
-                lambda _, __, out, at=(name, number): stages.__setitem__(at, out.shape))
+                lambda _, __, out, at=(name, number): stages.__setitem__(at, out.shape)
+            )
         network(torch.empty(2, 3, 101, 75, device="meta"))
     assert all(stages["ours", n] == stages["theirs", n] for n in range(1, 5))
     assert [stages["ours", n][1] for n in range(1, 5)] == list(ours.widths)
 
 
-@pytest.mark.parametrize("size, drop_path_rate, pixels", [("18", 0.0, 64), ("34", 0.0, 41), ("50", 0.0, 64), ("18", 0.3, 41)])
+@pytest.mark.parametrize(
+    "size, drop_path_rate, pixels", [("18", 0.0, 64), ("34", 0.0, 41), ("50", 0.0, 64), ("18", 0.3, 41)]
+)
 def test_logits_and_gradients_are_timms(timm, size, drop_path_rate, pixels):
-    theirs = randomised(timm.create_model(f"resnet{size}", norm_layer=timm.layers.GroupNorm, in_chans=5, num_classes=3,
-                                          drop_path_rate=drop_path_rate))
+    theirs = randomised(
+        timm.create_model(
+            f"resnet{size}",
+            norm_layer=timm.layers.GroupNorm,
+            in_chans=5,
+            num_classes=3,
+            drop_path_rate=drop_path_rate,
+        )
+    )
     ours = ResNet(size, 5, 3, drop_path_rate, stem="patch")
     ours.load_state_dict(renamed(theirs.state_dict()), strict=True)
     results = []
     for network in (ours.train(), theirs.train()):
-        torch.manual_seed(3)                                  # the same branches are left out
+        torch.manual_seed(3)  # the same branches are left out
         x = torch.randn(3, 5, pixels, pixels, generator=torch.Generator().manual_seed(2)).requires_grad_()
         logit = network(x)
         logit.square().sum().backward()
@@ -60,7 +75,10 @@ def test_logits_and_gradients_are_timms(timm, size, drop_path_rate, pixels):
         assert (a - b).norm() <= 2e-5 * b.norm()
 
 
-@pytest.mark.parametrize("stem, pixels, last", [("fine", 41, 3), ("patch", 41, 2), ("fine", 32, 2), ("patch", 32, 1), ("fine", 101, 7)])
+@pytest.mark.parametrize(
+    "stem, pixels, last",
+    [("fine", 41, 3), ("patch", 41, 2), ("fine", 32, 2), ("patch", 32, 1), ("fine", 101, 7)],
+)
 def test_maps(stem, pixels, last):
     assert small(stem=stem).maps(torch.randn(1, 2, pixels, pixels)).shape == (1, 64, last, last)
 
@@ -92,7 +110,7 @@ def test_an_output_does_not_depend_on_its_neighbours():
     network, x, order = small(), torch.randn(5, 2, 41, 41), torch.tensor([3, 1, 4, 0, 2])
     together = network(x)
     assert torch.allclose(network(x[order]), together[order], atol=1e-5)
-    assert torch.allclose(torch.cat([network(x[i:i + 1]) for i in range(5)]), together, atol=1e-5)
+    assert torch.allclose(torch.cat([network(x[i : i + 1]) for i in range(5)]), together, atol=1e-5)
 
 
 def test_begins_with_blocks_that_add_nothing():
@@ -102,7 +120,11 @@ def test_begins_with_blocks_that_add_nothing():
 
 
 def test_stochastic_depth_rises_to_the_last_block():
-    rates = [module.rate for module in ResNet("18", drop_path_rate=0.7, width=0.125).modules() if hasattr(module, "rate")]
+    rates = [
+        module.rate
+        for module in ResNet("18", drop_path_rate=0.7, width=0.125).modules()
+        if hasattr(module, "rate")
+    ]
     assert rates == pytest.approx([0.1 * i for i in range(1, 8)])
 
 
@@ -111,7 +133,10 @@ def test_one_seed_one_network_and_every_weight_learns():
     for _ in range(2):
         torch.manual_seed(4)
         networks.append(ResNet("50", 2, width=0.125))
-    assert all(torch.equal(a, b) for a, b in zip(networks[0].state_dict().values(), networks[1].state_dict().values()))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(networks[0].state_dict().values(), networks[1].state_dict().values())
+    )
     other = ResNet("50", 2, width=0.125)
     other.load_state_dict(networks[0].state_dict())
     x = torch.randn(2, 2, 41, 41)
@@ -124,20 +149,33 @@ def test_one_seed_one_network_and_every_weight_learns():
 @pytest.mark.parametrize("size, symmetric", [("18", False), ("50", False), ("18", True)])
 def test_per_example_gradients(size, symmetric):
     from opacus import GradSampleModule
-    network, x = randomised(ResNet(size, 2, width=0.125, symmetric=symmetric)).double(), torch.randn(3, 2, 41, 41, dtype=torch.float64)
+
+    network, x = (
+        randomised(ResNet(size, 2, width=0.125, symmetric=symmetric)).double(),
+        torch.randn(3, 2, 41, 41, dtype=torch.float64),
+    )
     hooks = GradSampleModule(network, loss_reduction="sum", force_functorch=True)
     hooks(x).square().sum().backward()
     together = {name: p.grad_sample for name, p in network.named_parameters()}
     hooks.disable_hooks()
     for i in range(3):
         network.zero_grad()
-        network(x[i:i + 1]).square().sum().backward()
-        assert all(torch.allclose(together[name][i], p.grad, atol=1e-9) for name, p in network.named_parameters())
+        network(x[i : i + 1]).square().sum().backward()
+        assert all(
+            torch.allclose(together[name][i], p.grad, atol=1e-9) for name, p in network.named_parameters()
+        )
 
 
-@pytest.mark.parametrize("options, message", [
-    (dict(size="101"), "no size '101'.*nearest"), (dict(stem="coarse"), "no stem"), (dict(width=0), "width 0"),
-    (dict(drop_path_rate=1.0), "rate in"), (dict(in_chans=0), "in_chans 0")])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(size="101"), "no size '101'.*nearest"),
+        (dict(stem="coarse"), "no stem"),
+        (dict(width=0), "width 0"),
+        (dict(drop_path_rate=1.0), "rate in"),
+        (dict(in_chans=0), "in_chans 0"),
+    ],
+)
 def test_mistakes_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         ResNet(**options)

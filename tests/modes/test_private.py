@@ -1,4 +1,5 @@
 """Private mode against single examples, Opacus' own accountant and fixtures, and what it must refuse."""
+
 import math
 
 import pytest
@@ -32,8 +33,17 @@ def loss(model, batch, step):
 
 
 def run_of(model, data, batch_size=8, steps=10, scaler=OFF, loss=loss, **options):
-    return Run(model, Objective(model, loss, torch.float32), data, scaler, batch_size, steps=steps, epochs=1, seed=0,
-               **dict(accumulate=1) | options)
+    return Run(
+        model,
+        Objective(model, loss, torch.float32),
+        data,
+        scaler,
+        batch_size,
+        steps=steps,
+        epochs=1,
+        seed=0,
+        **dict(accumulate=1) | options,
+    )
 
 
 class Permuted(nn.Module):
@@ -54,43 +64,53 @@ SMALL = {name: dict(size="18", width=0.125) for name in ("robust_resnet", "film_
 
 def networks():
     from model import MODELS, create_model
+
     yield "permuted", Permuted
     for name, spec in MODELS.items():
         if spec.private:
-            yield name, lambda name=name, spec=spec: create_model(name, in_chans=1, **SMALL.get(name, dict(size=spec.sizes[0])))
+            yield (
+                name,
+                lambda name=name, spec=spec: create_model(
+                    name, in_chans=1, **SMALL.get(name, dict(size=spec.sizes[0]))
+                ),
+            )
 
 
 def randomised(model):
     with torch.no_grad():
         for p in model.parameters():
-            p.add_(0.1 * torch.randn_like(p))             # GRN starts at zero, which would hide its gradient
+            p.add_(0.1 * torch.randn_like(p))  # GRN starts at zero, which would hide its gradient
     return model
 
 
 @pytest.mark.parametrize("build", [pytest.param(build, id=name) for name, build in networks()])
 def test_the_gradient_is_a_plain_loop_over_single_examples(build):
-    """Clip each, sum, no noise, divide by the expected size: to 1e-5 for every network that declares private."""
+    """Clip each, sum, no noise, divide by the expected size:
+    to 1e-5 for every network that declares private.
+    """
     clip, data = 0.5, Images(8, side=41)
-    model = randomised(build()).double().eval()           # eval: the loop must see the same network, without drop path
+    model = randomised(build()).double().eval()  # eval: the loop must see the same network, without drop path
     objective = Objective(model, loss, torch.float32)
-    data.image = data.image.double()                      # double, so that what is compared is algebra, not rounding
+    data.image = data.image.double()  # double, so that what is compared is algebra, not rounding
     batch = data.__getitems__(list(range(8)))
     weights = [p for p in model.parameters() if p.requires_grad]
     expected, norms = [torch.zeros_like(p) for p in weights], []
     for i in range(8):
         model.zero_grad()
-        objective({name: t[i:i + 1] for name, t in batch.items()}, 0).value.sum().backward()
+        objective({name: t[i : i + 1] for name, t in batch.items()}, 0).value.sum().backward()
         norm = torch.stack([p.grad.norm() for p in weights]).norm()
         norms.append(norm.item())
         for total, p in zip(expected, weights, strict=True):
             total += p.grad * min(1.0, clip / (norm.item() + 1e-6)) / 16
-    assert max(norms) > clip                              # clipping is at work
+    assert max(norms) > clip  # clipping is at work
     model.train()
-    for module in model.modules():                        # ... and again without random depth
+    for module in model.modules():  # ... and again without random depth
         if hasattr(module, "drop_prob"):
             module.drop_prob = 0.0
-    gradient = private.build(Config(noise_multiplier=1e-12, max_grad_norm=clip, max_physical_batch=3, target_delta=1e-3),
-                             run_of(model, Images(500, side=41), batch_size=16))
+    gradient = private.build(
+        Config(noise_multiplier=1e-12, max_grad_norm=clip, max_physical_batch=3, target_delta=1e-3),
+        run_of(model, Images(500, side=41), batch_size=16),
+    )
     gradient(batch, 8, 0)
     scale = max(total.abs().max() for total in expected)
     for total, p in zip(expected, weights, strict=True):
@@ -100,6 +120,7 @@ def test_the_gradient_is_a_plain_loop_over_single_examples(build):
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")
 def test_opacus_own_convolution_sampler_is_still_wrong_so_the_detour_is_needed():
     from opacus import GradSampleModule
+
     conv = nn.Conv2d(3, 4, 3)
     wide = torch.randn(2, 3, 9, 9).contiguous(memory_format=torch.channels_last)
     hooks = GradSampleModule(conv, loss_reduction="sum")
@@ -113,14 +134,18 @@ def test_opacus_own_convolution_sampler_is_still_wrong_so_the_detour_is_needed()
 
 def test_one_example_is_bounded():
     data, model = Images(1), Permuted()
-    gradient = private.build(Config(noise_multiplier=1e-12, max_grad_norm=0.01, target_delta=1e-3), run_of(model, Images(100), 10))
+    gradient = private.build(
+        Config(noise_multiplier=1e-12, max_grad_norm=0.01, target_delta=1e-3), run_of(model, Images(100), 10)
+    )
     gradient(data.__getitems__([0]), 1, 0)
     assert torch.stack([p.grad.norm() for p in model.parameters()]).norm() <= 0.01 / 10 * (1 + 1e-5)
 
 
 def test_an_empty_batch_gives_noise_of_the_right_size():
     model = nn.Sequential(nn.Flatten(), nn.Linear(400, 20), nn.Linear(20, 1))
-    gradient = private.build(Config(noise_multiplier=3.0, max_grad_norm=2.0, target_delta=1e-3), run_of(model, Images(100), 10))
+    gradient = private.build(
+        Config(noise_multiplier=3.0, max_grad_norm=2.0, target_delta=1e-3), run_of(model, Images(100), 10)
+    )
     gradient(Images(1).__getitems__([]), 0, 0)
     drawn = torch.cat([p.grad.flatten() for p in model.parameters()])
     assert drawn.std().item() == pytest.approx(3.0 * 2.0 / 10, rel=0.03) and abs(drawn.mean()) < 0.03
@@ -131,8 +156,10 @@ def test_poisson_batches_have_the_right_rate_and_repeat_after_a_restart():
     gradient = private.build(Config(target_delta=1e-4), run_of(model, Images(1000), 50))
     sizes = [len(gradient.order(step)) for step in range(400)]
     assert sum(sizes) / 400 == pytest.approx(50, abs=4 * math.sqrt(50 * 0.95 / 400))
-    again = private.build(Config(target_delta=1e-4), run_of(nn.Sequential(nn.Flatten(), nn.Linear(400, 1)), Images(1000), 50))
-    assert again.order(3).tolist() != gradient.order(3).tolist()          # another secret
+    again = private.build(
+        Config(target_delta=1e-4), run_of(nn.Sequential(nn.Flatten(), nn.Linear(400, 1)), Images(1000), 50)
+    )
+    assert again.order(3).tolist() != gradient.order(3).tolist()  # another secret
     again.load_state_dict(gradient.state_dict())
     assert again.order(3).tolist() == gradient.order(3).tolist()
 
@@ -142,7 +169,9 @@ def test_epsilon_is_opacus_fixture(accountant, low, high):
     """sigma 1.5, q 0.04, 2,250 steps, delta 1e-5 (opacus/tests/accountants_test.py)."""
     data = Images(2500, side=2)
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 1))
-    gradient = private.build(Config(noise_multiplier=1.5, accountant=accountant), run_of(model, data, 100, steps=2250))
+    gradient = private.build(
+        Config(noise_multiplier=1.5, accountant=accountant), run_of(model, data, 100, steps=2250)
+    )
     gradient.accountant.history = [(gradient.noise, gradient.rate, 2250)]
     assert low < gradient.report()["epsilon"] < high
 
@@ -152,16 +181,36 @@ def test_epsilon_is_opacus_fixture(accountant, low, high):
 def test_a_target_epsilon_gives_opacus_noise(accountant, sigma):
     """epsilon 8, q 0.04, 2,000 steps, delta 1e-5 (opacus/tests/accountants_test.py)."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 1))
-    gradient = private.build(Config(target_epsilon=8.0, accountant=accountant), run_of(model, Images(2500, side=2), 100, steps=2000))
+    gradient = private.build(
+        Config(target_epsilon=8.0, accountant=accountant),
+        run_of(model, Images(2500, side=2), 100, steps=2000),
+    )
     assert gradient.noise == pytest.approx(sigma, abs=0.01)
 
 
 def test_each_step_is_accounted_as_opacus_counts(tmp_path, monkeypatch):
     from opacus.accountants import RDPAccountant
+
     monkeypatch.setitem(train.TASKS, "toy", toys)
     monkeypatch.setattr("utils.stop.signal.signal", lambda *_: None)
-    train.main(["--task", "toy", "--mode", "customer_data", "--epochs", "2", "--batch_size", "20", "--device", "cpu",
-                "--noise_multiplier", "2", "--save_dir", str(tmp_path)])
+    train.main(
+        [
+            "--task",
+            "toy",
+            "--mode",
+            "customer_data",
+            "--epochs",
+            "2",
+            "--batch_size",
+            "20",
+            "--device",
+            "cpu",
+            "--noise_multiplier",
+            "2",
+            "--save_dir",
+            str(tmp_path),
+        ]
+    )
     theirs = RDPAccountant()
     for _ in range(20):
         theirs.step(noise_multiplier=2.0, sample_rate=0.1)
@@ -183,10 +232,13 @@ class Mixing(nn.Module):
         return self.head(x - x.mean(0) + x.std(0, unbiased=False))
 
 
-@pytest.mark.parametrize("model,message", [
-    (nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(648, 1)), "GroupNorm"),
-    (Mixing(), "differs from that of the example alone"),
-])
+@pytest.mark.parametrize(
+    "model,message",
+    [
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(648, 1)), "GroupNorm"),
+        (Mixing(), "differs from that of the example alone"),
+    ],
+)
 def test_networks_that_mix_examples_are_refused(model, message):
     with pytest.raises(Mistake, match=message):
         gradient = private.build(Config(target_delta=1e-3), run_of(model, Images(100)))

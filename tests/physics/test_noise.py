@@ -1,4 +1,5 @@
 """The noise of an image from its own pixels, against noise that was put in."""
+
 import numpy as np
 import pytest
 import torch
@@ -20,14 +21,31 @@ def test_numpy_finds_the_same():
     for b in range(2):
         for c in range(3):
             x = image[b, c]
-            found = 1.4826 * np.median(np.abs(np.concatenate([np.diff(x, axis=0).ravel(), np.diff(x, axis=1).ravel()]))) / 2**0.5
-            assert noise_rms(torch.from_numpy(image))[b, c].item() == pytest.approx(found, rel=1e-2)      # the lower of two in the middle
+            found = (
+                1.4826
+                * np.median(np.abs(np.concatenate([np.diff(x, axis=0).ravel(), np.diff(x, axis=1).ravel()])))
+                / 2**0.5
+            )
+            # the lower of two in the middle
+            assert noise_rms(torch.from_numpy(image))[b, c].item() == pytest.approx(found, rel=1e-2)
 
 
 def test_a_galaxy_hardly_changes_it():
-    """A bright Sersic galaxy (peak of 100 sigma and more) in a cutout of 41 pixels: by less than 15 %; the plain rms by far more."""
+    """A bright Sersic galaxy (peak of 100 sigma and more) in a cutout of 41 pixels: by less than 15 %;
+    the plain rms by far more.
+    """
     x, y = pixel_grid(41, 0.2)
-    galaxy = brightness_sersic(x, y, 0.0, 0.0, torch.tensor(1.0), torch.tensor(0.8), torch.tensor(2.0), torch.tensor(0.7), torch.tensor(0.3))
+    galaxy = brightness_sersic(
+        x,
+        y,
+        0.0,
+        0.0,
+        torch.tensor(1.0),
+        torch.tensor(0.8),
+        torch.tensor(2.0),
+        torch.tensor(0.7),
+        torch.tensor(0.3),
+    )
     noise = torch.randn(20, 1, 41, 41)
     image = 200 * galaxy / galaxy.max() + noise
     assert (noise_rms(image).mean() / noise_rms(noise).mean()).item() == pytest.approx(1, abs=0.15)

@@ -1,4 +1,5 @@
 """Constant rates, log-normal scatter and nine statistics, against scipy on one curve at a time."""
+
 import math
 
 import numpy as np
@@ -7,7 +8,13 @@ import torch
 from scipy import integrate, optimize, special, stats
 
 from physics import variability
-from physics.variability import STATISTICS, constant_rate, constant_rate_of_errors, log_normal_evidence, statistics
+from physics.variability import (
+    STATISTICS,
+    constant_rate,
+    constant_rate_of_errors,
+    log_normal_evidence,
+    statistics,
+)
 from simulations.light_curves.processes import PROCESSES
 from simulations.light_curves.survey import Survey, simulate
 
@@ -15,15 +22,17 @@ SURVEY = Survey(points_low=8, points_high=14, counts_low=1000, counts_high=20000
 FAINT = Survey(points_low=10, points_high=60, counts_low=200, counts_high=2000)
 
 
-def batch_of(curves: list[dict[str, np.ndarray]], padding: float = 0.0) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+def batch_of(
+    curves: list[dict[str, np.ndarray]], padding: float = 0.0
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Curves of [T] or [T, C] fields, padded: fields [B, T, C] and which are observed."""
     T = max(len(curve["counts"]) for curve in curves) + 2
     fields = {name: torch.full((len(curves), T, 1), padding, dtype=torch.float64) for name in curves[0]}
     observed = torch.zeros(len(curves), T, 1, dtype=torch.bool)
     for b, curve in enumerate(curves):
         for name, values in curve.items():
-            fields[name][b, :len(values), 0] = torch.as_tensor(values)
-        observed[b, :len(curve["counts"])] = True
+            fields[name][b, : len(values), 0] = torch.as_tensor(values)
+        observed[b, : len(curve["counts"])] = True
     return fields, observed
 
 
@@ -38,27 +47,41 @@ def simulated(process: str, count: int, survey: Survey = SURVEY) -> list[dict[st
     return curves
 
 
-# constant rates ----------------------------------------------------------------------------------------------------------------
+# constant rates ---------------------------------------------------------------------------------------------
+
 
 def most_likely(counts, background, exposure) -> float:
     def cost(rate):
         return -stats.poisson.logpmf(counts, np.maximum(rate * exposure + background, 1e-300)).sum()
+
     high = counts.sum() / exposure.sum() + 1e-9
-    found = optimize.minimize_scalar(cost, bounds=(0, high * 1.01), method="bounded", options=dict(xatol=high * 1e-10)).x
+    found = optimize.minimize_scalar(
+        cost, bounds=(0, high * 1.01), method="bounded", options=dict(xatol=high * 1e-10)
+    ).x
     return 0.0 if cost(0.0) <= cost(found) else found
 
 
 @pytest.mark.parametrize("process", ["constant", "flare", "eclipse"])
 def test_the_constant_rate_is_the_most_likely_one(process):
     curves = simulated(process, 20)
-    curves += [curve | dict(background=0 * curve["background"]) for curve in curves[:5]]                  # without background
-    curves += [curve | dict(counts=0 * curve["counts"]) for curve in curves[:2]]                          # without counts
-    curves += [curve | dict(counts=curve["background"].round(), background=curve["background"] + 3) for curve in curves[:2]]      # less than background
+    curves += [curve | dict(background=0 * curve["background"]) for curve in curves[:5]]  # without background
+    curves += [curve | dict(counts=0 * curve["counts"]) for curve in curves[:2]]  # without counts
+    # less than background
+    curves += [
+        curve | dict(counts=curve["background"].round(), background=curve["background"] + 3)
+        for curve in curves[:2]
+    ]
     fields, observed = batch_of(curves)
     ours = constant_rate(**fields, observed=observed)
     assert ours.shape == (29, 1, 1)
-    np.testing.assert_allclose(ours[:, 0, 0], [most_likely(**curve) for curve in curves], rtol=1e-5, atol=1e-9)
-    np.testing.assert_allclose(ours[20:25, 0, 0], [curve["counts"].sum() / curve["exposure"].sum() for curve in curves[20:25]], rtol=1e-7)
+    np.testing.assert_allclose(
+        ours[:, 0, 0], [most_likely(**curve) for curve in curves], rtol=1e-5, atol=1e-9
+    )
+    np.testing.assert_allclose(
+        ours[20:25, 0, 0],
+        [curve["counts"].sum() / curve["exposure"].sum() for curve in curves[20:25]],
+        rtol=1e-7,
+    )
     assert (ours[25:] < 1e-12).all()
     assert (constant_rate(**fields, observed=observed & False) == 0).all()
 
@@ -67,10 +90,17 @@ def test_padding_and_units_of_a_constant_rate():
     curves = simulated("red_noise", 6)
     fields, observed = batch_of(curves)
     strange, _ = batch_of(curves, padding=math.nan)
-    assert torch.equal(constant_rate(**strange, observed=observed), constant_rate(**fields, observed=observed))
-    torch.testing.assert_close(constant_rate(**fields | dict(exposure=fields["exposure"] * 1e3), observed=observed) * 1e3,
-                               constant_rate(**fields, observed=observed))
-    assert constant_rate(**{name: x.float() for name, x in fields.items()}, observed=observed).dtype == torch.float32
+    assert torch.equal(
+        constant_rate(**strange, observed=observed), constant_rate(**fields, observed=observed)
+    )
+    torch.testing.assert_close(
+        constant_rate(**fields | dict(exposure=fields["exposure"] * 1e3), observed=observed) * 1e3,
+        constant_rate(**fields, observed=observed),
+    )
+    assert (
+        constant_rate(**{name: x.float() for name, x in fields.items()}, observed=observed).dtype
+        == torch.float32
+    )
 
 
 def chi_square(level, rate, low, up):
@@ -79,7 +109,10 @@ def chi_square(level, rate, low, up):
 
 def test_the_constant_rate_of_errors_minimises_chi_square():
     draw = np.random.default_rng(0)
-    curves = [dict(counts=draw.normal(5, 2, n), low=draw.uniform(0.2, 1, n), up=draw.uniform(0.2, 2, n)) for n in (1, 2, 3, 9, 30)]
+    curves = [
+        dict(counts=draw.normal(5, 2, n), low=draw.uniform(0.2, 1, n), up=draw.uniform(0.2, 2, n))
+        for n in (1, 2, 3, 9, 30)
+    ]
     fields, observed = batch_of(curves)
     ours = constant_rate_of_errors(fields["counts"], fields["low"], fields["up"], observed)[:, 0, 0]
     for level, curve in zip(ours.tolist(), curves):
@@ -88,65 +121,111 @@ def test_the_constant_rate_of_errors_minimises_chi_square():
         assert chi_square(level, curve["counts"], curve["low"], curve["up"]) <= min(costs) + 1e-9
         assert level == pytest.approx(grid[int(np.argmin(costs))], abs=2 * (grid[1] - grid[0]))
     even = constant_rate_of_errors(fields["counts"], fields["up"], fields["up"], observed)[:, 0, 0]
-    np.testing.assert_allclose(even, [np.average(curve["counts"], weights=curve["up"] ** -2.0) for curve in curves], rtol=1e-9)
+    np.testing.assert_allclose(
+        even, [np.average(curve["counts"], weights=curve["up"] ** -2.0) for curve in curves], rtol=1e-9
+    )
 
 
 def test_the_constant_rate_of_errors_at_padding_upper_limits_and_nothing():
-    curves = [dict(counts=np.array([0.0, 0, 0]), low=np.zeros(3), up=np.array([0.5, 0.2, 1])),
-              dict(counts=np.array([2.0, 0, 4]), low=np.array([0.5, 0, 1]), up=np.ones(3))]
+    curves = [
+        dict(counts=np.array([0.0, 0, 0]), low=np.zeros(3), up=np.array([0.5, 0.2, 1])),
+        dict(counts=np.array([2.0, 0, 4]), low=np.array([0.5, 0, 1]), up=np.ones(3)),
+    ]
     for padding in (0.0, 50.0, math.nan):
         fields, observed = batch_of(curves, padding)
         ours = constant_rate_of_errors(fields["counts"], fields["low"], fields["up"], observed)
         assert ours[0] == 0 and 0 <= ours[1] <= 4
-        assert (constant_rate_of_errors(fields["counts"], fields["low"], fields["up"], observed & False) == 0).all()
+        assert (
+            constant_rate_of_errors(fields["counts"], fields["low"], fields["up"], observed & False) == 0
+        ).all()
 
 
-# log-normal scatter ------------------------------------------------------------------------------------------------------------
+# log-normal scatter -----------------------------------------------------------------------------------------
+
 
 def explicit(mean: float, scatter: float, counts, background, exposure) -> float:
-    """The logarithm of the product of the integrals, by the trapezoidal rule in steps shorter than any integrand is wide."""
+    """The logarithm of the product of the integrals, by the trapezoidal rule in steps shorter than any
+    integrand is wide.
+    """
     step = 0.7 / np.sqrt(counts.max() + scatter**-2)
     x = np.arange(mean - 9 * scatter, mean + 9 * scatter, step)
     expected = np.exp(x) * exposure[:, None] + background[:, None]
-    log = special.xlogy(counts[:, None], expected) - expected - special.gammaln(counts + 1)[:, None] + stats.norm.logpdf(x, mean, scatter)
+    log = (
+        special.xlogy(counts[:, None], expected)
+        - expected
+        - special.gammaln(counts + 1)[:, None]
+        + stats.norm.logpdf(x, mean, scatter)
+    )
     return (special.logsumexp(log, axis=1) + np.log(step)).sum()
 
 
 def steady(counts, background, exposure) -> float:
-    return stats.poisson.logpmf(counts, np.maximum(most_likely(counts, background, exposure) * exposure + background, 1e-300)).sum()
+    return stats.poisson.logpmf(
+        counts, np.maximum(most_likely(counts, background, exposure) * exposure + background, 1e-300)
+    ).sum()
 
 
 def largest(curve: dict[str, np.ndarray], mean: float, scatter: float) -> float:
     """The largest evidence, looked for from a mean and scatter; of a constant rate where that is larger."""
-    found = optimize.minimize(lambda p: -explicit(p[0], math.exp(np.clip(p[1], -7, 1.7)), **curve), (mean, math.log(scatter)),
-                              method="Nelder-Mead", options=dict(xatol=1e-3, fatol=1e-5, maxiter=200))
+    found = optimize.minimize(
+        lambda p: -explicit(p[0], math.exp(np.clip(p[1], -7, 1.7)), **curve),
+        (mean, math.log(scatter)),
+        method="Nelder-Mead",
+        options=dict(xatol=1e-3, fatol=1e-5, maxiter=200),
+    )
     return max(-found.fun, steady(**curve))
 
 
 def test_the_explicit_integral_is_that_of_quad():
     """The oracle of the tests below against adaptive quadrature, and against the limit of no scatter."""
-    curve = dict(counts=np.array([0.0, 7, 900]), background=np.array([0.1, 2, 5]), exposure=np.array([10.0, 20, 30]))
+    curve = dict(
+        counts=np.array([0.0, 7, 900]), background=np.array([0.1, 2, 5]), exposure=np.array([10.0, 20, 30])
+    )
     for mean, scatter in ((0.3, 0.8), (-1.0, 2.5)):
         parts = []
         for c, b, e in zip(*curve.values()):
+
             def integrand(x, c=c, b=b, e=e):
-                return stats.poisson.pmf(c, math.exp(x) * e + b) * stats.norm.pdf(x, mean, scatter)      # noqa: B023
-            parts.append(integrate.quad(integrand, mean - 12 * scatter, mean + 12 * scatter, epsabs=0, epsrel=1e-10, limit=500,
-                                        points=[math.log(max(c, 0.5) / e)])[0])
+                return stats.poisson.pmf(c, math.exp(x) * e + b) * stats.norm.pdf(x, mean, scatter)  # noqa: B023
+
+            parts.append(
+                integrate.quad(
+                    integrand,
+                    mean - 12 * scatter,
+                    mean + 12 * scatter,
+                    epsabs=0,
+                    epsrel=1e-10,
+                    limit=500,
+                    points=[math.log(max(c, 0.5) / e)],
+                )[0]
+            )
         assert explicit(mean, scatter, **curve) == pytest.approx(np.log(parts).sum(), abs=1e-6)
     flat = curve | dict(counts=np.array([10.0, 22, 31]))
-    without = stats.poisson.logpmf(flat["counts"], math.exp(0.1) * flat["exposure"] + flat["background"]).sum()
+    without = stats.poisson.logpmf(
+        flat["counts"], math.exp(0.1) * flat["exposure"] + flat["background"]
+    ).sum()
     assert explicit(0.1, 1e-3, **flat) == pytest.approx(without, abs=1e-3)
 
 
 def shortfalls(curves: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """[N] nats by which our evidence is below the largest, and below the explicit integral at our own mean and scatter."""
+    """[N] nats by which our evidence is below the largest, and below the explicit integral at our own mean
+    and scatter.
+    """
     fields, observed = batch_of(curves)
     found = torch.cat(log_normal_evidence(**fields, observed=observed), 1).tolist()
     below = []
     for (evidence, mean, scatter), curve in zip(found, curves):
-        begin = (mean, scatter) if scatter else (math.log((curve["counts"].sum() + 0.5) / curve["exposure"].sum()), 0.2)
-        below.append((largest(curve, *begin) - evidence, explicit(mean, scatter, **curve) - evidence if scatter else 0.0))
+        begin = (
+            (mean, scatter)
+            if scatter
+            else (math.log((curve["counts"].sum() + 0.5) / curve["exposure"].sum()), 0.2)
+        )
+        below.append(
+            (
+                largest(curve, *begin) - evidence,
+                explicit(mean, scatter, **curve) - evidence if scatter else 0.0,
+            )
+        )
     return tuple(np.array(below).T)
 
 
@@ -158,8 +237,12 @@ def test_the_log_normal_evidence_is_the_largest(process):
 
 
 def test_the_log_normal_evidence_of_faint_curves_is_the_largest():
-    """The same of a few counts a point, where one in fifty may lack more: there, expectation maximisation creeps."""
-    short, _ = shortfalls([curve for process in ("red_noise", "qpe") for curve in simulated(process, 30, FAINT)])
+    """The same of a few counts a point, where one in fifty may lack more:
+    there, expectation maximisation creeps.
+    """
+    short, _ = shortfalls(
+        [curve for process in ("red_noise", "qpe") for curve in simulated(process, 30, FAINT)]
+    )
     assert (short < 0.05).mean() > 0.98 and short.max() < 0.2
 
 
@@ -168,8 +251,13 @@ def test_constant_sources_have_no_scatter_and_log_normal_ones_theirs():
     constant, scattered, truth = [], [], np.linspace(0.2, 1.5, 40)
     for sigma in truth:
         exposure, background = draw.uniform(10, 40, 60), np.full(60, 0.5)
-        constant.append(dict(counts=draw.poisson(5 * exposure + background), background=background, exposure=exposure))
-        scattered.append(constant[-1] | dict(counts=draw.poisson(np.exp(1 + sigma * draw.standard_normal(60)) * exposure + background)))
+        constant.append(
+            dict(counts=draw.poisson(5 * exposure + background), background=background, exposure=exposure)
+        )
+        scattered.append(
+            constant[-1]
+            | dict(counts=draw.poisson(np.exp(1 + sigma * draw.standard_normal(60)) * exposure + background))
+        )
     fields, observed = batch_of(constant)
     evidence, mean, scatter = log_normal_evidence(**fields, observed=observed)
     assert (scatter < 0.08).all() and (scatter == 0).float().mean() > 0.3
@@ -178,7 +266,9 @@ def test_constant_sources_have_no_scatter_and_log_normal_ones_theirs():
     fields, observed = batch_of(scattered)
     _, mean, scatter = log_normal_evidence(**fields, observed=observed)
     error = truth / math.sqrt(60)
-    assert (np.abs(mean[:, 0].numpy() - 1) < 4 * error).all() and (np.abs(scatter[:, 0].numpy() - truth) < 4 * error / math.sqrt(2) + 0.02).all()
+    assert (np.abs(mean[:, 0].numpy() - 1) < 4 * error).all() and (
+        np.abs(scatter[:, 0].numpy() - truth) < 4 * error / math.sqrt(2) + 0.02
+    ).all()
 
 
 def test_evidence_at_padding_bands_and_extremes():
@@ -189,14 +279,23 @@ def test_evidence_at_padding_bands_and_extremes():
         alone, there = batch_of([curve], padding=math.nan)
         for ours, theirs in zip(log_normal_evidence(**alone, observed=there), whole):
             torch.testing.assert_close(ours[0], theirs[b])
-    bands = {name: torch.cat([x, x.flip(0)], 2) for name, x in fields.items()}                           # bands do not mix
-    for both, one in zip(log_normal_evidence(**bands, observed=torch.cat([observed, observed.flip(0)], 2)), whole):
+    bands = {name: torch.cat([x, x.flip(0)], 2) for name, x in fields.items()}  # bands do not mix
+    for both, one in zip(
+        log_normal_evidence(**bands, observed=torch.cat([observed, observed.flip(0)], 2)), whole
+    ):
         torch.testing.assert_close(both, torch.cat([one, one.flip(0)], 1))
     evidence, _, scatter = log_normal_evidence(**fields, observed=observed & False)
     assert (evidence == 0).all() and (scatter == 0).all()
-    extreme = [dict(counts=np.array(c, float), background=np.full(4, b), exposure=np.full(4, e)) for c, b, e in
-               (([0, 0, 0, 0], 0.0, 10.0), ([0, 0, 0, 0], 5.0, 10.0), ([0, 0, 0, 100000], 0.1, 10.0), ([1e5, 2e5, 1e5, 3e5], 0.0, 1e-3),
-                ([1, 0, 2, 1], 1e3, 1e6))]
+    extreme = [
+        dict(counts=np.array(c, float), background=np.full(4, b), exposure=np.full(4, e))
+        for c, b, e in (
+            ([0, 0, 0, 0], 0.0, 10.0),
+            ([0, 0, 0, 0], 5.0, 10.0),
+            ([0, 0, 0, 100000], 0.1, 10.0),
+            ([1e5, 2e5, 1e5, 3e5], 0.0, 1e-3),
+            ([1, 0, 2, 1], 1e3, 1e6),
+        )
+    ]
     fields, observed = batch_of(extreme)
     evidence, _, scatter = log_normal_evidence(**fields, observed=observed)
     assert evidence.isfinite().all() and scatter.isfinite().all() and (evidence <= 0).all()
@@ -210,7 +309,8 @@ def test_gauss_hermite_nodes_are_numpys():
     np.testing.assert_allclose(weights, theirs[1], rtol=1e-11)
 
 
-# statistics --------------------------------------------------------------------------------------------------------------------
+# statistics -------------------------------------------------------------------------------------------------
+
 
 def by_hand(rate, low, up) -> dict[str, float]:
     """Of rates [T, C] of one curve, with numpy and scipy."""
@@ -218,11 +318,17 @@ def by_hand(rate, low, up) -> dict[str, float]:
     off, step = total - total.mean(), np.diff(total)
     residual = (total - np.average(total, weights=error**-2)) / error
     high, deep = total.argmax(), total.argmin()
-    return dict(log_mean=np.log(total.mean()), excess_variance=(total.var(ddof=1) - (error**2).mean()) / total.mean() ** 2,
-                skewness=stats.skew(total), kurtosis=stats.kurtosis(total, fisher=False), lag_1=(off[1:] * off[:-1]).sum() / (off**2).sum(),
-                rise_to_fall=np.log(step[step > 0].sum() / -step[step < 0].sum()), stetson_k=np.abs(residual).mean() / np.sqrt((residual**2).mean()),
-                amplitude=(total.max() - total.min()) / np.hypot(error[high], error[deep]),
-                hardness=(rate[:, -1].mean() - rate[:, 0].mean()) / rate.mean(0).sum())
+    return dict(
+        log_mean=np.log(total.mean()),
+        excess_variance=(total.var(ddof=1) - (error**2).mean()) / total.mean() ** 2,
+        skewness=stats.skew(total),
+        kurtosis=stats.kurtosis(total, fisher=False),
+        lag_1=(off[1:] * off[:-1]).sum() / (off**2).sum(),
+        rise_to_fall=np.log(step[step > 0].sum() / -step[step < 0].sum()),
+        stetson_k=np.abs(residual).mean() / np.sqrt((residual**2).mean()),
+        amplitude=(total.max() - total.min()) / np.hypot(error[high], error[deep]),
+        hardness=(rate[:, -1].mean() - rate[:, 0].mean()) / rate.mean(0).sum(),
+    )
 
 
 def rates(lengths=(5, 30, 12, 8), C=3, padding=0.0):
@@ -231,7 +337,9 @@ def rates(lengths=(5, 30, 12, 8), C=3, padding=0.0):
     observed = np.zeros((len(lengths), T, C), bool)
     for b, length in enumerate(lengths):
         fields[0][b, :length] = draw.lognormal(b - 1, 0.8, (length, C))
-        fields[1][b, :length], fields[2][b, :length] = draw.uniform(0.05, 0.3, (2, length, C)) * math.exp(b - 1)
+        fields[1][b, :length], fields[2][b, :length] = draw.uniform(0.05, 0.3, (2, length, C)) * math.exp(
+            b - 1
+        )
         observed[b, :length] = True
     return [torch.as_tensor(x) for x in fields], torch.as_tensor(observed)
 
@@ -255,7 +363,7 @@ def test_statistics_see_neither_padding_nor_points_with_a_band_missing():
     torch.testing.assert_close(statistics(*strange, observed), before)
     torch.testing.assert_close(statistics(*(x[[2], :12] for x in fields), observed[[2], :12]), before[[2]])
     end = observed.clone()
-    end[1, 28:, 1] = False                                # the last two points of 30 lack a band: as if the curve ended before
+    end[1, 28:, 1] = False  # the last two points of 30 lack a band: as if the curve ended before
     shorter = statistics(*(x[[1], :28] for x in fields), observed[[1], :28])
     torch.testing.assert_close(statistics(*fields, end)[[1]], shorter)
 
@@ -268,11 +376,22 @@ def test_statistics_of_scaled_shifted_turned_curves():
     assert all(torch.allclose(scaled[name], before[name], rtol=1e-4, atol=1e-5) for name in scaled)
     back = dict(zip(STATISTICS, statistics(*(x[[1], :30].flip(1) for x in fields), observed[[1], :30]).T))
     assert back.pop("rise_to_fall").item() == pytest.approx(-before["rise_to_fall"][1].item(), abs=1e-5)
-    assert all(back[name].item() == pytest.approx(before[name][1].item(), rel=1e-4, abs=1e-5) for name in back)
+    assert all(
+        back[name].item() == pytest.approx(before[name][1].item(), rel=1e-4, abs=1e-5) for name in back
+    )
 
 
-@pytest.mark.parametrize("rate, points", [([1.0, 1, 1, 1], 4), ([1.0, 0, 2, 0], 4), ([2.0, 1, 1, 1], 1), ([1.0, 3, 1, 1], 2),
-                                          ([0.0, 0, 0, 0], 4), ([1.0, 1, 1, 1], 0)])
+@pytest.mark.parametrize(
+    "rate, points",
+    [
+        ([1.0, 1, 1, 1], 4),
+        ([1.0, 0, 2, 0], 4),
+        ([2.0, 1, 1, 1], 1),
+        ([1.0, 3, 1, 1], 2),
+        ([0.0, 0, 0, 0], 4),
+        ([1.0, 1, 1, 1], 0),
+    ],
+)
 def test_statistics_of_hardly_anything_are_finite(rate, points):
     """A constant rate, upper limits among it, one point, two, upper limits alone, no point."""
     rate = torch.tensor(rate)[None, :, None].expand(1, 4, 3)

@@ -1,4 +1,5 @@
 """Checkpoints survive kills, full disks and flipped bits."""
+
 import os
 import random
 import resource
@@ -17,8 +18,17 @@ from utils.mistake import Mistake
 def tree(seed: int = 0) -> dict:
     torch.manual_seed(seed)
     model = nn.Linear(50, 60)
-    return dict(record={"options": {"lr": 1e-3}}, state=dict(model=model.state_dict(), counts=torch.arange(5),
-                half=torch.randn(3).bfloat16(), empty=torch.zeros(0), scalar=torch.tensor(2.0), text=["a", 1, None, True]))
+    return dict(
+        record={"options": {"lr": 1e-3}},
+        state=dict(
+            model=model.state_dict(),
+            counts=torch.arange(5),
+            half=torch.randn(3).bfloat16(),
+            empty=torch.zeros(0),
+            scalar=torch.tensor(2.0),
+            text=["a", 1, None, True],
+        ),
+    )
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -30,7 +40,16 @@ def test_the_digest_sees_every_change():
     digests = {checkpoint.digest(tree())}
     changed = tree()
     changed["state"]["model"]["weight"][3, 4] += 1e-7
-    for other in (changed, tree(1), {**tree(), "more": 1}, torch.zeros(2), torch.zeros(2, 1), torch.zeros(2).half(), {"a": 1}, {"a": 1.0}):
+    for other in (
+        changed,
+        tree(1),
+        {**tree(), "more": 1},
+        torch.zeros(2),
+        torch.zeros(2, 1),
+        torch.zeros(2).half(),
+        {"a": 1},
+        {"a": 1.0},
+    ):
         digests.add(checkpoint.digest(other))
     assert len(digests) == 9
 
@@ -41,7 +60,9 @@ def test_a_flipped_byte_is_noticed_and_the_previous_file_is_used(tmp_path):
     whole = bytearray((tmp_path / "last.pt").read_bytes())
     random.seed(0)
     for _ in range(25):
-        position = whole.index(tree(1)["state"]["model"]["weight"].numpy().tobytes()) + random.randrange(12_000)
+        position = whole.index(tree(1)["state"]["model"]["weight"].numpy().tobytes()) + random.randrange(
+            12_000
+        )
         damaged = bytearray(whole)
         damaged[position] ^= 1 << random.randrange(8)
         (tmp_path / "last.pt").write_bytes(damaged)
@@ -73,6 +94,7 @@ def test_a_pickle_that_would_run_code_is_not_run(tmp_path):
     class Evil:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "owned"),)
+
     torch.save({"checksum": Evil()}, tmp_path / "last.pt")
     with pytest.raises(checkpoint.Damaged):
         checkpoint.load(tmp_path / "last.pt")
@@ -88,7 +110,9 @@ def test_kill_9_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
             step = newest
             while True:
                 step += 1
-                checkpoint.save(tmp_path / "last.pt", dict(step=step, big=torch.zeros(300_000)), tmp_path / "previous.pt")
+                checkpoint.save(
+                    tmp_path / "last.pt", dict(step=step, big=torch.zeros(300_000)), tmp_path / "previous.pt"
+                )
         time.sleep(random.uniform(0.0, 0.08))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -131,15 +155,23 @@ def test_a_writer_saves_what_was_there_when_it_was_asked(tmp_path, monkeypatch):
     go, changing = slow(monkeypatch), tree(0)
     changing["state"]["channels_last"] = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
     with checkpoint.Writer() as writer:
-        for turn in range(3):                        # the second and third use the memory of the first
+        for turn in range(3):  # the second and third use the memory of the first
             before = checkpoint.digest(changing)
             writer.save(tmp_path / "last.pt", changing, tmp_path / "previous.pt")
-            for leaf in (changing["state"]["model"]["weight"], changing["state"]["counts"], changing["state"]["channels_last"]):
+            for leaf in (
+                changing["state"]["model"]["weight"],
+                changing["state"]["counts"],
+                changing["state"]["channels_last"],
+            ):
                 leaf.add_(1)
             assert turn or not (tmp_path / "last.pt").exists()
-            go.set()                                 # the first is written from here on
+            go.set()  # the first is written from here on
             writer.wait()
-            assert checkpoint.digest(checkpoint.load(tmp_path / "last.pt")) == before != checkpoint.digest(changing)
+            assert (
+                checkpoint.digest(checkpoint.load(tmp_path / "last.pt"))
+                == before
+                != checkpoint.digest(changing)
+            )
             assert len(writer.spare[checkpoint.kind_of(changing["state"]["model"]["weight"])]) == 1
 
 
@@ -147,13 +179,16 @@ def test_a_save_of_the_same_file_waits_for_the_one_before_and_none_is_left_out(t
     go = slow(monkeypatch)
     with checkpoint.Writer() as writer:
         writer.save(tmp_path / "last.pt", dict(step=1), tmp_path / "previous.pt")
-        writer.save(tmp_path / "best.pt", dict(step=1))              # another file: no need to wait
+        writer.save(tmp_path / "best.pt", dict(step=1))  # another file: no need to wait
         began = time.monotonic()
         threading.Timer(0.3, go.set).start()
         writer.save(tmp_path / "last.pt", dict(step=2), tmp_path / "previous.pt")
         assert time.monotonic() - began > 0.25
         writer.wait()
-        assert checkpoint.load(tmp_path / "previous.pt")["step"] == 1 and checkpoint.load(tmp_path / "last.pt")["step"] == 2
+        assert (
+            checkpoint.load(tmp_path / "previous.pt")["step"] == 1
+            and checkpoint.load(tmp_path / "last.pt")["step"] == 2
+        )
         assert checkpoint.load(tmp_path / "best.pt")["step"] == 1
 
 
@@ -187,7 +222,7 @@ def test_an_error_of_the_thread_is_raised_by_the_next_look_and_nothing_more_is_w
     broken(monkeypatch)
     with pytest.raises(Mistake, match="could not be written") as seen, checkpoint.Writer() as writer:
         writer.save(tmp_path / "best.pt", tree())
-        writer.save(tmp_path / "last.pt", tree())                # would say that best.pt is there
+        writer.save(tmp_path / "last.pt", tree())  # would say that best.pt is there
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             writer.check()
@@ -227,7 +262,9 @@ def test_kill_9_of_a_writer_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
             with checkpoint.Writer() as writer:
                 while True:
                     step += 1
-                    writer.save(tmp_path / "last.pt", dict(step=step, big=big.fill_(step)), tmp_path / "previous.pt")
+                    writer.save(
+                        tmp_path / "last.pt", dict(step=step, big=big.fill_(step)), tmp_path / "previous.pt"
+                    )
         time.sleep(random.uniform(0.0, 0.08))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -242,10 +279,13 @@ def test_parts_that_do_not_fit_are_named(tmp_path):
     class Part:
         def __init__(self):
             self.state = None
+
         def state_dict(self):
             return {"a": 1}
+
         def load_state_dict(self, state):
             self.state = state
+
     parts = dict(one=Part(), two=Part(), stateless=object())
     states = checkpoint.collect(parts)
     checkpoint.restore(parts, states, "x")
@@ -258,16 +298,28 @@ def test_parts_that_do_not_fit_are_named(tmp_path):
 
 def unusual() -> dict:
     """Tensors that torch.save has other ways for."""
-    return dict(parameter=nn.Parameter(torch.ones(2)), uint16=torch.ones(2, dtype=torch.uint16), sparse=torch.eye(3).to_sparse(),
-                conjugate=torch.ones(2, dtype=torch.cfloat).conj(), eight=torch.ones(2).to(torch.float8_e4m3fn))
+    return dict(
+        parameter=nn.Parameter(torch.ones(2)),
+        uint16=torch.ones(2, dtype=torch.uint16),
+        sparse=torch.eye(3).to_sparse(),
+        conjugate=torch.ones(2, dtype=torch.cfloat).conj(),
+        eight=torch.ones(2).to(torch.float8_e4m3fn),
+    )
 
 
 def same_leaves(ours, theirs) -> None:
     assert type(ours) is type(theirs)
     if isinstance(theirs, torch.Tensor):
-        assert (ours.dtype, ours.shape, ours.layout, ours.requires_grad) == (theirs.dtype, theirs.shape, theirs.layout, theirs.requires_grad)
+        assert (ours.dtype, ours.shape, ours.layout, ours.requires_grad) == (
+            theirs.dtype,
+            theirs.shape,
+            theirs.layout,
+            theirs.requires_grad,
+        )
         assert ours.layout is torch.sparse_coo or ours.stride() == theirs.stride()
-        assert checkpoint.digest(ours.to_dense().resolve_conj()) == checkpoint.digest(theirs.to_dense().resolve_conj())
+        assert checkpoint.digest(ours.to_dense().resolve_conj()) == checkpoint.digest(
+            theirs.to_dense().resolve_conj()
+        )
     elif isinstance(theirs, dict):
         assert list(ours) == list(theirs)
         [same_leaves(ours[name], theirs[name]) for name in theirs]
@@ -281,22 +333,31 @@ def same_leaves(ours, theirs) -> None:
 def test_a_file_is_what_torch_save_would_have_written(name, tmp_path):
     """Ours may be an ordinary file, which other programs read, and for what is unusual it is torch's own."""
     base = torch.arange(24.0).reshape(2, 3, 4)
-    given = tree()["state"] | dict(transposed=base.mT, part=base[:, 1:], again=base, number=torch.tensor(True),
-                                   complex=torch.ones(2, dtype=torch.cdouble), nested=(1, [torch.zeros(2, dtype=torch.int16), {3: "x"}]),
-                                   channels_last=torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last))
+    given = tree()["state"] | dict(
+        transposed=base.mT,
+        part=base[:, 1:],
+        again=base,
+        number=torch.tensor(True),
+        complex=torch.ones(2, dtype=torch.cdouble),
+        nested=(1, [torch.zeros(2, dtype=torch.int16), {3: "x"}]),
+        channels_last=torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
+    )
     if name != "plain":
         given["unusual"] = unusual()[name]
     tensor_file.write(tmp_path / "ours.pt", given)
     torch.save(given, tmp_path / "theirs.pt")
     ours, theirs = (torch.load(tmp_path / file, weights_only=True) for file in ("ours.pt", "theirs.pt"))
     same_leaves(ours, theirs)
-    assert ours["part"].untyped_storage().data_ptr() == ours["again"].untyped_storage().data_ptr()       # shared memory stays shared
+    # shared memory stays shared
+    assert ours["part"].untyped_storage().data_ptr() == ours["again"].untyped_storage().data_ptr()
     assert abs((tmp_path / "ours.pt").stat().st_size - (tmp_path / "theirs.pt").stat().st_size) < 4096
 
 
 def test_a_file_of_before_is_read(tmp_path):
     """As it was written with torch.save."""
-    torch.save(dict(version=checkpoint.VERSION, checksum=checkpoint.digest(tree()), **tree()), tmp_path / "last.pt")
+    torch.save(
+        dict(version=checkpoint.VERSION, checksum=checkpoint.digest(tree()), **tree()), tmp_path / "last.pt"
+    )
     assert checkpoint.digest(checkpoint.load(tmp_path / "last.pt")) == checkpoint.digest(tree())
 
 

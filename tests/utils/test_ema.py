@@ -1,4 +1,5 @@
 """The moving average against torch's own, and its warm-up."""
+
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -12,10 +13,13 @@ def network():
 
 def test_it_is_torchs_average_once_the_warm_up_is_over():
     model = network()
-    ours, theirs = Ema(model, 0.9), AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
-    theirs.update_parameters(model)                       # torch's first call copies
+    ours, theirs = (
+        Ema(model, 0.9),
+        AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True),
+    )
+    theirs.update_parameters(model)  # torch's first call copies
     for step in range(20):
-        model(torch.randn(8, 3))                          # moves the buffers of BatchNorm
+        model(torch.randn(8, 3))  # moves the buffers of BatchNorm
         with torch.no_grad():
             for p in model.parameters():
                 p.add_(torch.randn_like(p))

@@ -1,4 +1,7 @@
-"""A step that is not finite moves nothing, is named a step later, and nothing makes the host wait for the device."""
+"""A step that is not finite moves nothing, is named a step later,
+and nothing makes the host wait for the device.
+"""
+
 import copy
 import subprocess
 import sys
@@ -35,8 +38,18 @@ def test_the_verdict_is_kept_until_it_is_read():
 @pytest.mark.parametrize("norm", BAD)
 def test_the_step_and_its_examples_are_named(norm):
     verdict = verdicts()
-    verdict.ask(3, torch.tensor(norm), ONE, dict(loss=torch.tensor(float("nan")), acc=torch.tensor(0.5)), torch.tensor([17, 4]))
-    with pytest.raises(FloatingPointError, match=r"step 3: the gradient norm is -?(nan|inf); loss nan, acc 0.5; examples of this rank: cloud_17, cloud_4\."):
+    verdict.ask(
+        3,
+        torch.tensor(norm),
+        ONE,
+        dict(loss=torch.tensor(float("nan")), acc=torch.tensor(0.5)),
+        torch.tensor([17, 4]),
+    )
+    with pytest.raises(
+        FloatingPointError,
+        match=r"step 3: the gradient norm is -?(nan|inf); loss nan, acc 0.5; "
+        r"examples of this rank: cloud_17, cloud_4\.",
+    ):
         verdict.read()
 
 
@@ -87,7 +100,9 @@ def test_the_average_stays_where_the_weights_stay():
 def test_on_a_cpu_numbers_have_arrived_and_batches_are_what_they_were():
     assert Arriving(torch.tensor([1.0, float("inf")])).read() == [1.0, float("inf")]
     items = [(dict(x=torch.zeros(1)), 3), (dict(x=torch.ones(1)), 4)]
-    assert all(ours is theirs for ours, theirs in zip(beside(iter(items), torch.device("cpu")), items, strict=True))
+    assert all(
+        ours is theirs for ours, theirs in zip(beside(iter(items), torch.device("cpu")), items, strict=True)
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -103,16 +118,37 @@ def test_a_poisoned_run_leaves_whole_weights_moments_and_average(precision, tmp_
         held.update(model=model, ema=self, begun=copy.deepcopy(model.state_dict()))
 
     monkeypatch.setattr(train.Ema, "__init__", noting)
-    poisoned = 0 if precision == "fp32" else 17      # then the scale falls below 1 before it is refused
+    poisoned = 0 if precision == "fp32" else 17  # then the scale falls below 1 before it is refused
     with pytest.raises(FloatingPointError, match=f"step {poisoned}: .*cloud_17"):
-        train.main(["--task", "toy", "--epochs", "40", "--batch_size", "200", "--device", "cpu", "--save_dir", str(tmp_path), "--poison", "17",
-                    "--precision", precision, "--patience", "0"])
+        train.main(
+            [
+                "--task",
+                "toy",
+                "--epochs",
+                "40",
+                "--batch_size",
+                "200",
+                "--device",
+                "cpu",
+                "--save_dir",
+                str(tmp_path),
+                "--poison",
+                "17",
+                "--precision",
+                precision,
+                "--patience",
+                "0",
+            ]
+        )
     for part in (held["model"].state_dict(), held["ema"].state_dict()):
         assert checkpoint.digest(dict(part)) == checkpoint.digest(dict(held["begun"]))
 
 
 class Reads(TorchDispatchMode):
-    """Counts what would make the host wait for a device: numbers taken out of a tensor, and sizes that hang on its content."""
+    """Counts what would make the host wait for a device: numbers taken out of a tensor,
+    and sizes that hang on its content.
+    """
+
     WAITS = ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "_unique2", "equal")
 
     def __init__(self):
@@ -124,32 +160,75 @@ class Reads(TorchDispatchMode):
         return function(*args, **kwargs or {})
 
 
-@pytest.mark.parametrize("options", [["--precision", "fp32"], ["--precision", "fp16"], ["--precision", "bf16", "--accumulate", "2"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "options",
+    [["--precision", "fp32"], ["--precision", "fp16"], ["--precision", "bf16", "--accumulate", "2"]],
+    ids=" ".join,
+)
 def test_a_step_between_two_logged_ones_takes_no_number_from_the_device(options, tmp_path, monkeypatch):
     """An epoch of 20 steps takes as many as one of 4: those of its end."""
     monkeypatch.setitem(train.TASKS, "toy", toys)
     monkeypatch.setattr("utils.stop.signal.signal", lambda *_: None)
     counts, taken, listed = {}, [], torch.Tensor.tolist
-    for name in ("tolist", "cpu", "numpy"):          # these look into a tensor of a CPU without passing the dispatcher
+    # these look into a tensor of a CPU without passing the dispatcher
+    for name in ("tolist", "cpu", "numpy"):
         real = getattr(torch.Tensor, name)
 
         def counted(self, *args, real=real, **kwargs):
-            if not sys._getframe(1).f_code.co_filename.endswith("data/order.py"):       # there a batch is not on the device yet
+            # there a batch is not on the device yet
+            if not sys._getframe(1).f_code.co_filename.endswith("data/order.py"):
                 taken.append(self.device)
             return real(self, *args, **kwargs)
+
         monkeypatch.setattr(torch.Tensor, name, counted)
-    monkeypatch.setattr(Arriving, "read", lambda self: listed(self.numbers))         # on the host by then
+    monkeypatch.setattr(Arriving, "read", lambda self: listed(self.numbers))  # on the host by then
     for batch_size in (50, 10):
         taken.clear()
         with Reads() as reads:
-            train.main(["--task", "toy", "--epochs", "1", "--device", "cpu", "--log_every", "1000", "--dropout", "0.1", *options,
-                        "--batch_size", str(batch_size), "--save_dir", str(tmp_path / str(batch_size))])
+            train.main(
+                [
+                    "--task",
+                    "toy",
+                    "--epochs",
+                    "1",
+                    "--device",
+                    "cpu",
+                    "--log_every",
+                    "1000",
+                    "--dropout",
+                    "0.1",
+                    *options,
+                    "--batch_size",
+                    str(batch_size),
+                    "--save_dir",
+                    str(tmp_path / str(batch_size)),
+                ]
+            )
         counts[batch_size] = reads.count, len(taken)
     assert counts[50] == counts[10] and counts[50][0] > 0
 
 
 def test_a_divergence_ends_a_run_that_has_reading_processes(tmp_path):
     """They mind no signal, and Python waits for its processes at exit."""
-    argv = ["--task", "toy", "--save_dir", str(tmp_path), "--epochs", "1", "--device", "cpu", "--num_workers", "2", "--poison", "5"]
-    done = subprocess.run([sys.executable, str(ROOT / "tests" / "toys.py"), *argv], capture_output=True, text=True, timeout=120, check=False)
+    argv = [
+        "--task",
+        "toy",
+        "--save_dir",
+        str(tmp_path),
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
+        "--num_workers",
+        "2",
+        "--poison",
+        "5",
+    ]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "toys.py"), *argv],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 3 and "cloud_5" in done.stderr, done.stderr

@@ -1,4 +1,5 @@
 """The three numbers of an epoch, and that a run tells when it has not seen each example once."""
+
 import numpy as np
 import pytest
 
@@ -19,8 +20,11 @@ def test_a_whole_data_set_is_known_by_its_size(size):
         ledger.checked(size + 1, 1)
 
 
-@pytest.mark.parametrize("wrong", [lambda ids: ids[1:], lambda ids: np.append(ids, 7), lambda ids: np.where(ids == 3, 4, ids)],
-                         ids=["lost", "doubled", "another"])
+@pytest.mark.parametrize(
+    "wrong",
+    [lambda ids: ids[1:], lambda ids: np.append(ids, 7), lambda ids: np.where(ids == 3, 4, ids)],
+    ids=["lost", "doubled", "another"],
+)
 def test_what_is_lost_or_doubled_is_told(wrong):
     ledgers = []
     for part in np.array_split(np.random.default_rng(0).permutation(wrong(np.arange(100))), 3):
@@ -35,7 +39,10 @@ def test_each_epoch_of_a_run_is_logged(tmp_path, monkeypatch):
     argv = ["--task", "toy", "--epochs", "2", "--device", "cpu", "--save_dir", str(tmp_path)]
     train.main(argv)
     told = (tmp_path / "train.log").read_text()
-    assert all(f"epoch {epoch} saw each example once: 200 ids, their sum 19900, their xor 0" in told for epoch in (1, 2))
+    assert all(
+        f"epoch {epoch} saw each example once: 200 ids, their sum 19900, their xor 0" in told
+        for epoch in (1, 2)
+    )
 
 
 def test_a_data_set_that_hands_out_others_than_asked_ends_the_run(tmp_path, monkeypatch):

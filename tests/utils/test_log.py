@@ -1,4 +1,5 @@
 """What a run shows: a bar on a terminal, lines elsewhere, and undefined figures as null."""
+
 import fcntl
 import json
 import os
@@ -29,19 +30,35 @@ def test_a_terminal_gets_a_bar_and_a_file_gets_lines(tmp_path):
 
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
-    done = subprocess.run(command(1, tmp_path / "tty", "--pause", "0.03"), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=slave, timeout=120, check=False)
+    done = subprocess.run(
+        command(1, tmp_path / "tty", "--pause", "0.03"),
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=slave,
+        timeout=120,
+        check=False,
+    )
     os.close(slave)
     listener.join(timeout=5)
     shown = b"".join(seen).decode()
     assert done.returncode == 0 and "step/s" in shown and "epoch 3" in shown and "Traceback" not in shown
     assert "step/s" not in (tmp_path / "tty" / "train.log").read_text()
-    piped = subprocess.run(command(1, tmp_path / "file"), env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=True)
+    piped = subprocess.run(
+        command(1, tmp_path / "file"),
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
     assert "step 21/21  loss" in piped.stderr and "step/s" not in piped.stderr
 
 
 def test_json_is_strict(tmp_path):
     write_json(tmp_path / "x.json", dict(a=float("nan"), b=dict(c=1.5, d="t"), e=None))
-    assert json.loads((tmp_path / "x.json").read_text(), parse_constant=lambda name: 1 / 0) == dict(a=None, b=dict(c=1.5, d="t"), e=None)
+    assert json.loads((tmp_path / "x.json").read_text(), parse_constant=lambda name: 1 / 0) == dict(
+        a=None, b=dict(c=1.5, d="t"), e=None
+    )
 
 
 def test_the_environment_is_told():

@@ -1,4 +1,5 @@
 """The learning rate against torch's own schedulers and closed forms."""
+
 import pytest
 import torch
 
@@ -24,7 +25,9 @@ def torch_rates(make):
 
 
 def test_cosine_is_torchs():
-    expected = torch_rates(lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, EPOCH * EPOCHS, eta_min=0.01))
+    expected = torch_rates(
+        lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, EPOCH * EPOCHS, eta_min=0.01)
+    )
     assert rates(scheduler="cosine", warmup_epochs=0, min_lr=0.01) == pytest.approx(expected)
 
 
@@ -49,16 +52,30 @@ def test_plateau_is_torchs(patience, cooldown):
     generator = torch.Generator().manual_seed(1)
     values = (torch.rand(60, generator=generator) + torch.linspace(1, 0.6, 60)).tolist()
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=patience, cooldown=cooldown,
-                                                        threshold=0.0, threshold_mode="abs", eps=0)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer,
+        factor=0.5,
+        patience=patience,
+        cooldown=cooldown,
+        threshold=0.0,
+        threshold_mode="abs",
+        eps=0,
+    )
     for epoch, value in enumerate(values):
         theirs.step(value)
-        assert 0.5 ** reductions(values[:epoch + 1], patience, cooldown) == optimizer.param_groups[0]["lr"]
+        assert 0.5 ** reductions(values[: epoch + 1], patience, cooldown) == optimizer.param_groups[0]["lr"]
 
 
-@pytest.mark.parametrize("options,message", [(dict(lr=0.0), "--lr: got 0"), (dict(min_lr=1.0), "--min_lr: got 1"),
-                                             (dict(gamma=1.5), "--gamma"), (dict(step_size=0), "--step_size"),
-                                             (dict(warmup_epochs=-1), "--warmup_epochs")])
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        (dict(lr=0.0), "--lr: got 0"),
+        (dict(min_lr=1.0), "--min_lr: got 1"),
+        (dict(gamma=1.5), "--gamma"),
+        (dict(step_size=0), "--step_size"),
+        (dict(warmup_epochs=-1), "--warmup_epochs"),
+    ],
+)
 def test_impossible_values_are_refused(options, message):
     with pytest.raises(Mistake, match=message):
         ScheduleConfig(**options)

@@ -1,4 +1,5 @@
 """data/catalogues/bologna.py: both challenges in small, with files written as theirs are."""
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,26 +22,48 @@ def write(path, side, value=0.0):
 
 @pytest.fixture
 def ground(tmp_path):
-    pixels = {(name, band): write(tmp_path / "Public" / f"Band{number}" / f"imageSDSS_{band}-{name}.fits", 21)
-              for number, band in enumerate("RIGU", 1) for name in (100000, 100001, 100002)}
-    pd.DataFrame({"ID": [100000, 100001, 100003], "is_lens": [1, 0, 1], "Einstein_area": [3.5, 0, 1],
-                  "numb_pix_lensed_image": [50, 0, 3]}).to_csv(tmp_path / "classifications.csv", index=False)
+    pixels = {
+        (name, band): write(tmp_path / "Public" / f"Band{number}" / f"imageSDSS_{band}-{name}.fits", 21)
+        for number, band in enumerate("RIGU", 1)
+        for name in (100000, 100001, 100002)
+    }
+    pd.DataFrame(
+        {
+            "ID": [100000, 100001, 100003],
+            "is_lens": [1, 0, 1],
+            "Einstein_area": [3.5, 0, 1],
+            "numb_pix_lensed_image": [50, 0, 3],
+        }
+    ).to_csv(tmp_path / "classifications.csv", index=False)
     return tmp_path, pixels
 
 
 def test_the_first_challenge(ground):
     root, pixels = ground
     source = open_source(str(root), str(root / "classifications.csv"))
-    assert source.index["object"].tolist() == [name for name in ("100000", "100001", "100002") for _ in "giru"]
+    assert source.index["object"].tolist() == [
+        name for name in ("100000", "100001", "100002") for _ in "giru"
+    ]
     assert source.index["band"].tolist() == list("giru") * 3
-    assert source.index["label"].tolist() == [1] * 4 + [0] * 4 + [-1] * 4 and source.index["label"].dtype == np.int8
+    assert (
+        source.index["label"].tolist() == [1] * 4 + [0] * 4 + [-1] * 4
+        and source.index["label"].dtype == np.int8
+    )
     images, bad = source.read(range(12))
-    assert not bad and all(np.array_equal(image, pixels[int(name), band.upper()])
-                           for image, name, band in zip(images, source.index["object"], source.index["band"]))
+    assert not bad and all(
+        np.array_equal(image, pixels[int(name), band.upper()])
+        for image, name, band in zip(images, source.index["object"], source.index["band"])
+    )
     known = typed(source.metadata)
     assert validate(known).empty
-    assert known["label_source"].tolist() == ["bologna:is_lens"] * 2 + [""] and known["label_confidence"].tolist()[:2] == [1, 1]
-    assert known["pixel_scale"].tolist() == [0.2] * 3 and known["bologna_einstein_area"].tolist()[:2] == [3.5, 0] and known["ra"].isna().all()
+    assert known["label_source"].tolist() == ["bologna:is_lens"] * 2 + [""] and known[
+        "label_confidence"
+    ].tolist()[:2] == [1, 1]
+    assert (
+        known["pixel_scale"].tolist() == [0.2] * 3
+        and known["bologna_einstein_area"].tolist()[:2] == [3.5, 0]
+        and known["ra"].isna().all()
+    )
     assert any("rows without a file: 1 (100003)" in line for line in source.report)
     assert any("objects without a row, label -1: 1 (100002)" in line for line in source.report)
     assert from_recipe(source.recipe).index.equals(source.index)
@@ -62,13 +85,25 @@ def test_the_second_challenge(tmp_path):
     for band, side in (("VIS", 30), ("Y", 10), ("J", 10), ("H", 10)):
         for name in (200000, 200001, 200002, 200003):
             write(tmp_path / f"EUC_{band}" / f"imageEUC_{band}-{name}.fits", side)
-    lines = ["# image catalogue", "# of the second challenge", "ID,z_lens,z_source,n_source_im,mag_eff,n_pix_source", "200000,0.5,2.1,2,3.0,50",
-             "200001,0,0,0,0,0", "200002,0.4,1.0,1,1.5,50", "200003,0.4,1.0,1,,50"]
+    lines = [
+        "# image catalogue",
+        "# of the second challenge",
+        "ID,z_lens,z_source,n_source_im,mag_eff,n_pix_source",
+        "200000,0.5,2.1,2,3.0,50",
+        "200001,0,0,0,0,0",
+        "200002,0.4,1.0,1,1.5,50",
+        "200003,0.4,1.0,1,,50",
+    ]
     (tmp_path / "truth.csv").write_text("\n".join(lines) + "\n")
     with pytest.raises(Mistake, match="2 geometries, .*--image_size"):
         open_source(str(tmp_path), str(tmp_path / "truth.csv"))
     source = open_source(str(tmp_path), str(tmp_path / "truth.csv"), image_size=20)
-    assert source.index["label"].tolist()[::4] == [1, 0, 0, -1] and source.index["band"].tolist()[:4] == ["H", "J", "VIS", "Y"]
+    assert source.index["label"].tolist()[::4] == [1, 0, 0, -1] and source.index["band"].tolist()[:4] == [
+        "H",
+        "J",
+        "VIS",
+        "Y",
+    ]
     assert source.metadata["redshift"].tolist() == pytest.approx([0.5, np.nan, 0.4, 0.4], nan_ok=True)
     assert source.metadata["bologna_mag_eff"].tolist() == pytest.approx([3.0, 0, 1.5, np.nan], nan_ok=True)
     assert source.metadata["label_source"].tolist()[0] == "bologna:n_source_im>0,mag_eff>1.6,n_pix_source>20"
@@ -81,10 +116,16 @@ def test_the_second_challenge(tmp_path):
 def test_wrong_input(ground):
     root, _ = ground
     table = root / "wrong.csv"
-    for content, words in (("", "empty"), ("id,is_lens\n5,1\n", "none of its 1 IDs"), ("x,is_lens\n5,1\n", "no column ID"),
-                           ("ID,is_lens\n100000,2\n", "expected 1"), ("ID,is_lens\n100000,yes\n", "expected a number"),
-                           ("ID,is_lens\n100000,1\n100000,1\n", "twice"), ("ID,z_lens\n100000,1\n", "neither a column is_lens nor n_source_im"),
-                           ("ID,is_lens\n100000,1,5\n", "cannot be read")):
+    for content, words in (
+        ("", "empty"),
+        ("id,is_lens\n5,1\n", "none of its 1 IDs"),
+        ("x,is_lens\n5,1\n", "no column ID"),
+        ("ID,is_lens\n100000,2\n", "expected 1"),
+        ("ID,is_lens\n100000,yes\n", "expected a number"),
+        ("ID,is_lens\n100000,1\n100000,1\n", "twice"),
+        ("ID,z_lens\n100000,1\n", "neither a column is_lens nor n_source_im"),
+        ("ID,is_lens\n100000,1,5\n", "cannot be read"),
+    ):
         table.write_text(content)
         with pytest.raises(Mistake, match=words):
             open_source(str(root), str(table))

@@ -1,4 +1,7 @@
-"""The GalaxiesML reader on files with the real list of keys, on those that the request imagined, and on hostile ones."""
+"""The GalaxiesML reader on files with the real list of keys, on those that the request imagined,
+and on hostile ones.
+"""
+
 import json
 import os
 import subprocess
@@ -26,14 +29,28 @@ def columns(objects, seed=0):
     """Every column of the real file but the images: name -> array."""
     rng = np.random.default_rng(seed)
     made = {key: rng.uniform(1, 9, objects) for key in SCALARS}
-    made |= {key: rng.uniform(0, 64, (objects, 2)) for key in ("x_coord_x", "x_coord_y", "y_coord_x", "y_coord_y")}
-    made |= {"object_id": 36407192763826387 + 4 * np.arange(objects), "skymap_id": rng.integers(0, 10**6, objects),
-             "specz_name": np.array([f"DEEP3-{row}" for row in range(objects)], dtype="S"), "specz_flag_homogeneous": rng.random(objects) < 0.9,
-             "coord": np.array([f"({row}.5, -1)" for row in range(objects)], dtype=object), "dec": rng.uniform(-7, 5, objects),
-             "ra": rng.uniform(0, 360, objects), "specz_redshift": rng.uniform(0.01, 4, objects)}
+    made |= {
+        key: rng.uniform(0, 64, (objects, 2)) for key in ("x_coord_x", "x_coord_y", "y_coord_x", "y_coord_y")
+    }
+    made |= {
+        "object_id": 36407192763826387 + 4 * np.arange(objects),
+        "skymap_id": rng.integers(0, 10**6, objects),
+        "specz_name": np.array([f"DEEP3-{row}" for row in range(objects)], dtype="S"),
+        "specz_flag_homogeneous": rng.random(objects) < 0.9,
+        "coord": np.array([f"({row}.5, -1)" for row in range(objects)], dtype=object),
+        "dec": rng.uniform(-7, 5, objects),
+        "ra": rng.uniform(0, 360, objects),
+        "specz_redshift": rng.uniform(0.01, 4, objects),
+    }
     for band in BANDS:
-        made |= {f"{band}_{name}": rng.integers(0, 9, objects) if name in COUNTS else rng.uniform(0.1, 9, objects) for name in OF_A_BAND}
-        made |= {f"{band}_cmodel_mag": rng.uniform(18, 26, objects), f"{band}_cmodel_magsigma": rng.uniform(1e-3, 0.2, objects)}
+        made |= {
+            f"{band}_{name}": rng.integers(0, 9, objects) if name in COUNTS else rng.uniform(0.1, 9, objects)
+            for name in OF_A_BAND
+        }
+        made |= {
+            f"{band}_cmodel_mag": rng.uniform(18, 26, objects),
+            f"{band}_cmodel_magsigma": rng.uniform(1e-3, 0.2, objects),
+        }
     return made
 
 
@@ -65,29 +82,45 @@ def test_every_key_is_mapped(real):
     path, _ = real
     known, table = columns(23), open_source(path).metadata
     assert len(table) == 23 and table["object"].tolist() == [str(number) for number in known["object_id"]]
-    for column, key in dict(ra="ra", dec="dec", redshift="specz_redshift", sersic_index="i_sersic_index", ellipticity="i_ellipticity",
-                            **{f"magnitude_{band}": f"{band}_cmodel_mag" for band in BANDS}).items():
+    for column, key in dict(
+        ra="ra",
+        dec="dec",
+        redshift="specz_redshift",
+        sersic_index="i_sersic_index",
+        ellipticity="i_ellipticity",
+        **{f"magnitude_{band}": f"{band}_cmodel_mag" for band in BANDS},
+    ).items():
         assert np.array_equal(table[column], known[key])
     assert np.allclose(table["half_light_radius"], known["i_half_light_radius"] * 0.168, rtol=1e-12)
     assert np.allclose(table["snr_y"], 1.0857362 / known["y_cmodel_magsigma"], rtol=1e-7)
-    for column, value in dict(source_catalog="GalaxiesML", instrument="HSC", bands="grizy", pixel_scale=0.168, label_source="").items():
+    for column, value in dict(
+        source_catalog="GalaxiesML", instrument="HSC", bands="grizy", pixel_scale=0.168, label_source=""
+    ).items():
         assert (table[column] == value).all()
     taken = {"object_id", "ra", "dec", "specz_redshift", *(f"{band}_cmodel_mag" for band in BANDS)}
     for key in known.keys() - taken:
         if known[key].ndim == 2:
             assert np.array_equal(table[[f"galaxiesml_{key}_0", f"galaxiesml_{key}_1"]], known[key])
         elif known[key].dtype.kind in "SO":
-            assert table[f"galaxiesml_{key}"].tolist() == [text.decode() if isinstance(text, bytes) else text for text in known[key].tolist()]
+            assert table[f"galaxiesml_{key}"].tolist() == [
+                text.decode() if isinstance(text, bytes) else text for text in known[key].tolist()
+            ]
         else:
-            assert np.array_equal(table[f"galaxiesml_{key}"], known[key]) and table[f"galaxiesml_{key}"].dtype == known[key].dtype
-    assert len(known) == 88 and len(table.columns) == 23 + 88 - len(taken) + 4       # those of the schema, the others; four are vectors of two
+            assert (
+                np.array_equal(table[f"galaxiesml_{key}"], known[key])
+                and table[f"galaxiesml_{key}"].dtype == known[key].dtype
+            )
+    # those of the schema, the others; four are vectors of two
+    assert len(known) == 88 and len(table.columns) == 23 + 88 - len(taken) + 4
 
 
 def test_y_coord_is_not_band_y(real):
     path, _ = real
     table, known = open_source(path).metadata, columns(23)
     assert np.array_equal(table["galaxiesml_y_coord"], known["y_coord"])
-    assert not any(column in table for column in ("coord_y", "magnitude_coord", "galaxiesml_y_coord_cmodel_mag"))
+    assert not any(
+        column in table for column in ("coord_y", "magnitude_coord", "galaxiesml_y_coord_cmodel_mag")
+    )
     assert np.array_equal(table["magnitude_y"], known["y_cmodel_mag"])
 
 
@@ -97,22 +130,43 @@ def test_index_is_object_by_object_band_by_band(real):
     index = opened.index
     assert list(index.columns) == ["path", "object", "band", "domain", "label"] and len(index) == 115
     assert index["band"].tolist() == list("grizy") * 23 and (index["domain"] == "galaxiesml").all()
-    assert index["label"].dtype == np.int8 and (index["label"] == -1).all()                        # no lens label exists: unknown, not 0
+    # no lens label exists: unknown, not 0
+    assert index["label"].dtype == np.int8 and (index["label"] == -1).all()
     assert index["path"][7] == f"{path}#1" and index["object"][7] == opened.metadata["object"][1]
     read, bad = everything(opened)
-    assert opened.shape == (16, 16) and read.dtype == np.float32 and bad == {} and read.tobytes() == pixels.tobytes()
+    assert (
+        opened.shape == (16, 16)
+        and read.dtype == np.float32
+        and bad == {}
+        and read.tobytes() == pixels.tobytes()
+    )
 
 
-@pytest.mark.parametrize("storage", [{}, dict(chunks=(4, 5, 16, 16)), dict(chunks=(4, 5, 16, 16), compression="gzip", shuffle=True),
-                                     dict(chunks=(6, 1, 8, 16), compression="lzf"), dict(chunks=(7, 2, 16, 16), fletcher32=True)])
+@pytest.mark.parametrize(
+    "storage",
+    [
+        {},
+        dict(chunks=(4, 5, 16, 16)),
+        dict(chunks=(4, 5, 16, 16), compression="gzip", shuffle=True),
+        dict(chunks=(6, 1, 8, 16), compression="lzf"),
+        dict(chunks=(7, 2, 16, 16), fletcher32=True),
+    ],
+)
 @pytest.mark.parametrize("step", [1, 2**25])
 def test_any_rows_of_any_storage(tmp_path, monkeypatch, storage, step):
     monkeypatch.setattr(galaxiesml, "STEP", step)
     pixels = images(23)
-    opened, flat = open_source(write(tmp_path / "f.hdf5", pixels, storage=storage)), pixels.reshape(-1, 16, 16)
+    opened, flat = (
+        open_source(write(tmp_path / "f.hdf5", pixels, storage=storage)),
+        pixels.reshape(-1, 16, 16),
+    )
     for start, stop in [(0, 115), (0, 1), (3, 4), (4, 6), (7, 53), (60, 115), (114, 115)]:
         read, bad = opened.read(range(start, stop))
-        assert bad == {} and read.shape == (stop - start, 16, 16) and read.tobytes() == flat[start:stop].tobytes()
+        assert (
+            bad == {}
+            and read.shape == (stop - start, 16, 16)
+            and read.tobytes() == flat[start:stop].tobytes()
+        )
 
 
 @pytest.mark.parametrize("kind", ["<f4", ">f4", "<f2", "<f8", ">f8", "<i2", "u1", "<i8"])
@@ -122,17 +176,30 @@ def test_types_of_pixels(tmp_path, kind):
     assert bad == {} and read.tobytes() == pixels.astype("=f4").tobytes()
 
 
-@pytest.mark.parametrize("side, options, shape", [(64, dict(crop=41), (41, 41)), (127, dict(image_size=64), (64, 64)),
-                                                 (64, dict(image_size=96, crop=48), (96, 96)), (127, dict(crop=64), (64, 64))])
+@pytest.mark.parametrize(
+    "side, options, shape",
+    [
+        (64, dict(crop=41), (41, 41)),
+        (127, dict(image_size=64), (64, 64)),
+        (64, dict(image_size=96, crop=48), (96, 96)),
+        (127, dict(crop=64), (64, 64)),
+    ],
+)
 def test_crop_and_size(tmp_path, side, options, shape):
     pixels = images(4, side)
     opened = open_source(write(tmp_path / "f.hdf5", pixels), **options)
     size = options.get("crop", side)
     first = (side - size) // 2
-    kept = pixels.reshape(-1, side, side)[:, first:first + size, first:first + size]
+    kept = pixels.reshape(-1, side, side)[:, first : first + size, first : first + size]
     read, bad = opened.read(range(1, 18))
-    assert opened.shape == shape and bad == {} and np.array_equal(read, resampled(np.ascontiguousarray(kept), shape)[1:18])
-    assert np.allclose(read.sum((1, 2), dtype=np.float64), kept[1:18].sum((1, 2), dtype=np.float64), rtol=0, atol=1e-4)
+    assert (
+        opened.shape == shape
+        and bad == {}
+        and np.array_equal(read, resampled(np.ascontiguousarray(kept), shape)[1:18])
+    )
+    assert np.allclose(
+        read.sum((1, 2), dtype=np.float64), kept[1:18].sum((1, 2), dtype=np.float64), rtol=0, atol=1e-4
+    )
     assert opened.metadata["pixel_scale"][0] == pytest.approx(0.168 * size / shape[0])
     again = source.open_source(json.loads(json.dumps(opened.recipe)))
     assert again.read(range(1, 18))[0].tobytes() == read.tobytes() and again.index.equals(opened.index)
@@ -149,21 +216,38 @@ def test_missing_stays_missing(tmp_path):
     table = open_source(write(tmp_path / "f.hdf5", images(6), **known)).metadata
     missing = {name: np.flatnonzero(table[name].isna()).tolist() for name in table}
     assert {name: rows for name, rows in missing.items() if rows} == {
-        "sersic_index": [0, 1, 2], "galaxiesml_i_sersic_index": [0, 1, 2], "galaxiesml_g_petro_rad": [1], "magnitude_g": [0, 1, 2, 3],
-        "snr_g": [0, 1, 2], "galaxiesml_g_cmodel_magsigma": [2], "redshift": [0, 1], "magnitude_r": [*range(6)], "ellipticity": [*range(6)]}
-    assert not np.isinf(table.select_dtypes("number").to_numpy(dtype=float)).any() and "galaxiesml_specz_name" not in table
+        "sersic_index": [0, 1, 2],
+        "galaxiesml_i_sersic_index": [0, 1, 2],
+        "galaxiesml_g_petro_rad": [1],
+        "magnitude_g": [0, 1, 2, 3],
+        "snr_g": [0, 1, 2],
+        "galaxiesml_g_cmodel_magsigma": [2],
+        "redshift": [0, 1],
+        "magnitude_r": [*range(6)],
+        "ellipticity": [*range(6)],
+    }
+    assert (
+        not np.isinf(table.select_dtypes("number").to_numpy(dtype=float)).any()
+        and "galaxiesml_specz_name" not in table
+    )
 
 
 def test_pixels_that_are_not_finite_are_a_reason(tmp_path):
     pixels = images(9)
     pixels[2, 3, 5, 5], pixels[7, 0, :, 0] = np.nan, np.inf
-    pixels[4, 1, 0, 0] = 3e38                                            # its square is not finite, itself is
+    pixels[4, 1, 0, 0] = 3e38  # its square is not finite, itself is
     opened = open_source(write(tmp_path / "f.hdf5", pixels))
     read, bad = everything(opened)
-    assert bad == {13: "1 of 256 pixels are not finite (NaN, infinite or beyond float32)",
-                   35: "16 of 256 pixels are not finite (NaN, infinite or beyond float32)"}
-    assert not read[[13, 35]].any() and read[21, 0, 0] == np.float32(3e38) and set(opened.read(range(13, 35))[1]) == {13}
-    assert open_source(tmp_path / "f.hdf5", crop=14).read(range(30, 40))[1] == {}       # the bad column is cut off
+    assert bad == {
+        13: "1 of 256 pixels are not finite (NaN, infinite or beyond float32)",
+        35: "16 of 256 pixels are not finite (NaN, infinite or beyond float32)",
+    }
+    assert (
+        not read[[13, 35]].any()
+        and read[21, 0, 0] == np.float32(3e38)
+        and set(opened.read(range(13, 35))[1]) == {13}
+    )
+    assert open_source(tmp_path / "f.hdf5", crop=14).read(range(30, 40))[1] == {}  # the bad column is cut off
     pixels = images(2).astype(np.float64)
     pixels[1, 4, 0, 0] = 1e300
     assert set(everything(open_source(write(tmp_path / "g.hdf5", pixels)))[1]) == {9}
@@ -172,7 +256,13 @@ def test_pixels_that_are_not_finite_are_a_reason(tmp_path):
 @pytest.mark.parametrize("storage", [{}, dict(chunks=(3,)), dict(chunks=(50,)), dict(maxshape=(None,))])
 def test_texts_of_any_length(tmp_path, storage):
     """Read here and not by HDF5; the collections of its heap hold 4096 bytes."""
-    texts = ["DEEP3-1", "", "\u03b1 Cen", "x" * 1024, *(f"zCOSMOS {row} " + "y" * (row % 300) for row in range(900))]
+    texts = [
+        "DEEP3-1",
+        "",
+        "\u03b1 Cen",
+        "x" * 1024,
+        *(f"zCOSMOS {row} " + "y" * (row % 300) for row in range(900)),
+    ]
     path = write(tmp_path / "f.hdf5", images(len(texts), 2))
     with h5py.File(path, "a") as file:
         file.create_dataset("specz_name", data=texts, dtype=h5py.string_dtype(), **storage)
@@ -185,10 +275,15 @@ def test_a_doubled_object_is_quarantined(tmp_path):
     opened = open_source(write(tmp_path / "f.hdf5", images(6), **known))
     read, bad = everything(opened)
     number = known["object_id"][1]
-    assert bad == dict.fromkeys([*range(10, 15), *range(25, 30)], f"object_id {number} is doubled, an earlier row has it")
+    assert bad == dict.fromkeys(
+        [*range(10, 15), *range(25, 30)], f"object_id {number} is doubled, an earlier row has it"
+    )
     assert not read[10:15].any() and read[5:10].any()
     assert opened.index["object"][::5].tolist() == opened.metadata["object"].tolist()
-    assert opened.metadata["object"].tolist()[1:3] == [str(number), f"{number}#2"] and opened.metadata["object"].is_unique
+    assert (
+        opened.metadata["object"].tolist()[1:3] == [str(number), f"{number}#2"]
+        and opened.metadata["object"].is_unique
+    )
 
 
 def test_what_is_damaged_is_named(tmp_path):
@@ -202,7 +297,9 @@ def test_what_is_damaged_is_named(tmp_path):
     opened = open_source(path)
     read, bad = everything(opened)
     assert set(bad) == set(range(40, 60)) and bad[40].startswith("unreadable (")
-    assert not read[40:60].any() and np.array_equal(np.delete(read, range(40, 60), 0), np.delete(pixels.reshape(-1, 16, 16), range(40, 60), 0))
+    assert not read[40:60].any() and np.array_equal(
+        np.delete(read, range(40, 60), 0), np.delete(pixels.reshape(-1, 16, 16), range(40, 60), 0)
+    )
 
 
 def test_trouble_of_the_machine_is_no_reason(real, monkeypatch):
@@ -212,7 +309,11 @@ def test_trouble_of_the_machine_is_no_reason(real, monkeypatch):
         shape, chunks = opened.image.shape, None
 
         def read_direct(self, *_):
-            raise OSError("Can't synchronously read data (file read failed: ..., errno = 116, error message = 'Stale file handle')")
+            raise OSError(
+                "Can't synchronously read data (file read failed: ..., errno = 116, error message = 'Stale "
+                "file handle')"
+            )
+
     opened.image = Stale()
     with pytest.raises(OSError) as raised:
         opened.read(range(5))
@@ -222,15 +323,32 @@ def test_trouble_of_the_machine_is_no_reason(real, monkeypatch):
 def test_files_as_the_request_imagined_them(tmp_path):
     pixels = images(6)
     labels = np.array([0, 1, 1, 0, -1, 0])
-    path = write(tmp_path / "train.h5", np.moveaxis(pixels, 1, 3), "images", labels=labels, redshift=np.linspace(0.1, 2, 6), sersic_n=np.arange(6.0),
-                 half_light_radius=np.full(6, 10.0), ellipticity=np.linspace(0, 1, 6))
+    path = write(
+        tmp_path / "train.h5",
+        np.moveaxis(pixels, 1, 3),
+        "images",
+        labels=labels,
+        redshift=np.linspace(0.1, 2, 6),
+        sersic_n=np.arange(6.0),
+        half_light_radius=np.full(6, 10.0),
+        ellipticity=np.linspace(0, 1, 6),
+    )
     opened = open_source(path)
     read, bad = everything(opened)
     assert bad == {} and read.tobytes() == pixels.tobytes()
-    assert opened.index["label"].tolist() == np.repeat(labels, 5).tolist() and opened.index["object"][5] == "train_000001"
+    assert (
+        opened.index["label"].tolist() == np.repeat(labels, 5).tolist()
+        and opened.index["object"][5] == "train_000001"
+    )
     table = opened.metadata
-    assert table["half_light_radius"].tolist() == pytest.approx([1.68] * 6) and table["sersic_index"].tolist() == [0, 1, 2, 3, 4, 5]
-    assert table["redshift"][5] == 2 and table["ellipticity"][5] == 1 and (table["label_source"] == "file:galaxiesml").all()
+    assert table["half_light_radius"].tolist() == pytest.approx([1.68] * 6) and table[
+        "sersic_index"
+    ].tolist() == [0, 1, 2, 3, 4, 5]
+    assert (
+        table["redshift"][5] == 2
+        and table["ellipticity"][5] == 1
+        and (table["label_source"] == "file:galaxiesml").all()
+    )
     opened.file.close()
     with h5py.File(path, "a") as file:
         file["specz_redshift"], file["i_sersic_index"] = np.full(6, 0.5), np.full(6, 4.0)
@@ -249,6 +367,7 @@ def test_packs_into_a_store_and_on_after_a_kill(real, tmp_path, monkeypatch):
         if len(done) > 3:
             raise KeyboardInterrupt
         return inner(*arguments, **named)
+
     monkeypatch.setattr(galaxiesml.GalaxiesML, "read", killed_after_three)
     with pytest.raises(KeyboardInterrupt):
         pack(opened.index, tmp_path / "store", opened.shape, 1, "d" * 32, lambda _: None, source=opened)
@@ -259,8 +378,10 @@ def test_packs_into_a_store_and_on_after_a_kill(real, tmp_path, monkeypatch):
     assert f"packing {115 - 3 * 7} of 115" in said[0]
     store.verify()
     assert np.asarray(store.pixels).tobytes() == pixels.tobytes() and store.good.all()
-    assert store.index["object"].tolist() == opened.index["object"].tolist() and store.metadata["galaxiesml_y_coord"].tolist() == opened.metadata[
-        "galaxiesml_y_coord"].tolist()
+    assert (
+        store.index["object"].tolist() == opened.index["object"].tolist()
+        and store.metadata["galaxiesml_y_coord"].tolist() == opened.metadata["galaxiesml_y_coord"].tolist()
+    )
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path):
@@ -270,7 +391,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
         with h5py.File(path, "w") as file:
             image = file.create_dataset("image", (objects, 5, 64, 64), "f4")
             for first in range(0, objects, 100):
-                image[first:first + 100] = rng.normal(size=(100, 5, 64, 64))
+                image[first : first + 100] = rng.normal(size=(100, 5, 64, 64))
         tracemalloc.start()
         opened = open_source(path, image_size=32)
         for first in range(0, 5 * objects, 1000):
@@ -282,6 +403,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 
 
 # Hostile and broken files: name -> (writer, part of the line)
+
 
 def raw(content):
     return lambda path: Path(path).write_bytes(content)
@@ -297,6 +419,7 @@ def with_file(change, image=True):
             if image:
                 file["image"] = images(3)
             change(file, Path(path))
+
     return writer
 
 
@@ -311,7 +434,10 @@ def soft_link(file, path):
 
 def soft_link_of_a_column(file, path):
     write(path.with_suffix(".other"), images(3), object_id=np.arange(3))
-    file["elsewhere"], file["object_id"] = h5py.ExternalLink(str(path.with_suffix(".other")), "/"), h5py.SoftLink("/elsewhere/object_id")
+    file["elsewhere"], file["object_id"] = (
+        h5py.ExternalLink(str(path.with_suffix(".other")), "/"),
+        h5py.SoftLink("/elsewhere/object_id"),
+    )
 
 
 def external_storage(file, path):
@@ -341,6 +467,7 @@ def unknown_filter(file, path):
 def huge(shape, **options):
     def change(file, path):
         file.create_dataset("image", shape, "f4", **options)
+
     return change
 
 
@@ -352,7 +479,9 @@ def bomb(file, path):
     made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     made.set_chunk((100000, 5, 32, 32))
     made.set_deflate(9)
-    image = h5py.h5d.create(file.id, b"image", h5py.h5t.IEEE_F32LE, h5py.h5s.create_simple((100000, 5, 32, 32)), made)
+    image = h5py.h5d.create(
+        file.id, b"image", h5py.h5t.IEEE_F32LE, h5py.h5s.create_simple((100000, 5, 32, 32)), made
+    )
     image.write_direct_chunk((0, 0, 0, 0), b"x\x9c\x03\x00\x00\x00\x00\x01")
 
 
@@ -378,8 +507,14 @@ def overlapping_texts(path):
     content, fakes = bytearray(Path(path).read_bytes()), b""
     size = len(content)
     for at in range(where, where + 16000, 16):
-        content[at + 4:at + 12] = (size + len(fakes)).to_bytes(8, "little")
-        fakes += b"GCOL\x01\0\0\0" + (2**20).to_bytes(8, "little") + bytes(content[at + 12:at + 16]) + bytes(4) + (200).to_bytes(8, "little")
+        content[at + 4 : at + 12] = (size + len(fakes)).to_bytes(8, "little")
+        fakes += (
+            b"GCOL\x01\0\0\0"
+            + (2**20).to_bytes(8, "little")
+            + bytes(content[at + 12 : at + 16])
+            + bytes(4)
+            + (200).to_bytes(8, "little")
+        )
     Path(path).write_bytes(bytes(content) + fakes)
 
 
@@ -399,11 +534,17 @@ HOSTILE = {
     "pipe": (os.mkfifo, "not a regular file"),
     "absent": (lambda path: None, "cannot be opened: No such file"),
     "no_image": (made(None, ra=np.zeros(3)), "no data set image"),
-    "image_is_a_group": (with_file(lambda file, _: file.create_group("image"), False), "image cannot be read"),
+    "image_is_a_group": (
+        with_file(lambda file, _: file.create_group("image"), False),
+        "image cannot be read",
+    ),
     "no_objects": (made(np.zeros((0, 5, 16, 16), "f4")), "expected 1 to 2,000,000 objects"),
     "no_pixels": (made(np.zeros((3, 5, 0, 16), "f4")), "at most 4096"),
     "scalar": (made(np.float32(3)), "expected [N, 5, H, W]"),
-    "null": (with_file(lambda file, _: file.create_dataset("image", data=h5py.Empty("f4")), False), "expected [N, 5, H, W]"),
+    "null": (
+        with_file(lambda file, _: file.create_dataset("image", data=h5py.Empty("f4")), False),
+        "expected [N, 5, H, W]",
+    ),
     "one_band": (made(np.zeros((3, 16, 16), "f4")), "shape (3, 16, 16), expected [N, 5, H, W]"),
     "three_bands": (made(np.zeros((3, 3, 16, 16), "f4")), "expected [N, 5, H, W]"),
     "either_axis": (made(np.zeros((3, 5, 16, 5), "f4")), "expected [N, 5, H, W]"),
@@ -411,12 +552,24 @@ HOSTILE = {
     "complex": (made(np.zeros((3, 5, 4, 4), "c8")), "is of type complex64"),
     "booleans": (made(np.zeros((3, 5, 4, 4), bool)), "is of type bool"),
     "compound": (made(np.zeros((3, 5, 4, 4), [("a", "f4")])), "expected float32"),
-    "references": (with_file(lambda file, _: file.create_dataset("image", (3, 5, 4, 4), h5py.ref_dtype), False), "expected float32"),
-    "long_vectors": (with_file(lambda file, _: file.create_dataset("image", (3, 5, 4, 4), h5py.vlen_dtype("f4")), False), "expected float32"),
+    "references": (
+        with_file(lambda file, _: file.create_dataset("image", (3, 5, 4, 4), h5py.ref_dtype), False),
+        "expected float32",
+    ),
+    "long_vectors": (
+        with_file(lambda file, _: file.create_dataset("image", (3, 5, 4, 4), h5py.vlen_dtype("f4")), False),
+        "expected float32",
+    ),
     "external_link": (with_file(external_link, False), "link to elsewhere"),
     "soft_link": (with_file(soft_link, False), "link to elsewhere"),
-    "dangling_link": (with_file(lambda file, _: file.__setitem__("image", h5py.SoftLink("/nowhere")), False), "link to elsewhere"),
-    "looping_link": (with_file(lambda file, _: file.__setitem__("image", h5py.SoftLink("/image")), False), "link to elsewhere"),
+    "dangling_link": (
+        with_file(lambda file, _: file.__setitem__("image", h5py.SoftLink("/nowhere")), False),
+        "link to elsewhere",
+    ),
+    "looping_link": (
+        with_file(lambda file, _: file.__setitem__("image", h5py.SoftLink("/image")), False),
+        "link to elsewhere",
+    ),
     "soft_link_of_a_column": (with_file(soft_link_of_a_column), "object_id is a link"),
     "external_storage": (with_file(external_storage, False), "values of image are in other files"),
     "external_column": (with_file(external_column), "values of ra are in other files"),
@@ -424,17 +577,32 @@ HOSTILE = {
     "unknown_filter": (with_file(unknown_filter, False), "filter 32001"),
     "absurd_contiguous": (with_file(huge((2 * 10**6, 5, 4096, 4096)), False), "declares"),
     "absurd_chunked": (with_file(huge((2 * 10**6, 5, 4096, 4096), chunks=(1, 5, 64, 64)), False), "declares"),
-    "absurd_count": (with_file(huge((2**60, 5, 1, 1), chunks=(1024, 5, 1, 1)), False), "expected 1 to 2,000,000 objects"),
-    "absurd_side": (with_file(huge((3, 5, 2**40, 1), chunks=(1, 5, 1024, 1)), False), "at most 4096 pixels a side"),
-    "absurd_column": (with_file(lambda file, _: file.create_dataset("ra", (2**50,), "f8", chunks=(1024,))), "ra has shape"),
+    "absurd_count": (
+        with_file(huge((2**60, 5, 1, 1), chunks=(1024, 5, 1, 1)), False),
+        "expected 1 to 2,000,000 objects",
+    ),
+    "absurd_side": (
+        with_file(huge((3, 5, 2**40, 1), chunks=(1, 5, 1024, 1)), False),
+        "at most 4096 pixels a side",
+    ),
+    "absurd_column": (
+        with_file(lambda file, _: file.create_dataset("ra", (2**50,), "f8", chunks=(1024,))),
+        "ra has shape",
+    ),
     "half_written": (with_file(half_written, False), "declares 4 chunks, the file holds 2"),
-    "never_written_column": (with_file(lambda file, _: file.create_dataset("ra", (3,), "f8")), "ra declares 24 bytes, the file holds 0"),
+    "never_written_column": (
+        with_file(lambda file, _: file.create_dataset("ra", (3,), "f8")),
+        "ra declares 24 bytes, the file holds 0",
+    ),
     "bomb": (with_file(bomb, False), "in chunks of 2,048,000,000 bytes"),
     "wrong_length": (made(ra=np.zeros(4)), "ra has shape (4,), expected one value for each of 3 objects"),
     "matrix_column": (made(ra=np.zeros((3, 2))), "ra is not a column of numbers"),
     "wide_column": (made(x_coord=np.zeros((3, 1000))), "x_coord has shape (3, 1000)"),
     "text_as_number": (made(dec=np.full(3, b"12:30")), "dec is not a column of numbers"),
-    "float_ids": (made(object_id=np.arange(3) + 3.6e16), "object_id is of type float64, expected whole numbers"),
+    "float_ids": (
+        made(object_id=np.arange(3) + 3.6e16),
+        "object_id is of type float64, expected whole numbers",
+    ),
     "compound_ids": (made(object_id=np.zeros(3, [("a", "i4")])), "object_id is of type"),
     "empty_ids": (made(object_id=["a", "", "c"]), "object_id of row 1 is empty"),
     "long_text": (with_file(many_texts), "specz_name of row 1 has 1000000 bytes"),
@@ -461,18 +629,28 @@ def test_refused_in_one_line(tmp_path, name):
     tracemalloc.stop()
     line = str(refused.value)
     assert part in line and "f.hdf5" in line and "\n" not in line and len(line) < 500
-    assert memory < 5e6 and time.perf_counter() - start < 1          # 0.1 s on an idle machine; the limit is against hanging
+    # 0.1 s on an idle machine; the limit is against hanging
+    assert memory < 5e6 and time.perf_counter() - start < 1
 
 
-@pytest.mark.parametrize("options, part", [(dict(crop=17), "crop images of 16x16 pixels to 17x17"), (dict(crop=-1), "to -1x-1"),
-                                           (dict(image_size=-2), "image_size -2"), (dict(image_size=10**6), "expected 1 to 4096")])
+@pytest.mark.parametrize(
+    "options, part",
+    [
+        (dict(crop=17), "crop images of 16x16 pixels to 17x17"),
+        (dict(crop=-1), "to -1x-1"),
+        (dict(image_size=-2), "image_size -2"),
+        (dict(image_size=10**6), "expected 1 to 4096"),
+    ],
+)
 def test_sizes_that_cannot_be(real, options, part):
     with pytest.raises(Mistake, match=part):
         open_source(real[0], **options)
 
 
 def test_spoiled_bytes_never_end_the_process(tmp_path):
-    """Each byte of the structure in turn, in a process of its own, as packing does it: a reason, a line, or the pixels."""
+    """Each byte of the structure in turn, in a process of its own, as packing does it:
+    a reason, a line, or the pixels.
+    """
     path = tmp_path / "f.hdf5"
     kept = {key: columns(3)[key] for key in ("object_id", "ra", "specz_name", "coord")}
     write(path, images(3, 4), storage=dict(chunks=(1, 5, 4, 4), compression="gzip"), **kept)
@@ -487,10 +665,10 @@ for _ in range(400):
     spoiled = bytearray(content)
     for _ in range(chosen.choice((1, 1, 1, 4))):
         spoiled[chosen.randrange(len(spoiled))] = chosen.choice((0, 255, chosen.randrange(256)))
-    open({str(tmp_path / 'g.hdf5')!r}, "wb").write(spoiled)
+    open({str(tmp_path / "g.hdf5")!r}, "wb").write(spoiled)
     opened = None
     try:
-        opened = open_source({str(tmp_path / 'g.hdf5')!r})
+        opened = open_source({str(tmp_path / "g.hdf5")!r})
         opened.metadata, opened.read(range(len(opened.index)))
         read += 1
     except Mistake as error:

@@ -1,4 +1,5 @@
 """Resampling against integrals in closed form, scipy and astropy.wcs: flux, positions, missing pixels."""
+
 import numpy as np
 import pytest
 from astropy.wcs import WCS
@@ -8,7 +9,14 @@ from scipy.integrate import dblquad
 from scipy.ndimage import center_of_mass
 from scipy.special import erf
 
-from data.catalogues.resample import cropped, cropped_wcs, overlaps, rescaled_pixel_scale, rescaled_wcs, resampled
+from data.catalogues.resample import (
+    cropped,
+    cropped_wcs,
+    overlaps,
+    rescaled_pixel_scale,
+    rescaled_wcs,
+    resampled,
+)
 from utils.mistake import Mistake
 
 RNG = np.random.default_rng(0)
@@ -26,7 +34,9 @@ def by_loops(image, shape):
     return new
 
 
-@pytest.mark.parametrize("old, new", [((5, 7), (3, 4)), ((3, 4), (5, 7)), ((6, 5), (4, 8)), ((1, 6), (3, 1)), ((4, 4), (4, 7))])
+@pytest.mark.parametrize(
+    "old, new", [((5, 7), (3, 4)), ((3, 4), (5, 7)), ((6, 5), (4, 8)), ((1, 6), (3, 1)), ((4, 4), (4, 7))]
+)
 def test_is_the_integral_over_each_footprint(old, new):
     image = RNG.normal(size=old).astype(np.float32)
     assert np.allclose(resampled(image, new), by_loops(image, new), rtol=0, atol=1e-6)
@@ -42,7 +52,9 @@ def test_flux_stays_for_any_ratio(old, new, seed):
     assert np.allclose(after.sum(axis=(1, 2), dtype=np.float64), before, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("old, new", [(64, 224), (127, 224), (127, 64), (64, 41), (41, 64), (101, 1), (1, 9), (4096, 63)])
+@pytest.mark.parametrize(
+    "old, new", [(64, 224), (127, 224), (127, 64), (64, 41), (41, 64), (101, 1), (1, 9), (4096, 63)]
+)
 def test_every_old_pixel_goes_somewhere_once(old, new):
     parts = overlaps(old, new)
     assert np.abs(parts.sum(axis=0, dtype=np.float64) - 1).max() < 1e-6
@@ -57,7 +69,9 @@ def test_whole_factors_are_sums_and_shares():
 
 @pytest.mark.parametrize("new", [(64, 64), (20, 31), (7, 90)])
 def test_a_constant_image_stays_one(new):
-    assert np.allclose(resampled(np.full((41, 53), 3.0, np.float32), new), 3 * 41 * 53 / (new[0] * new[1]), rtol=1e-6)
+    assert np.allclose(
+        resampled(np.full((41, 53), 3.0, np.float32), new), 3 * 41 * 53 / (new[0] * new[1]), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("shape", [(41, 41), (64, 64)])
@@ -65,7 +79,10 @@ def test_nothing_changes_to_the_bit(shape):
     images = RNG.normal(size=(3, *shape)).astype(np.float32)
     images[0, 0, 0], images[1, 2, 3] = -0.0, np.nan
     assert resampled(images, shape) is images
-    assert np.shares_memory(cropped(images, shape[0]), images) and cropped(images, shape[0]).tobytes() == images.tobytes()
+    assert (
+        np.shares_memory(cropped(images, shape[0]), images)
+        and cropped(images, shape[0]).tobytes() == images.tobytes()
+    )
 
 
 def test_a_gaussian_agrees_with_its_integral():
@@ -76,10 +93,13 @@ def test_a_gaussian_agrees_with_its_integral():
         return np.outer(np.diff(edges), np.diff(edges)).astype(np.float32)
 
     fine, coarse = image(side, 1.0), image(new, side / new)
-    in_a_pixel = dblquad(lambda y, x: np.exp(-(x * x + y * y) / (2 * sigma**2)) / (2 * np.pi * sigma**2), 0, 1, 0, 1)[0]
+    in_a_pixel = dblquad(
+        lambda y, x: np.exp(-(x * x + y * y) / (2 * sigma**2)) / (2 * np.pi * sigma**2), 0, 1, 0, 1
+    )[0]
     assert in_a_pixel == pytest.approx(fine[16, 16], rel=1e-5)
-    assert np.abs(resampled(fine, (new, new)) - coarse).max() < 0.03 * coarse.max()        # the source is not constant within a pixel
-    assert np.abs(resampled(fine, (16, 16)) - image(16, 2.0)).max() < 1e-7                 # exact where edges meet
+    # the source is not constant within a pixel
+    assert np.abs(resampled(fine, (new, new)) - coarse).max() < 0.03 * coarse.max()
+    assert np.abs(resampled(fine, (16, 16)) - image(16, 2.0)).max() < 1e-7  # exact where edges meet
 
 
 @pytest.mark.parametrize("new", [(20, 20), (33, 57), (128, 90)])
@@ -89,7 +109,7 @@ def test_a_point_source_keeps_flux_and_place(new):
     after = resampled(image, new)
     where = (np.array([12, 30]) + 0.5) * np.array(new) / 41 - 0.5
     assert after.sum(dtype=np.float64) == pytest.approx(5, rel=1e-6)
-    tolerance = np.maximum(0.5, np.array(new) / 82)                                         # half of the larger pixel
+    tolerance = np.maximum(0.5, np.array(new) / 82)  # half of the larger pixel
     assert (np.abs(np.array(center_of_mass(after)) - where) <= tolerance).all()
 
 
@@ -101,7 +121,9 @@ def test_what_a_missing_pixel_touches_is_missing(bad, new):
     after, whole = resampled(images, new), resampled(np.where(np.isfinite(images), images, 0), new)
     touched = np.outer(overlaps(6, new[0])[:, 2] > 0, overlaps(6, new[1])[:, 4] > 0)
     assert np.array_equal(np.isnan(after[1]), touched) and not np.isnan(after[[0, 2]]).any()
-    assert np.array_equal(after[1][~touched], whole[1][~touched]) and np.array_equal(after[[0, 2]], whole[[0, 2]])
+    assert np.array_equal(after[1][~touched], whole[1][~touched]) and np.array_equal(
+        after[[0, 2]], whole[[0, 2]]
+    )
 
 
 def test_any_leading_axes():
@@ -110,10 +132,13 @@ def test_any_leading_axes():
     assert after.shape == (2, 5, 4, 5) and np.array_equal(after[1, 3], resampled(images[1, 3], (4, 5)))
 
 
-@pytest.mark.parametrize("size, side, first", [(64, 64, 0), (64, 32, 16), (127, 41, 43), (64, 41, 11), (127, 64, 31), (5, 1, 2), (4, 1, 1)])
+@pytest.mark.parametrize(
+    "size, side, first",
+    [(64, 64, 0), (64, 32, 16), (127, 41, 43), (64, 41, 11), (127, 64, 31), (5, 1, 2), (4, 1, 1)],
+)
 def test_crop_is_central(size, side, first):
     images = RNG.normal(size=(2, size, size)).astype(np.float32)
-    assert np.array_equal(cropped(images, side), images[:, first:first + side, first:first + side])
+    assert np.array_equal(cropped(images, side), images[:, first : first + side, first : first + side])
     centre, old = first + (side - 1) / 2, (size - 1) / 2
     assert old - centre == (0 if (size - side) % 2 == 0 else 0.5)
 
@@ -133,16 +158,22 @@ def header(crpix, cd):
     return wcs
 
 
-CD = np.array([[-4.6e-5, 3e-6], [2e-6, 5.1e-5]])         # not square, rotated
+CD = np.array([[-4.6e-5, 3e-6], [2e-6, 5.1e-5]])  # not square, rotated
 
 
-@pytest.mark.parametrize("old, new", [((41, 41), (64, 64)), ((64, 64), (41, 41)), ((127, 99), (63, 200)), ((64, 64), (224, 224))])
+@pytest.mark.parametrize(
+    "old, new", [((41, 41), (64, 64)), ((64, 64), (41, 41)), ((127, 99), (63, 200)), ((64, 64), (224, 224))]
+)
 def test_a_source_keeps_its_place_on_the_sky(old, new):
     crpix = np.array([17.3, -40.2])
     before, after = header(crpix, CD), header(*rescaled_wcs(crpix, CD, old, new))
     height, width = np.indices(old)
-    image = np.exp(-((width - 21.4) ** 2 + (height - 18.7) ** 2) / (2 * 3.0**2)).astype(np.float32)      # wide: the centroid is exact
-    (y, x), (v, u) = center_of_mass(image.astype(np.float64)), center_of_mass(resampled(image, new).astype(np.float64))
+    # wide: the centroid is exact
+    image = np.exp(-((width - 21.4) ** 2 + (height - 18.7) ** 2) / (2 * 3.0**2)).astype(np.float32)
+    (y, x), (v, u) = (
+        center_of_mass(image.astype(np.float64)),
+        center_of_mass(resampled(image, new).astype(np.float64)),
+    )
     sky = before.pixel_to_world(x, y)
     assert sky.separation(after.pixel_to_world(u, v)).arcsec < 0.01 * rescaled_pixel_scale(0.17, old, new)
     for corner in [(-0.5, -0.5), (old[1] - 0.5, old[0] - 0.5)]:
@@ -153,7 +184,9 @@ def test_a_source_keeps_its_place_on_the_sky(old, new):
 def test_pixel_scale_follows_the_matrix():
     cd = rescaled_wcs(np.zeros(2), CD, (41, 50), (64, 33))[1]
     scale = 3600 * abs(np.linalg.det(CD)) ** 0.5
-    assert rescaled_pixel_scale(scale, (41, 50), (64, 33)) == pytest.approx(3600 * abs(np.linalg.det(cd)) ** 0.5)
+    assert rescaled_pixel_scale(scale, (41, 50), (64, 33)) == pytest.approx(
+        3600 * abs(np.linalg.det(cd)) ** 0.5
+    )
 
 
 @pytest.mark.parametrize("shape, side", [((64, 64), 41), ((127, 99), 64), ((41, 41), 41)])
@@ -161,4 +194,7 @@ def test_a_source_keeps_its_place_when_cropped(shape, side):
     crpix = np.array([17.3, 20.2])
     top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
     before, after = header(crpix, CD), header(cropped_wcs(crpix, shape, side), CD)
-    assert before.pixel_to_world(30.2, 33.1).separation(after.pixel_to_world(30.2 - left, 33.1 - top)).arcsec < 1e-6
+    assert (
+        before.pixel_to_world(30.2, 33.1).separation(after.pixel_to_world(30.2 - left, 33.1 - top)).arcsec
+        < 1e-6
+    )

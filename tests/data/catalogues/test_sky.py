@@ -1,4 +1,7 @@
-"""data/catalogues/sky.py against astropy.wcs, and headers that say nothing of the sky, or something hostile."""
+"""data/catalogues/sky.py against astropy.wcs, and headers that say nothing of the sky,
+or something hostile.
+"""
+
 import math
 import time
 
@@ -10,21 +13,56 @@ from astropy.wcs import WCS
 
 from data.catalogues.sky import Place, degrees, place
 
-TAN = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 150.1, "CRVAL2": 2.2, "CRPIX1": -899.5, "CRPIX2": 435.0}
+TAN = {
+    "CTYPE1": "RA---TAN",
+    "CTYPE2": "DEC--TAN",
+    "CRVAL1": 150.1,
+    "CRVAL2": 2.2,
+    "CRPIX1": -899.5,
+    "CRPIX2": 435.0,
+}
 CD = {"CD1_1": -1.2e-5, "CD1_2": -4e-6, "CD2_1": -4.1e-6, "CD2_2": 1.3e-5}
 SHAPE = (60, 99)
 FORMS = {
     "cd": TAN | CD,
     "cdelt": TAN | {"CDELT1": -2.1e-5, "CDELT2": 2.08e-5},  # NICMOS 2: not square
-    "pc_cdelt": TAN | {"CDELT1": -2.1e-5, "CDELT2": 2.08e-5, "PC1_1": 0.8, "PC1_2": -0.6, "PC2_1": 0.6, "PC2_2": 0.8},
-    "old_pc": TAN | {"CDELT1": 5.6e-5, "CDELT2": 5.6e-5, "PC001001": -1.0, "PC001002": 0.0, "PC002001": 0.0, "PC002002": 1.0},
+    "pc_cdelt": TAN
+    | {"CDELT1": -2.1e-5, "CDELT2": 2.08e-5, "PC1_1": 0.8, "PC1_2": -0.6, "PC2_1": 0.6, "PC2_2": 0.8},
+    "old_pc": TAN
+    | {
+        "CDELT1": 5.6e-5,
+        "CDELT2": 5.6e-5,
+        "PC001001": -1.0,
+        "PC001002": 0.0,
+        "PC002001": 0.0,
+        "PC002002": 1.0,
+    },
     "crota": TAN | {"CDELT1": -2.1e-5, "CDELT2": 2.1e-5, "CROTA2": 30.0},
-    "pc_beside_cd": TAN | CD | {"CDELT1": 1.0, "CDELT2": 1.0, "PC1_1": -1.2e-5, "PC1_2": -4e-6, "PC2_1": -4.1e-6, "PC2_2": 1.3e-5},
+    "pc_beside_cd": TAN
+    | CD
+    | {"CDELT1": 1.0, "CDELT2": 1.0, "PC1_1": -1.2e-5, "PC1_2": -4e-6, "PC2_1": -4.1e-6, "PC2_2": 1.3e-5},
     "dec_first": TAN | CD | {"CTYPE1": "DEC--TAN", "CTYPE2": "RA---TAN", "CRVAL1": 2.2, "CRVAL2": 150.1},
-    "sip": TAN | CD | {"CTYPE1": "RA---TAN-SIP", "CTYPE2": "DEC--TAN-SIP", "A_ORDER": 2, "B_ORDER": 2, "A_2_0": 2e-5, "B_0_2": -3e-5},
+    "sip": TAN
+    | CD
+    | {
+        "CTYPE1": "RA---TAN-SIP",
+        "CTYPE2": "DEC--TAN-SIP",
+        "A_ORDER": 2,
+        "B_ORDER": 2,
+        "A_2_0": 2e-5,
+        "B_0_2": -3e-5,
+    },
     "sip_unsaid": TAN | CD | {"A_ORDER": 2, "B_ORDER": 2, "A_2_0": 2e-5, "B_0_2": -3e-5},
     "over_the_edge": TAN | CD | {"CRVAL1": 359.9999, "CRPIX1": 2000.0},
-    "cunit": TAN | {"CDELT1": -0.05, "CDELT2": 0.05, "CUNIT1": "arcsec", "CUNIT2": "arcsec", "CRVAL1": 150.1 * 3600, "CRVAL2": 2.2 * 3600},
+    "cunit": TAN
+    | {
+        "CDELT1": -0.05,
+        "CDELT2": 0.05,
+        "CUNIT1": "arcsec",
+        "CUNIT2": "arcsec",
+        "CRVAL1": 150.1 * 3600,
+        "CRVAL2": 2.2 * 3600,
+    },
     "sin": TAN | CD | {"CTYPE1": "RA---SIN", "CTYPE2": "DEC--SIN"},
     "fk5": TAN | CD | {"RADESYS": "FK5", "EQUINOX": 2000.0},
 }
@@ -45,7 +83,13 @@ def test_centre_and_scale_are_those_of_astropy(form):
     expected = np.array(wcs.all_pix2world(49, 29.5, 0))
     if form == "dec_first":
         expected = expected[::-1]
-    assert np.hypot((found.ra - expected[0] % 360) * math.cos(math.radians(expected[1])), found.dec - expected[1]) * 3600 < 1e-6
+    assert (
+        np.hypot(
+            (found.ra - expected[0] % 360) * math.cos(math.radians(expected[1])), found.dec - expected[1]
+        )
+        * 3600
+        < 1e-6
+    )
     matrix = wcs.pixel_scale_matrix * 3600
     assert found.pixel_scale == pytest.approx(math.sqrt(abs(np.linalg.det(matrix))), rel=1e-12)
     assert (found.scale_x, found.scale_y) == pytest.approx(np.hypot(*matrix), rel=1e-12)
@@ -53,15 +97,33 @@ def test_centre_and_scale_are_those_of_astropy(form):
 
 def test_scale_of_pixels_that_are_not_square():
     """NICMOS 2: 0.0757 x 0.0750 arcsec."""
-    found = place((256, 256), header_of(TAN | {"CD1_1": 0.0, "CD1_2": 0.0750 / 3600, "CD2_1": 0.0757 / 3600, "CD2_2": 0.0}))
-    assert (found.scale_x, found.scale_y, found.pixel_scale) == pytest.approx((0.0757, 0.0750, math.sqrt(0.0757 * 0.0750)))
+    found = place(
+        (256, 256),
+        header_of(TAN | {"CD1_1": 0.0, "CD1_2": 0.0750 / 3600, "CD2_1": 0.0757 / 3600, "CD2_2": 0.0}),
+    )
+    assert (found.scale_x, found.scale_y, found.pixel_scale) == pytest.approx(
+        (0.0757, 0.0750, math.sqrt(0.0757 * 0.0750))
+    )
 
 
 def test_other_frames_become_icrs():
-    galactic = header_of(TAN | CD | {"CTYPE1": "GLON-TAN", "CTYPE2": "GLAT-TAN", "CRVAL1": 30.0, "CRVAL2": 60.0, "CRPIX1": 50.0, "CRPIX2": 30.5})
+    galactic = header_of(
+        TAN
+        | CD
+        | {
+            "CTYPE1": "GLON-TAN",
+            "CTYPE2": "GLAT-TAN",
+            "CRVAL1": 30.0,
+            "CRVAL2": 60.0,
+            "CRPIX1": 50.0,
+            "CRPIX2": 30.5,
+        }
+    )
     b1950 = header_of(TAN | CD | {"EQUINOX": 1950.0, "CRPIX1": 50.0, "CRPIX2": 30.5})
-    for header, point in ((galactic, SkyCoord(30, 60, unit="deg", frame="galactic")),
-                          (b1950, SkyCoord(150.1, 2.2, unit="deg", frame="fk4", equinox="B1950"))):
+    for header, point in (
+        (galactic, SkyCoord(30, 60, unit="deg", frame="galactic")),
+        (b1950, SkyCoord(150.1, 2.2, unit="deg", frame="fk4", equinox="B1950")),
+    ):
         found = place(SHAPE, header)
         assert SkyCoord(found.ra, found.dec, unit="deg").separation(point.icrs).arcsec < 0.01
 
@@ -77,13 +139,24 @@ def test_crop_and_resampling_move_the_centre_and_scale_the_pixels(size):
     assert (found.ra, found.dec) == pytest.approx(tuple(map(float, expected)), abs=1e-12)
     factor = (height / image_size, width / image_size) if image_size else (1, 1)
     whole = place(SHAPE, header)
-    assert found.scale_x == pytest.approx(whole.scale_x * factor[1]) and found.scale_y == pytest.approx(whole.scale_y * factor[0])
+    assert found.scale_x == pytest.approx(whole.scale_x * factor[1]) and found.scale_y == pytest.approx(
+        whole.scale_y * factor[0]
+    )
     assert found.pixel_scale == pytest.approx(whole.pixel_scale * math.sqrt(factor[0] * factor[1]))
 
 
 MISSING = {
     "empty": {},
-    "linear": {"CTYPE1": "LINEAR", "CTYPE2": "LINEAR", "CRVAL1": 1, "CRVAL2": 1, "CRPIX1": 1, "CRPIX2": 1, "CD1_1": 1.0, "CD2_2": 1.0},
+    "linear": {
+        "CTYPE1": "LINEAR",
+        "CTYPE2": "LINEAR",
+        "CRVAL1": 1,
+        "CRVAL2": 1,
+        "CRPIX1": 1,
+        "CRPIX2": 1,
+        "CD1_1": 1.0,
+        "CD2_2": 1.0,
+    },
     "spectrum": TAN | CD | {"CTYPE1": "WAVE"},
     "no_crval": {name: value for name, value in (TAN | CD).items() if name != "CRVAL1"},
     "no_steps": TAN,
@@ -95,7 +168,9 @@ MISSING = {
     "beyond_the_pole": {"RA": 12.0, "DEC": 95.0},
     "texts_in_cards": {"RA": "unknown", "DEC": "n/a", "PIXSCALE": "0.05 arcsec"},
     "booleans": {"RA": True, "DEC": True, "PIXSCALE": True},
-    "polynomial_of_a_billion": TAN | CD | {"CTYPE1": "RA---TAN-SIP", "CTYPE2": "DEC--TAN-SIP", "A_ORDER": 10**9, "B_ORDER": 10**9},
+    "polynomial_of_a_billion": TAN
+    | CD
+    | {"CTYPE1": "RA---TAN-SIP", "CTYPE2": "DEC--TAN-SIP", "A_ORDER": 10**9, "B_ORDER": 10**9},
 }
 
 
@@ -108,7 +183,12 @@ def test_what_is_not_said_is_missing_and_never_zero(form):
 
 
 def test_many_axes_and_tables_do_no_harm():
-    many = {f"CTYPE{axis}": "VELO" for axis in range(3, 99)} | {"WCSAXES": 99, "CPDIS1": "LOOKUP", "PS3_0": "x", "CTYPE1A": "RA---TAN"}
+    many = {f"CTYPE{axis}": "VELO" for axis in range(3, 99)} | {
+        "WCSAXES": 99,
+        "CPDIS1": "LOOKUP",
+        "PS3_0": "x",
+        "CTYPE1A": "RA---TAN",
+    }
     assert place(SHAPE, header_of(many | FORMS["cd"])) == place(SHAPE, header_of(FORMS["cd"]))
 
 
@@ -132,6 +212,8 @@ def test_real_files(shared_data):
                     found = place(hdu.shape, hdu.header)
                     ra, dec = wcs.all_pix2world((hdu.shape[-1] - 1) / 2, (hdu.shape[-2] - 1) / 2, 0)
                     assert np.hypot((found.ra - ra) * np.cos(np.radians(dec)), found.dec - dec) * 3600 < 0.01
-                    assert found.pixel_scale == pytest.approx(math.sqrt(abs(np.linalg.det(wcs.pixel_scale_matrix))) * 3600, rel=1e-9)
+                    assert found.pixel_scale == pytest.approx(
+                        math.sqrt(abs(np.linalg.det(wcs.pixel_scale_matrix))) * 3600, rel=1e-9
+                    )
                     count += 1
     assert count >= 30

@@ -1,4 +1,7 @@
-"""data/catalogues/survey_fits.py: tables and images of any survey, stacks and extensions, real files of all that are at hand."""
+"""data/catalogues/survey_fits.py: tables and images of any survey, stacks and extensions,
+real files of all that are at hand.
+"""
+
 import importlib.util
 
 import numpy as np
@@ -29,22 +32,54 @@ def table(path, **columns):
 
 
 def test_objects_and_their_bands(tmp_path):
-    pixels = {(name, band): image(tmp_path / "images" / name / f"{name}_{band}.fits", INSTRUME="MegaPrime")
-              for name in ("s1", "s_2") for band in "gr"}
+    pixels = {
+        (name, band): image(tmp_path / "images" / name / f"{name}_{band}.fits", INSTRUME="MegaPrime")
+        for name in ("s1", "s_2")
+        for band in "gr"
+    }
     image(tmp_path / "images" / "unknown_g.fits")
-    made = table(tmp_path / "t.csv", id=["s_2", "s1", "s3"], z=[0.3, "", 0.5], RA=[10.0, 11.0, 12.0], dec=[1.0, 2.0, 3.0], label=[1, 0, ""],
-                 mag=[20, 21, 22], note=["a", "b", "c"])
-    source = open_source(str(tmp_path / "images"), made, ["redshift=z", "magnitude_g=mag", "remark=note"], catalog="mine")
+    made = table(
+        tmp_path / "t.csv",
+        id=["s_2", "s1", "s3"],
+        z=[0.3, "", 0.5],
+        RA=[10.0, 11.0, 12.0],
+        dec=[1.0, 2.0, 3.0],
+        label=[1, 0, ""],
+        mag=[20, 21, 22],
+        note=["a", "b", "c"],
+    )
+    source = open_source(
+        str(tmp_path / "images"), made, ["redshift=z", "magnitude_g=mag", "remark=note"], catalog="mine"
+    )
     assert source.index[["object", "band", "domain", "label"]].values.tolist() == [
-        ["s_2", "g", "mine", 1], ["s_2", "r", "mine", 1], ["s1", "g", "mine", 0], ["s1", "r", "mine", 0]]
+        ["s_2", "g", "mine", 1],
+        ["s_2", "r", "mine", 1],
+        ["s1", "g", "mine", 0],
+        ["s1", "r", "mine", 0],
+    ]
     assert validate(source.metadata).empty
     known = typed(source.metadata).set_index("object")
-    assert known["redshift"].tolist() == pytest.approx([0.3, np.nan], nan_ok=True) and known["ra"].tolist() == [10, 11]
-    assert known["magnitude_g"].tolist() == [20, 21] and known["mine_remark"].tolist() == ["a", "b"] and known["bands"].tolist() == ["gr", "gr"]
-    assert known["label_source"].tolist() == ["mine", "mine"] and known["instrument"].tolist() == ["MegaPrime"] * 2
+    assert known["redshift"].tolist() == pytest.approx([0.3, np.nan], nan_ok=True) and known[
+        "ra"
+    ].tolist() == [10, 11]
+    assert (
+        known["magnitude_g"].tolist() == [20, 21]
+        and known["mine_remark"].tolist() == ["a", "b"]
+        and known["bands"].tolist() == ["gr", "gr"]
+    )
+    assert (
+        known["label_source"].tolist() == ["mine", "mine"]
+        and known["instrument"].tolist() == ["MegaPrime"] * 2
+    )
     images, bad = source.read(range(4))
-    assert not bad and all(np.array_equal(mine, pixels[key]) for mine, key in zip(images, source.index[["object", "band"]].itertuples(index=False)))
-    assert "rows without a file, not packed: 1 (s3)" in source.report and "files without a row, not packed: 1 (unknown_g.fits)" in source.report
+    assert not bad and all(
+        np.array_equal(mine, pixels[key])
+        for mine, key in zip(images, source.index[["object", "band"]].itertuples(index=False))
+    )
+    assert (
+        "rows without a file, not packed: 1 (s3)" in source.report
+        and "files without a row, not packed: 1 (unknown_g.fits)" in source.report
+    )
     assert from_recipe(source.recipe).index.equals(source.index)
 
 
@@ -54,18 +89,39 @@ def test_files_planes_and_hdus(tmp_path):
     folder.mkdir()
     fits.PrimaryHDU(stack).writeto(folder / "g.fits")
     fits.PrimaryHDU(stack + 1).writeto(folder / "r.fits")
-    made = table(tmp_path / "t.csv", file=["g.fits", "r.fits"] * 3, plane=[0, 0, 1, 1, 2, 2], band=list("gr") * 3,
-                 object=[f"o{n // 2}" for n in range(6)])
+    made = table(
+        tmp_path / "t.csv",
+        file=["g.fits", "r.fits"] * 3,
+        plane=[0, 0, 1, 1, 2, 2],
+        band=list("gr") * 3,
+        object=[f"o{n // 2}" for n in range(6)],
+    )
     source = open_source(str(folder), made)
     assert np.array_equal(source.read(range(6))[0], np.stack([stack, stack + 1], 1).reshape(6, 8, 8))
-    assert source.index["path"][3].endswith("r.fits#1") and source.metadata["object"].tolist() == ["o0", "o1", "o2"]
+    assert source.index["path"][3].endswith("r.fits#1") and source.metadata["object"].tolist() == [
+        "o0",
+        "o1",
+        "o2",
+    ]
     cubes = open_source(str(folder), table(tmp_path / "c.csv", file=["g.fits"]), planes=["g", "r", "z"])
-    assert cubes.index[["object", "band"]].values.tolist() == [["g", band] for band in "grz"] and np.array_equal(cubes.read(range(3))[0], stack)
-    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(stack[0]), fits.ImageHDU(stack[1])]).writeto(folder / "many.fits")
-    many = open_source(str(folder), table(tmp_path / "m.csv", file=["many.fits"] * 4, hdu=[1, 2, 0, 9], object=list("abcd")))
+    assert cubes.index[["object", "band"]].values.tolist() == [
+        ["g", band] for band in "grz"
+    ] and np.array_equal(cubes.read(range(3))[0], stack)
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(stack[0]), fits.ImageHDU(stack[1])]).writeto(
+        folder / "many.fits"
+    )
+    many = open_source(
+        str(folder), table(tmp_path / "m.csv", file=["many.fits"] * 4, hdu=[1, 2, 0, 9], object=list("abcd"))
+    )
     images, bad = many.read(range(4))
-    assert np.array_equal(images[:2], stack[:2]) and bad[2] == "HDU 0 has no image" and bad[3] == "no HDU 9: it has 3, from 0"
-    _, bad = open_source(str(folder), table(tmp_path / "w.csv", file=["g.fits", "r.fits"], plane=[7, ""])).read(range(2))
+    assert (
+        np.array_equal(images[:2], stack[:2])
+        and bad[2] == "HDU 0 has no image"
+        and bad[3] == "no HDU 9: it has 3, from 0"
+    )
+    _, bad = open_source(
+        str(folder), table(tmp_path / "w.csv", file=["g.fits", "r.fits"], plane=[7, ""])
+    ).read(range(2))
     assert bad[0] == "no plane 7: it has 3, from 0" and "a column `plane`" in bad[1]
 
 
@@ -86,15 +142,24 @@ def test_missing_pixels_and_pixel_scales(tmp_path):
     source = open_source(str(tmp_path), made, max_masked=0.05, image_size=5)
     images, bad = source.read(range(1))
     assert not bad and np.isfinite(images).all()
-    assert source.metadata["survey_masked_fraction"].tolist() == [0.03] and source.metadata["pixel_scale"].tolist() == pytest.approx([0.4])
+    assert source.metadata["survey_masked_fraction"].tolist() == [0.03] and source.metadata[
+        "pixel_scale"
+    ].tolist() == pytest.approx([0.4])
 
 
-@pytest.mark.parametrize("columns, mapping, words", [
-    ({"x": [1]}, [], "no column that names its images"), ({"id": ["b"]}, [], "none of its 1 rows"),
-    ({"id": ["a"], "label": ["maybe"]}, [], "label 'maybe'"),
-    ({"id": ["a"], "ra": ["east"]}, [], "expected a number"), ({"id": ["a"], "hdu": [1.5]}, [], "whole number"),
-    ({"id": ["a"]}, ["z"], "ours=theirs"),
-    ({"id": ["a"]}, ["redshift=zz"], "no column 'zz'"), ({"id": ["a"]}, ["re-d=id"], "ours=theirs")])
+@pytest.mark.parametrize(
+    "columns, mapping, words",
+    [
+        ({"x": [1]}, [], "no column that names its images"),
+        ({"id": ["b"]}, [], "none of its 1 rows"),
+        ({"id": ["a"], "label": ["maybe"]}, [], "label 'maybe'"),
+        ({"id": ["a"], "ra": ["east"]}, [], "expected a number"),
+        ({"id": ["a"], "hdu": [1.5]}, [], "whole number"),
+        ({"id": ["a"]}, ["z"], "ours=theirs"),
+        ({"id": ["a"]}, ["redshift=zz"], "no column 'zz'"),
+        ({"id": ["a"]}, ["re-d=id"], "ours=theirs"),
+    ],
+)
 def test_wrong_tables_are_mistakes(tmp_path, columns, mapping, words):
     image(tmp_path / "a_g.fits")
     with pytest.raises(Mistake, match=words) as told:
@@ -105,17 +170,33 @@ def test_wrong_tables_are_mistakes(tmp_path, columns, mapping, words):
 def test_real_hsc_stars(shared_data):
     """Stars are where their catalogue says; the band is the header's."""
     root = shared_data("lens/hsc_stars")
-    source = open_source(str(root), str(root / "star_cat_correct.csv"), ["object=# object_id", "file=star_filename", "ra=ira", "dec=idec",
-                                                                         "magnitude_i=imag_psf", "snr_i=SNR"], catalog="hsc", crop=24)
+    source = open_source(
+        str(root),
+        str(root / "star_cat_correct.csv"),
+        [
+            "object=# object_id",
+            "file=star_filename",
+            "ra=ira",
+            "dec=idec",
+            "magnitude_i=imag_psf",
+            "snr_i=SNR",
+        ],
+        catalog="hsc",
+        crop=24,
+    )
     stars = pd.read_csv(root / "star_cat_correct.csv", dtype={"# object_id": str})
-    assert source.metadata["object"].tolist() == stars["# object_id"].tolist() and set(source.index["band"]) == {"i"}
-    assert source.metadata["ra"].tolist() == stars["ira"].tolist() and source.metadata["pixel_scale"].tolist() == pytest.approx([0.168] * 10)
+    assert source.metadata["object"].tolist() == stars["# object_id"].tolist() and set(
+        source.index["band"]
+    ) == {"i"}
+    assert source.metadata["ra"].tolist() == stars["ira"].tolist() and source.metadata[
+        "pixel_scale"
+    ].tolist() == pytest.approx([0.168] * 10)
     assert source.metadata["magnitude_i"].tolist() == pytest.approx(stars["imag_psf"].tolist())
     images, bad = source.read(range(10))
     for path, mine in zip(source.index["path"], images):
         theirs = fits.getdata(path, 1)
         top, left = ((side - 24) // 2 for side in theirs.shape)
-        assert np.array_equal(mine, theirs[top:top + 24, left:left + 24])
+        assert np.array_equal(mine, theirs[top : top + 24, left : left + 24])
     assert not bad
 
 
@@ -123,25 +204,43 @@ def test_real_cosmos_galaxies(shared_data):
     """One HDU a galaxy, named by a FITS table."""
     root = shared_data("lens/cosmos_hst_galaxies")
     catalogue = root / "real_galaxy_catalog_26_extension_example.fits"
-    source = open_source(str(root), str(catalogue), ["object=IDENT", "file=GAL_FILENAME", "hdu=GAL_HDU", "magnitude_f814w=MAG",
-                                                         "pixel_scale=PIXEL_SCALE"], catalog="cosmos", crop=16)
+    source = open_source(
+        str(root),
+        str(catalogue),
+        [
+            "object=IDENT",
+            "file=GAL_FILENAME",
+            "hdu=GAL_HDU",
+            "magnitude_f814w=MAG",
+            "pixel_scale=PIXEL_SCALE",
+        ],
+        catalog="cosmos",
+        crop=16,
+    )
     theirs = Table.read(catalogue)
     assert source.metadata["object"].tolist() == [str(name) for name in theirs["IDENT"]]
-    for ours, name in (("ra", "RA"), ("dec", "DEC"), ("pixel_scale", "PIXEL_SCALE"), ("magnitude_f814w", "MAG")):
+    for ours, name in (
+        ("ra", "RA"),
+        ("dec", "DEC"),
+        ("pixel_scale", "PIXEL_SCALE"),
+        ("magnitude_f814w", "MAG"),
+    ):
         assert source.metadata[ours].tolist() == theirs[name].tolist()
     images, bad = source.read(range(len(theirs)))
     with fits.open(root / "real_galaxy_images_extension.fits") as hdus:
         for mine, hdu in zip(images, theirs["GAL_HDU"]):
             data = hdus[hdu].data
             top, left = ((side - 16) // 2 for side in data.shape)
-            assert np.array_equal(mine, data[top:top + 16, left:left + 16].astype("f4"))
+            assert np.array_equal(mine, data[top : top + 16, left : left + 16].astype("f4"))
     assert not bad
 
 
 def test_real_survey_stamps(shared_data, tmp_path):
     """H1413+117 and three others; the i, r stamps of PS1 are whole, z has lost a third of its pixels."""
     root = shared_data("lens/survey_stamps")
-    source = open_source(str(root), table(tmp_path / "t.csv", id=["PS1-test"], object_name=["H1413+117"], label=[1]))
+    source = open_source(
+        str(root), table(tmp_path / "t.csv", id=["PS1-test"], object_name=["H1413+117"], label=[1])
+    )
     assert source.index["band"].tolist() == ["i", "r", "z"] and source.shape == (49, 49)
     _, bad = source.read(range(3))
     assert list(bad) == [2] and "822 of 2401 pixels are not finite" in bad[2]

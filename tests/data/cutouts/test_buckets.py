@@ -1,4 +1,5 @@
 """data/cutouts/buckets.py: names, folders, links and manifests as they are found in the wild."""
+
 import os
 
 import numpy as np
@@ -56,7 +57,10 @@ def test_the_release_s_own_layout(tmp_path):
         touch(tmp_path / bucket / "parameters.fits")
         touch(tmp_path / bucket / "_manifest.txt")
     table = buckets.inventory(buckets.find_buckets(tmp_path))
-    assert list(table.columns) == ["path", "object", "band", "domain", "label"] and table["label"].dtype == np.int8
+    assert (
+        list(table.columns) == ["path", "object", "band", "domain", "label"]
+        and table["label"].dtype == np.int8
+    )
     assert rows(table, "object", "band", "domain", "label") == [
         (f"{letter}_{name}", band, domain, label)
         for letter, domain, label in (("D1_L", "slsim", 1), ("D1_N", "slsim", 0), ("D2_L", "hsc", 1))
@@ -66,7 +70,15 @@ def test_the_release_s_own_layout(tmp_path):
 
 
 def test_what_is_no_cutout_is_not_an_input(tmp_path):
-    for name in ("a_g.fits", "b_g.fits.gz", "c.fit", "d.fits.fz", "notes.txt", "e.fits.tmp", "parameters.fits"):
+    for name in (
+        "a_g.fits",
+        "b_g.fits.gz",
+        "c.fit",
+        "d.fits.fz",
+        "notes.txt",
+        "e.fits.tmp",
+        "parameters.fits",
+    ):
         touch(tmp_path / "in" / name)
     assert rows(buckets.images_inventory(tmp_path / "in"), "object", "domain", "label") == [
         ("a", "unknown", -1),
@@ -95,7 +107,9 @@ def test_a_file_in_several_buckets_is_one_input_and_what_they_disagree_on_is_unk
 
     def link(bucket, number, to="disk"):
         (tmp_path / bucket).mkdir(exist_ok=True)
-        (tmp_path / bucket / f"D1_L_0000000{number}_g.fits").symlink_to(f"../{to}/D1_L_0000000{number}_g.fits")
+        (tmp_path / bucket / f"D1_L_0000000{number}_g.fits").symlink_to(
+            f"../{to}/D1_L_0000000{number}_g.fits"
+        )
 
     link("slsim_lenses", 0)
     link("slsim_lenses", 1)
@@ -122,7 +136,11 @@ def test_real_paths_agree_with_the_system_s(tmp_path):
     (tmp_path / "three_g.fits").symlink_to(tmp_path / "a/../two_g.fits")
     (tmp_path / "gone_g.fits").symlink_to("a/nothing.fits")
     resolve = buckets._RealPaths()
-    for path in [*tmp_path.glob("*.fits"), tmp_path / "a/link/real_g.fits", tmp_path / "a/b/../link/real_g.fits"]:
+    for path in [
+        *tmp_path.glob("*.fits"),
+        tmp_path / "a/link/real_g.fits",
+        tmp_path / "a/b/../link/real_g.fits",
+    ]:
         assert resolve(str(path)) == os.path.realpath(path)
 
 
@@ -146,7 +164,8 @@ def test_manifests(tmp_path):
     manifest = tmp_path / "lists" / "lenses.txt"
     manifest.parent.mkdir()
     manifest.write_text(
-        f"# our\n\n../disk/b_r.fits\n  {tmp_path}/disk/a_g.fits  \r\n../disk/../disk/b_r.fits\n../disk/missing_i.fits"
+        f"# our\n\n../disk/b_r.fits\n  {tmp_path}/disk/a_g.fits  "
+        "\r\n../disk/../disk/b_r.fits\n../disk/missing_i.fits"
     )
     table = buckets.inventory({"slsim_lenses": manifest, "hsc_lenses": None, "hsc_nonlenses": ""})
     # their order is the input order
@@ -166,7 +185,10 @@ def test_what_a_person_gets_wrong_is_said_with_the_cure(tmp_path):
             {"hsc_lenses": tmp_path / "nowhere"},
             "--hsc_lenses '.*nowhere' does not exist: expected a folder of cutouts or a manifest",
         ),
-        ({"hsc_lenses": tmp_path / "empty"}, "--hsc_lenses '.*empty' holds no cutout: expected files named like"),
+        (
+            {"hsc_lenses": tmp_path / "empty"},
+            "--hsc_lenses '.*empty' holds no cutout: expected files named like",
+        ),
         ({"hsc_lenses": tmp_path / "blank.txt"}, "lists no file"),
         ({"hsc_lenses": tmp_path / "binary.txt"}, "cannot be read as a manifest"),
         ({"hsc_lenses": tmp_path / "one_g.fits"}, "is one FITS file: expected its folder"),

@@ -1,4 +1,5 @@
 """data/cutouts/examples.py: examples of one band and of many, against a loop over single files."""
+
 import zlib
 
 import numpy as np
@@ -42,7 +43,12 @@ def packed(monkeypatch):
     pixels[index["reason"] != ""] = 0
     pixels.flags.writeable = False
     monkeypatch.setattr(Packed, "pixels", pixels)
-    manifest = dict(block=4, crc32=[zlib.crc32(np.ascontiguousarray(pixels[first:first + 4])) for first in range(0, len(pixels), 4)])
+    manifest = dict(
+        block=4,
+        crc32=[
+            zlib.crc32(np.ascontiguousarray(pixels[first : first + 4])) for first in range(0, len(pixels), 4)
+        ],
+    )
     return Packed(None, manifest, index)
 
 

@@ -1,6 +1,7 @@
-"""data/cutouts/fits.py against astropy on every form of the wild, on real files of five surveys, and against files that are
-wrong in every way.
+"""data/cutouts/fits.py against astropy on every form of the wild, on real files of five surveys, and against
+files that are wrong in every way.
 """
+
 import gzip
 import io
 import os
@@ -22,12 +23,15 @@ OBLONG = RNG.normal(size=(3, 24, 25))
 
 def table(*columns, **header):
     return fits.BinTableHDU.from_columns(
-        [fits.Column("Lens ID", "24A", array=np.array(["D1_L_00000000"])), *columns], header=fits.Header(header)
+        [fits.Column("Lens ID", "24A", array=np.array(["D1_L_00000000"])), *columns],
+        header=fits.Header(header),
     )
 
 
 def vector(name, letter, array=IMAGE, dim="(41,41)"):
-    return fits.Column(name, f"{array.size}{letter}", dim=dim, array=array.reshape(1, *(array.shape if dim else [-1])))
+    return fits.Column(
+        name, f"{array.size}{letter}", dim=dim, array=array.reshape(1, *(array.shape if dim else [-1]))
+    )
 
 
 def content(*hdus):
@@ -50,9 +54,9 @@ def of_scaled(dtype, bscale, bzero):
         ("BSCALE", bscale),
         ("BZERO", bzero),
     ]
-    return from_cards(cards, raw.astype(raw.dtype.newbyteorder(">")).tobytes()), raw * np.float64(bscale) + np.float64(
-        bzero
-    )
+    return from_cards(cards, raw.astype(raw.dtype.newbyteorder(">")).tobytes()), raw * np.float64(
+        bscale
+    ) + np.float64(bzero)
 
 
 def from_cards(cards, data=b""):
@@ -74,7 +78,9 @@ FORMS = {
     "primary_float32": lambda: content(fits.PrimaryHDU(IMAGE.astype("f4"))),
     "primary_float64": lambda: content(fits.PrimaryHDU(IMAGE)),
     "extension": lambda: content(EMPTY(), fits.ImageHDU(IMAGE.astype("f4"), name="SCI")),
-    "extension_then_empty_ones": lambda: content(EMPTY(), fits.ImageHDU(IMAGE), fits.ImageHDU(), fits.ImageHDU()),
+    "extension_then_empty_ones": lambda: content(
+        EMPTY(), fits.ImageHDU(IMAGE), fits.ImageHDU(), fits.ImageHDU()
+    ),
     "image_then_weight_and_psf": lambda: content(
         EMPTY(), fits.ImageHDU(IMAGE), fits.ImageHDU(IMAGE * 2), fits.ImageHDU(np.ones((9, 9)))
     ),
@@ -85,7 +91,9 @@ FORMS = {
     "band_g_float32": lambda: content(EMPTY(), table(vector("band_g", "E"))),
     "BAND_Y_upper_case": lambda: content(EMPTY(), table(vector("BAND_Y", "E"))),
     "image_column": lambda: content(EMPTY(), table(vector("other", "E", IMAGE + 5), vector("image", "E"))),
-    "band_before_image_column": lambda: content(EMPTY(), table(vector("image", "E", IMAGE + 5), vector("band_r", "E"))),
+    "band_before_image_column": lambda: content(
+        EMPTY(), table(vector("image", "E", IMAGE + 5), vector("band_r", "E"))
+    ),
     "1681E_without_TDIM": lambda: content(EMPTY(), table(vector("pixels", "E", dim=None))),
     "1681D_without_TDIM": lambda: content(EMPTY(), table(vector("pixels", "D", dim=None))),
 }
@@ -95,9 +103,14 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_the_pixels_that_were_written(form, packed, tmp_path):
     raw = FORMS[form]()
-    pixels = read_cutout(place(tmp_path, gzip.compress(raw) if packed else raw, "x.fits.gz" if packed else "x.fits"))
+    pixels = read_cutout(
+        place(tmp_path, gzip.compress(raw) if packed else raw, "x.fits.gz" if packed else "x.fits")
+    )
     assert (
-        pixels.dtype == np.float32 and pixels.dtype.isnative and pixels.flags.c_contiguous and pixels.shape == (41, 41)
+        pixels.dtype == np.float32
+        and pixels.dtype.isnative
+        and pixels.flags.c_contiguous
+        and pixels.shape == (41, 41)
     )
     np.testing.assert_array_equal(pixels, IMAGE.astype("f4"))
 
@@ -108,9 +121,18 @@ def test_scaled_integers_are_physical_values(dtype, tmp_path):
     np.testing.assert_array_equal(read_cutout(place(tmp_path, raw)), physical.astype("f4"))
 
 
-@pytest.mark.parametrize("bzero", [0, 32768])  # 32768 is the unsigned convention, where astropy's default forgets BLANK
+# 32768 is the unsigned convention, where astropy's default forgets BLANK
+@pytest.mark.parametrize("bzero", [0, 32768])
 def test_blank_pixels_are_refused_as_not_finite(bzero, tmp_path):
-    cards = [SIMPLE, ("BITPIX", 16), ("NAXIS", 2), ("NAXIS1", 41), ("NAXIS2", 41), ("BZERO", bzero), ("BLANK", -7)]
+    cards = [
+        SIMPLE,
+        ("BITPIX", 16),
+        ("NAXIS", 2),
+        ("NAXIS1", 41),
+        ("NAXIS2", 41),
+        ("BZERO", bzero),
+        ("BLANK", -7),
+    ]
     raw = np.arange(1681, dtype=">i2").reshape(41, 41)
     np.testing.assert_array_equal(
         read_cutout(place(tmp_path, from_cards(cards, raw.tobytes()))), raw.astype("f4") + bzero
@@ -170,11 +192,16 @@ WRONG = {
     "primary_cut_in_the_data": (lambda: FORMS["primary_float64"]()[:9000], "truncated"),
     "table_cut_in_the_data": (lambda: FORMS["band_g_float64"]()[:9000], "truncated"),
     "table_cut_in_the_padding": (lambda: FORMS["band_g_float64"]()[:-100], "truncated"),
-    "cut_after_the_primary_header": (lambda: FORMS["band_g_float64"]()[:2880], "no image: every HDU is empty"),
+    "cut_after_the_primary_header": (
+        lambda: FORMS["band_g_float64"]()[:2880],
+        "no image: every HDU is empty",
+    ),
     "cut_in_the_header": (lambda: FORMS["primary_float64"]()[:1000], "unreadable|truncated"),
     "gz_cut": (lambda: gzip.compress(FORMS["primary_float64"]())[:5000], "damaged gzip"),
     "gz_flipped": (
-        lambda: (lambda b: b[:3000] + bytes([b[3000] ^ 16]) + b[3001:])(gzip.compress(FORMS["primary_float64"]())),
+        lambda: (lambda b: b[:3000] + bytes([b[3000] ^ 16]) + b[3001:])(
+            gzip.compress(FORMS["primary_float64"]())
+        ),
         "damaged gzip",
     ),
     "gz_of_text": (lambda: gzip.compress(b"hello"), "not a FITS file"),
@@ -182,7 +209,10 @@ WRONG = {
     "no_data": (lambda: content(EMPTY()), "no image: every HDU is empty"),
     "NaN_and_inf": (lambda: content(fits.PrimaryHDU(nan)), "2 of 1681 pixels are not finite"),
     "beyond_float32": (lambda: content(fits.PrimaryHDU(IMAGE * 1e60)), "pixels are not finite"),
-    "NaN_in_a_table": (lambda: content(EMPTY(), table(vector("band_g", "D", nan))), "2 of 1681 pixels are not finite"),
+    "NaN_in_a_table": (
+        lambda: content(EMPTY(), table(vector("band_g", "D", nan))),
+        "2 of 1681 pixels are not finite",
+    ),
     "other_size": (
         lambda: content(fits.PrimaryHDU(np.zeros((40, 41)))),
         "wrong geometry: HDU 0 is 40x41, expected 41x41",
@@ -216,7 +246,10 @@ WRONG = {
         lambda: content(EMPTY(), table(fits.Column("band_g", "1681A", array=np.array(["x" * 1681])))),
         "format '1681A'",
     ),
-    "complex_column": (lambda: content(EMPTY(), table(vector("band_g", "C", IMAGE.astype("c8")))), "format '1681C'"),
+    "complex_column": (
+        lambda: content(EMPTY(), table(vector("band_g", "C", IMAGE.astype("c8")))),
+        "format '1681C'",
+    ),
     "variable_length_column": (
         lambda: content(
             EMPTY(),
@@ -228,19 +261,23 @@ WRONG = {
     ),
     "two_rows": (
         lambda: content(
-            EMPTY(), fits.BinTableHDU.from_columns([fits.Column("band_g", "1681E", array=np.zeros((2, 1681)))])
+            EMPTY(),
+            fits.BinTableHDU.from_columns([fits.Column("band_g", "1681E", array=np.zeros((2, 1681)))]),
         ),
         "2 rows",
     ),
     "no_row": (
         lambda: content(
-            EMPTY(), fits.BinTableHDU.from_columns([fits.Column("band_g", "1681E", array=np.zeros((0, 1681)))])
+            EMPTY(),
+            fits.BinTableHDU.from_columns([fits.Column("band_g", "1681E", array=np.zeros((0, 1681)))]),
         ),
         "0 rows",
     ),
     "tile_compressed": (lambda: content(EMPTY(), fits.CompImageHDU(IMAGE.astype("f4"))), "funpack"),
     "ascii_table": (
-        lambda: content(EMPTY(), fits.TableHDU.from_columns([fits.Column("a", "E10.4", ascii=True, array=[1.0])])),
+        lambda: content(
+            EMPTY(), fits.TableHDU.from_columns([fits.Column("a", "E10.4", ascii=True, array=[1.0])])
+        ),
         "neither an image",
     ),
     "random_groups": (
@@ -315,7 +352,9 @@ def test_a_giant_header_allocates_nothing(cards, shape, tmp_path):
 
 
 def test_a_table_that_declares_a_billion_columns_is_refused(tmp_path):
-    raw = FORMS["band_g_float32"]().replace(b"TFIELDS =                    2", b"TFIELDS =           1000000000")
+    raw = FORMS["band_g_float32"]().replace(
+        b"TFIELDS =                    2", b"TFIELDS =           1000000000"
+    )
     with pytest.raises(BadFile, match="TFIELDS = 1000000000"):
         read_cutout(place(tmp_path, raw))
 
@@ -353,7 +392,8 @@ def test_real_files_have_the_values_that_astropy_gives(survey, shared_data):
             np.testing.assert_array_equal(read_cutout(path, expected.shape), expected)
         else:  # three of the survey stamps
             with pytest.raises(
-                BadFile, match=f"{np.count_nonzero(~np.isfinite(expected))} of {expected.size} pixels are not finite"
+                BadFile,
+                match=f"{np.count_nonzero(~np.isfinite(expected))} of {expected.size} pixels are not finite",
             ):
                 read_cutout(path, None)
         with pytest.raises(BadFile, match="wrong geometry: HDU . is .*, expected 41x41"):
@@ -365,7 +405,10 @@ def test_real_files_have_the_values_that_astropy_gives(survey, shared_data):
 @pytest.mark.parametrize("content_of_pipe", [b"", FORMS["primary_float32"]()[:4000]], ids=["empty", "begun"])
 def test_a_pipe_with_a_writer_is_refused_at_once(content_of_pipe, tmp_path):
     os.mkfifo(tmp_path / "pipe.fits")
-    ends = [os.open(tmp_path / "pipe.fits", os.O_RDONLY | os.O_NONBLOCK), os.open(tmp_path / "pipe.fits", os.O_WRONLY)]
+    ends = [
+        os.open(tmp_path / "pipe.fits", os.O_RDONLY | os.O_NONBLOCK),
+        os.open(tmp_path / "pipe.fits", os.O_WRONLY),
+    ]
     os.write(ends[1], content_of_pipe)
     with pytest.raises(BadFile, match="not a regular file"):
         read_cutout(tmp_path / "pipe.fits")
@@ -375,14 +418,32 @@ def test_a_pipe_with_a_writer_is_refused_at_once(content_of_pipe, tmp_path):
         read_cutout("/dev/zero")
 
 
-@pytest.mark.parametrize("card", [b"GCOUNT  = q", b"gcount  = 'q       '", b" GCOUNT = q", b"GCOUNT= 'q'", b"PCOUNT  = 'q'", b"BITPIX  = q\n",
-                                  b"NAXIS1  = 'q'"])
+@pytest.mark.parametrize(
+    "card",
+    [
+        b"GCOUNT  = q",
+        b"gcount  = 'q       '",
+        b" GCOUNT = q",
+        b"GCOUNT= 'q'",
+        b"PCOUNT  = 'q'",
+        b"BITPIX  = q\n",
+        b"NAXIS1  = 'q'",
+    ],
+)
 def test_a_count_that_is_a_text_is_not_repeated_for_each_pixel(card, tmp_path):
     """astropy's size of the data is a product, and 'q' times 41 times 10,000,000 would fill the memory."""
-    cards = [("XTENSION", "'IMAGE   '"), ("BITPIX", 8), ("NAXIS", 2), ("NAXIS1", 41), ("NAXIS2", 10_000_000), ("PCOUNT", 0), ("GCOUNT", 1)]
+    cards = [
+        ("XTENSION", "'IMAGE   '"),
+        ("BITPIX", 8),
+        ("NAXIS", 2),
+        ("NAXIS1", 41),
+        ("NAXIS2", 10_000_000),
+        ("PCOUNT", 0),
+        ("GCOUNT", 1),
+    ]
     image = from_cards(cards, bytes(2880))
     at = image.index(card.strip().upper()[:6])
-    path = place(tmp_path, content(EMPTY()) + image[:at] + card.ljust(80) + image[at + 80:])
+    path = place(tmp_path, content(EMPTY()) + image[:at] + card.ljust(80) + image[at + 80 :])
     tracemalloc.start()
     with pytest.raises(BadFile, match="corrupt header: ......? = '?q") as refused:
         read_cutout(path)

@@ -1,4 +1,7 @@
-"""data/cutouts/fits_blocks.py against read_cutout, file by file: the same pixels to the bit, the same reasons."""
+"""data/cutouts/fits_blocks.py against read_cutout, file by file:
+the same pixels to the bit, the same reasons.
+"""
+
 import os
 import random
 import tempfile
@@ -19,22 +22,75 @@ from tests.data.cutouts.test_fits import FORMS, IMAGE, WRONG, content, place
 from tests.data.cutouts.test_fits_layout import LEFT, TAKEN, extension, primary, with_card
 
 SHAPE = (41, 41)
-CORPUS = {**{name: make() for name, make in FORMS.items()}, **{f"wrong_{name}": make() for name, (make, _) in WRONG.items() if name != "gz_bomb"},
-          **TAKEN, **LEFT}
-# Cards that are harmless by themselves, harmless only in their place, or not at all, and some that look like it.
-HARMLESS = [b"OBJECT  = 'J1200+0012'", b"RA      =         150.11600000 / [deg]", b"DATE    = '2026-01-01T00:00:00' / it's made", b"HISTORY made by hand",
-            b"COMMENT BSCALE  = 2", b"EXTEND  =                    T", b"FLAG    =                    F", b"NAXIS_X =                    7", b"NULL    ="]
-OTHERS = [b"", b"        and more", b"COMMENT The end is the END", b"OBJECT  = 'a      ' / END", b"OBJECT  = 'goes on&'", b"CONTINUE  'more'",
-          b"END", b"END     junk", b"ND", b"D", b"BSCALE  =                  2.0", b"BZERO   =                    1", b"BLANK   =                    0",
-          b"BITPIX  =                  -64", b"NAXIS   =                    2", b"NAXIS1  =                   41", b"NAXIS3  =                    7",
-          b"EXTEND  =                    F", b"SIMPLE  =                    T", b"XTENSION= 'IMAGE   '", b"PCOUNT  =                    0",
-          b"TFORM2  = '1681E   '", b"TTYPE1  = 'band_g  '", b"TDIM2   = '(41,41)'", b"TUNIT1  = 'nJy     '", b"TSCAL2  =                  2.0",
-          b"TNULL1  =                    0", b"ZIMAGE  =                    T", b"GROUPS  =                    T", b"HIERARCH BSCALE = 2.0",
-          b"bscale  =                  2.0", b" BSCALE =                  2.0", b"BSCALE= 2.0", b"OBJECT  = 'unclosed", b"OBJECT  = 'na\x07e'",
-          b"A       = 1\nBSCALE  = 2", b"A       = 1\nB       = 'c&'\nCONTINUE  'd'", b"A       = 1\nCOMMENT", b"\n", b"OBJECT  = 'a'\n\nEND"]
-HEADERS = {"primary": primary(IMAGE.astype("f4"), OBJECT="J0900", HISTORY=["one", "the END"], RA=1.5),
-           "extension": extension(IMAGE.astype("f4"), OBJECT="J0900", EXPTIME=3.0), "challenge": TAKEN["challenge"],
-           "blank_cards": with_card(primary(IMAGE, OBJECT="J0900"), b""), "long_text": TAKEN["long_text"], "three_blocks": TAKEN["three_blocks"]}
+CORPUS = {
+    **{name: make() for name, make in FORMS.items()},
+    **{f"wrong_{name}": make() for name, (make, _) in WRONG.items() if name != "gz_bomb"},
+    **TAKEN,
+    **LEFT,
+}
+# Cards that are harmless by themselves, harmless only in their place, or not at all,
+# and some that look like it.
+HARMLESS = [
+    b"OBJECT  = 'J1200+0012'",
+    b"RA      =         150.11600000 / [deg]",
+    b"DATE    = '2026-01-01T00:00:00' / it's made",
+    b"HISTORY made by hand",
+    b"COMMENT BSCALE  = 2",
+    b"EXTEND  =                    T",
+    b"FLAG    =                    F",
+    b"NAXIS_X =                    7",
+    b"NULL    =",
+]
+OTHERS = [
+    b"",
+    b"        and more",
+    b"COMMENT The end is the END",
+    b"OBJECT  = 'a      ' / END",
+    b"OBJECT  = 'goes on&'",
+    b"CONTINUE  'more'",
+    b"END",
+    b"END     junk",
+    b"ND",
+    b"D",
+    b"BSCALE  =                  2.0",
+    b"BZERO   =                    1",
+    b"BLANK   =                    0",
+    b"BITPIX  =                  -64",
+    b"NAXIS   =                    2",
+    b"NAXIS1  =                   41",
+    b"NAXIS3  =                    7",
+    b"EXTEND  =                    F",
+    b"SIMPLE  =                    T",
+    b"XTENSION= 'IMAGE   '",
+    b"PCOUNT  =                    0",
+    b"TFORM2  = '1681E   '",
+    b"TTYPE1  = 'band_g  '",
+    b"TDIM2   = '(41,41)'",
+    b"TUNIT1  = 'nJy     '",
+    b"TSCAL2  =                  2.0",
+    b"TNULL1  =                    0",
+    b"ZIMAGE  =                    T",
+    b"GROUPS  =                    T",
+    b"HIERARCH BSCALE = 2.0",
+    b"bscale  =                  2.0",
+    b" BSCALE =                  2.0",
+    b"BSCALE= 2.0",
+    b"OBJECT  = 'unclosed",
+    b"OBJECT  = 'na\x07e'",
+    b"A       = 1\nBSCALE  = 2",
+    b"A       = 1\nB       = 'c&'\nCONTINUE  'd'",
+    b"A       = 1\nCOMMENT",
+    b"\n",
+    b"OBJECT  = 'a'\n\nEND",
+]
+HEADERS = {
+    "primary": primary(IMAGE.astype("f4"), OBJECT="J0900", HISTORY=["one", "the END"], RA=1.5),
+    "extension": extension(IMAGE.astype("f4"), OBJECT="J0900", EXPTIME=3.0),
+    "challenge": TAKEN["challenge"],
+    "blank_cards": with_card(primary(IMAGE, OBJECT="J0900"), b""),
+    "long_text": TAKEN["long_text"],
+    "three_blocks": TAKEN["three_blocks"],
+}
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +124,15 @@ def corpus(tmp_path_factory):
     os.mkfifo(folder / "pipe.fits")
     (folder / "folder.fits").mkdir()
     (folder / "no_right.fits").symlink_to(folder / "no_right.fits")
-    return [*paths, folder / "pipe.fits", folder / "folder.fits", folder / "no_right.fits", folder / "gone.fits", "/dev/zero", str(paths[0])]
+    return [
+        *paths,
+        folder / "pipe.fits",
+        folder / "folder.fits",
+        folder / "no_right.fits",
+        folder / "gone.fits",
+        "/dev/zero",
+        str(paths[0]),
+    ]
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 7, 57])
@@ -82,14 +146,19 @@ def test_a_block_of_every_form_is_as_one_file_after_another(at_once, finite, cor
         random.Random(at_once).shuffle(paths)
 
 
-@pytest.mark.parametrize("shape", [(41, 41), (3, 24, 25), (1681,), (1, 1681), (40, 41), (600, 600), (), (0, 41)])
+@pytest.mark.parametrize(
+    "shape", [(41, 41), (3, 24, 25), (1681,), (1, 1681), (40, 41), (600, 600), (), (0, 41)]
+)
 def test_any_geometry(shape, corpus):
     assert_same(corpus, shape)
 
 
 def test_geometries_too_large_for_the_buffer(tmp_path):
     images = np.random.default_rng(2).normal(size=(3, 600, 600))
-    paths = [place(tmp_path, content(fits.PrimaryHDU(image)), f"{number}.fits") for number, image in enumerate(images)]
+    paths = [
+        place(tmp_path, content(fits.PrimaryHDU(image)), f"{number}.fits")
+        for number, image in enumerate(images)
+    ]
     assert not assert_same(paths, (600, 600))
 
 
@@ -99,14 +168,18 @@ def test_blocks_of_any_number_of_files(count, tmp_path):
     assert not assert_same(paths)
 
 
-SPOIL = st.tuples(st.sampled_from(sorted(HEADERS)), st.lists(st.tuples(st.integers(0, 7 * BLOCK), st.binary(min_size=1, max_size=3)), max_size=2),
-                  st.lists(st.tuples(st.integers(0, 80), st.sampled_from(HARMLESS + OTHERS)), max_size=3), st.sampled_from([None, None, None, -1, 5000]))
+SPOIL = st.tuples(
+    st.sampled_from(sorted(HEADERS)),
+    st.lists(st.tuples(st.integers(0, 7 * BLOCK), st.binary(min_size=1, max_size=3)), max_size=2),
+    st.lists(st.tuples(st.integers(0, 80), st.sampled_from(HARMLESS + OTHERS)), max_size=3),
+    st.sampled_from([None, None, None, -1, 5000]),
+)
 
 
 def spoiled(name, changes, cards, cut):
     raw = bytearray(HEADERS[name])
     for at, what in [*((at * CARD, card.ljust(CARD)) for at, card in cards), *changes]:
-        raw[at:at + len(what)] = what
+        raw[at : at + len(what)] = what
     return bytes(raw[:cut])
 
 
@@ -122,17 +195,19 @@ def test_spoiled_files_among_sound_ones(spoils, finite):
 
 
 def assert_as_strict(known, raws):
-    """Whatever is said to be as the known headers are, is found to be so by the careful reader. Returns: how many are."""
+    """Whatever is said to be as the known headers are, is found to be so by the careful reader. Returns:
+    how many are.
+    """
     headers, layout = known
     same = say_the_same(np.array([np.frombuffer(raw, np.uint8, len(headers)) for raw in raws]), headers)
     for raw in (raw for raw, one in zip(raws, same) if one):
-        assert find_image(raw, SHAPE) == (raw[:len(headers)], layout)
+        assert find_image(raw, SHAPE) == (raw[: len(headers)], layout)
     return np.count_nonzero(same)
 
 
 def with_cards(raw, at, *cards):
     text = b"".join(card.ljust(CARD) for card in cards)
-    return raw[:at] + text + raw[at + len(text):]
+    return raw[:at] + text + raw[at + len(text) :]
 
 
 @pytest.mark.parametrize("name", HEADERS)
@@ -143,7 +218,14 @@ def test_headers_are_only_said_to_be_the_same_where_the_careful_reader_finds_it(
     for at in places:
         assert_as_strict(known, [with_cards(raw, at, card) for card in HARMLESS + OTHERS])
     for at in places[:-1][-40:]:  # a card and the one after it
-        assert_as_strict(known, [with_cards(raw, at, one, other) for one in OTHERS + HARMLESS[:3] for other in OTHERS + HARMLESS[:3]])
+        assert_as_strict(
+            known,
+            [
+                with_cards(raw, at, one, other)
+                for one in OTHERS + HARMLESS[:3]
+                for other in OTHERS + HARMLESS[:3]
+            ],
+        )
 
 
 @settings(max_examples=300, deadline=None)
@@ -151,18 +233,32 @@ def test_headers_are_only_said_to_be_the_same_where_the_careful_reader_finds_it(
 def test_headers_with_any_bytes_in_them(name, data):
     known, raw = find_image(HEADERS[name], SHAPE), HEADERS[name]
     places = st.integers(0, len(known[0]) - 4)
-    spoils = data.draw(st.lists(st.tuples(places, st.text("END =&'/T1x\n", min_size=1, max_size=4)), min_size=1, max_size=4))
-    raws = [raw[:at] + what.encode() + raw[at + len(what):] for at, what in spoils]
+    spoils = data.draw(
+        st.lists(st.tuples(places, st.text("END =&'/T1x\n", min_size=1, max_size=4)), min_size=1, max_size=4)
+    )
+    raws = [raw[:at] + what.encode() + raw[at + len(what) :] for at, what in spoils]
     assert_as_strict(known, raws)
 
 
 def test_headers_of_their_own_are_read_with_the_others(tmp_path, monkeypatch):
-    """What differs from file to file in surveys: names, places, dates. One file is looked at with care, for all."""
-    cards = [{"OBJECT": f"J{n:04d}", "RA": n / 7, "DEC": (-n / 3, "[deg] it's north"), "FILTER": "gri"[n % 3], "HISTORY": f"cut out of {n}.fits"}
-             for n in range(150)]
+    """What differs from file to file in surveys: names, places, dates.
+    One file is looked at with care, for all.
+    """
+    cards = [
+        {
+            "OBJECT": f"J{n:04d}",
+            "RA": n / 7,
+            "DEC": (-n / 3, "[deg] it's north"),
+            "FILTER": "gri"[n % 3],
+            "HISTORY": f"cut out of {n}.fits",
+        }
+        for n in range(150)
+    ]
     paths = [place(tmp_path, primary(IMAGE + n, **own), f"{n}.fits") for n, own in enumerate(cards)]
     careful = []
-    monkeypatch.setattr(fits_layout, "find_image", lambda raw, shape: careful.append(raw) or find_image(raw, shape))
+    monkeypatch.setattr(
+        fits_layout, "find_image", lambda raw, shape: careful.append(raw) or find_image(raw, shape)
+    )
     images, reasons = read_cutouts(paths, SHAPE)
     assert len(careful) == 1 and not reasons
     assert images.tobytes() == b"".join((IMAGE + n).astype("f4").tobytes() for n in range(150))

@@ -1,4 +1,7 @@
-"""data/cutouts/metadata.py: types, checks and matches, against brute force on the sphere, astropy, and tables that are wrong in every way."""
+"""data/cutouts/metadata.py: types, checks and matches, against brute force on the sphere, astropy,
+and tables that are wrong in every way.
+"""
+
 import tracemalloc
 
 import numpy as np
@@ -30,9 +33,9 @@ def scattered(count, seed=0):
     rng = np.random.default_rng(seed)
     ra, dec = rng.uniform(0, 360, count), np.degrees(np.arcsin(rng.uniform(-1, 1, count)))
     third = count // 3
-    dec[:third] = rng.choice([-1, 1], third) * (90 - rng.exponential(0.001, third))     # some arcsec of a pole
-    ra[third:2 * third] = rng.normal(0, 0.001, third) % 360                             # and of RA 0
-    dec[third:2 * third] = rng.normal(0, 0.001, third)
+    dec[:third] = rng.choice([-1, 1], third) * (90 - rng.exponential(0.001, third))  # some arcsec of a pole
+    ra[third : 2 * third] = rng.normal(0, 0.001, third) % 360  # and of RA 0
+    dec[third : 2 * third] = rng.normal(0, 0.001, third)
     return ra, dec
 
 
@@ -45,38 +48,87 @@ def separations(ra, dec, other_ra, other_dec):
 def test_fields():
     names = [field.name for field in FIELDS]
     assert len(set(names)) == len(names)
-    assert set(names) >= set("redshift seeing instrument bands ra dec magnitude snr sersic_index half_light_radius ellipticity completeness "
-                             "source_catalog label_source label_confidence pixel_scale".split())
+    assert set(names) >= set(
+        "redshift seeing instrument bands ra dec magnitude snr sersic_index half_light_radius ellipticity "
+        "completeness "
+        "source_catalog label_source label_confidence pixel_scale".split()
+    )
     for field in FIELDS:
-        assert field.possible[0] <= field.expected[0] <= field.expected[1] <= field.possible[1] and field.meaning
+        assert (
+            field.possible[0] <= field.expected[0] <= field.expected[1] <= field.possible[1] and field.meaning
+        )
     assert field_of("magnitude_F814W").name == "magnitude" and field_of("dec").unit == "deg"
-    assert field_of("magnitude") is None and field_of("galaxiesml_g_petro_rad") is None and field_of("redshift_g") is None
+    assert (
+        field_of("magnitude") is None
+        and field_of("galaxiesml_g_petro_rad") is None
+        and field_of("redshift_g") is None
+    )
 
 
-@pytest.mark.parametrize("bands, names", [("grizy", list("grizy")), ("r", ["r"]), ("F814W", ["F814W"]), ("F555W F814W", ["F555W", "F814W"]),
-                                          ("VIS", ["VIS"]), ("VIS, Y, J", ["VIS", "Y", "J"]), ("", [])])
+@pytest.mark.parametrize(
+    "bands, names",
+    [
+        ("grizy", list("grizy")),
+        ("r", ["r"]),
+        ("F814W", ["F814W"]),
+        ("F555W F814W", ["F555W", "F814W"]),
+        ("VIS", ["VIS"]),
+        ("VIS, Y, J", ["VIS", "Y", "J"]),
+        ("", []),
+    ],
+)
 def test_band_names(bands, names):
     assert band_names(bands) == names
 
 
 def test_typed_has_every_column():
-    table = typed(pd.DataFrame({"galaxiesml_x": [1, 2], "redshift": [0.5, None], "object": [7, 36411452835238206], "bands": ["gr", "F814W"],
-                                "snr_z": [3, 4]}))
+    table = typed(
+        pd.DataFrame(
+            {
+                "galaxiesml_x": [1, 2],
+                "redshift": [0.5, None],
+                "object": [7, 36411452835238206],
+                "bands": ["gr", "F814W"],
+                "snr_z": [3, 4],
+            }
+        )
+    )
     bands = ["g", "r", "F814W", "z"]
-    expected = [f"{field.name}_{band}" for field in FIELDS for band in bands if field.per_band] + TEXTS + NUMBERS + ["galaxiesml_x"]
+    expected = (
+        [f"{field.name}_{band}" for field in FIELDS for band in bands if field.per_band]
+        + TEXTS
+        + NUMBERS
+        + ["galaxiesml_x"]
+    )
     assert sorted(table.columns) == sorted(expected)
     assert table.columns[-1] == "galaxiesml_x" and list(table.columns[:2]) == ["object", "source_catalog"]
     assert table["object"].tolist() == ["7", "36411452835238206"]
-    assert all(table[name].dtype == np.float64 for name in expected if field_of(name) and field_of(name).type is float)
+    assert all(
+        table[name].dtype == np.float64
+        for name in expected
+        if field_of(name) and field_of(name).type is float
+    )
     assert all(isinstance(table[name].dtype, pd.StringDtype) for name in TEXTS)
     assert table["redshift"].tolist()[0] == 0.5 and table["redshift"].isna().tolist() == [False, True]
-    assert table["magnitude_g"].isna().all() and table["instrument"].tolist() == ["", ""] and table["galaxiesml_x"].tolist() == [1, 2]
+    assert (
+        table["magnitude_g"].isna().all()
+        and table["instrument"].tolist() == ["", ""]
+        and table["galaxiesml_x"].tolist() == [1, 2]
+    )
     pd.testing.assert_frame_equal(typed(table), table)
     assert len(typed(pd.DataFrame({"object": []}))) == 0
 
 
 def test_typed_survives_parquet(tmp_path):
-    table = typed(objects(ra=[1 / 3, np.nan], bands=["g", ""], castles_note=["a", None], castles_flag=[True, False], castles_count=[1, 2]))
+    table = typed(
+        objects(
+            ra=[1 / 3, np.nan],
+            bands=["g", ""],
+            castles_note=["a", None],
+            castles_flag=[True, False],
+            castles_count=[1, 2],
+        )
+    )
     table.to_parquet(tmp_path / "metadata.parquet")
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "metadata.parquet"), table)
 
@@ -84,11 +136,27 @@ def test_typed_survives_parquet(tmp_path):
 def test_typed_takes_what_catalogues_hold():
     """Bytes of HDF5, big-endian numbers of FITS, masks, numbers in quotes, ids that became floats."""
     swapped = np.array([1.5, np.nan], dtype=">f8")
-    masked = Table({"object": np.array([b"a ", b"b"]), "seeing": np.ma.array([0.7, 9], mask=[False, True])}).to_pandas()
-    table = typed(masked.assign(dec=swapped, des_counts=np.array([3, 4], dtype=">i4"), redshift=["0.25", " "], magnitude_g=[None, 20],
-                                completeness=pd.array([1, None], dtype="Int64"), instrument=[None, "HSC"]))
+    masked = Table(
+        {"object": np.array([b"a ", b"b"]), "seeing": np.ma.array([0.7, 9], mask=[False, True])}
+    ).to_pandas()
+    table = typed(
+        masked.assign(
+            dec=swapped,
+            des_counts=np.array([3, 4], dtype=">i4"),
+            redshift=["0.25", " "],
+            magnitude_g=[None, 20],
+            completeness=pd.array([1, None], dtype="Int64"),
+            instrument=[None, "HSC"],
+        )
+    )
     assert table["object"].tolist() == ["a ", "b"] and table["instrument"].tolist() == ["", "HSC"]
-    expected = dict(dec=[1.5, np.nan], redshift=[0.25, np.nan], magnitude_g=[np.nan, 20], completeness=[1, np.nan], seeing=[0.7, np.nan])
+    expected = dict(
+        dec=[1.5, np.nan],
+        redshift=[0.25, np.nan],
+        magnitude_g=[np.nan, 20],
+        completeness=[1, np.nan],
+        seeing=[0.7, np.nan],
+    )
     for name, values in expected.items():
         np.testing.assert_array_equal(table[name], values)
         assert table[name].dtype == np.float64
@@ -96,19 +164,22 @@ def test_typed_takes_what_catalogues_hold():
     assert typed(pd.DataFrame({"object": [12.0, np.nan]}))["object"].tolist() == ["12", ""]
 
 
-@pytest.mark.parametrize("column, values, message", [
-    ("redshift", [0.1, "high", "low"], "column 'redshift' holds 'high' in row 1: expected a number"),
-    ("magnitude_g", [1, 2, "20,5"], "column 'magnitude_g' holds '20,5' in row 2"),
-    ("dec", [True, False, True], "column 'dec' holds True in row 0|column 'dec' holds np.True_ in row 0"),
-    ("ra", pd.to_datetime(["2020-01-01"] * 3), "column 'ra' holds Timestamp.* in row 0"),
-    ("seeing", [1.0, [2.0], 3.0], r"column 'seeing' holds \[2.0\] in row 1"),
-    ("object", [1.0, 2.0**60, 3.0], "column 'object' holds .* in row 1: .*last digits"),
-    ("object", ["a", b"\xff", "c"], "column 'object' holds .* in row 1"),
-    ("object", pd.Series(["a", "\ud800", "c"], dtype=object), "column 'object' holds .* in row 1"),
-    ("bands", [["g", "r"], "g", "g"], "column 'bands' holds .* in row 0: expected a text, not list"),
-    ("instrument", ["a", "b", 1.5], "column 'instrument' holds 1.5 in row 2"),
-    ("castles_note", ["a", {}, "b"], "column 'castles_note' holds {} in row 1"),
-])
+@pytest.mark.parametrize(
+    "column, values, message",
+    [
+        ("redshift", [0.1, "high", "low"], "column 'redshift' holds 'high' in row 1: expected a number"),
+        ("magnitude_g", [1, 2, "20,5"], "column 'magnitude_g' holds '20,5' in row 2"),
+        ("dec", [True, False, True], "column 'dec' holds True in row 0|column 'dec' holds np.True_ in row 0"),
+        ("ra", pd.to_datetime(["2020-01-01"] * 3), "column 'ra' holds Timestamp.* in row 0"),
+        ("seeing", [1.0, [2.0], 3.0], r"column 'seeing' holds \[2.0\] in row 1"),
+        ("object", [1.0, 2.0**60, 3.0], "column 'object' holds .* in row 1: .*last digits"),
+        ("object", ["a", b"\xff", "c"], "column 'object' holds .* in row 1"),
+        ("object", pd.Series(["a", "\ud800", "c"], dtype=object), "column 'object' holds .* in row 1"),
+        ("bands", [["g", "r"], "g", "g"], "column 'bands' holds .* in row 0: expected a text, not list"),
+        ("instrument", ["a", "b", 1.5], "column 'instrument' holds 1.5 in row 2"),
+        ("castles_note", ["a", {}, "b"], "column 'castles_note' holds {} in row 1"),
+    ],
+)
 def test_typed_names_the_first_wrong_value(column, values, message):
     with pytest.raises(Mistake, match=message):
         typed(objects(seeing=[1, 2, 3]).assign(**{column: values}))
@@ -122,49 +193,80 @@ def test_typed_needs_ids_and_no_column_twice():
 
 
 def test_a_good_table_has_no_problems():
-    table = objects(ra=[0, 359.9], dec=[-90, 90], redshift=[-0.0001, 2], ellipticity=[0, 1], magnitude_i=[20, np.nan], bands=["i", "i"],
-                    label_source=["obs:castles", ""], label_confidence=[1, np.nan])
+    table = objects(
+        ra=[0, 359.9],
+        dec=[-90, 90],
+        redshift=[-0.0001, 2],
+        ellipticity=[0, 1],
+        magnitude_i=[20, np.nan],
+        bands=["i", "i"],
+        label_source=["obs:castles", ""],
+        label_confidence=[1, np.nan],
+    )
     found = validate(table)
     assert len(found) == 0 and list(found.columns) == ["object", "field", "value", "problem"]
     assert summary(table, found)[-1] == "no problems found"
 
 
-@pytest.mark.parametrize("column, values, kinds", [
-    ("dec", [91, 90, -90.001], {0: "impossible: must be -90 to 90 deg", 2: "impossible"}),
-    ("ra", [-1, 360.5, 0], {0: "impossible: must be 0 to 360 deg", 1: "impossible"}),
-    ("redshift", [-2, 99, -0.5], {0: "impossible: must be at least -1", 1: "out of range: expected -0.01 to 15", 2: "out of range"}),
-    ("seeing", [0, 0.7, 70], {0: "impossible: must be positive arcsec", 2: "out of range: expected 0.01 to 5 arcsec"}),
-    ("magnitude_g", [np.inf, 99, 20], {0: "not finite", 1: "out of range: expected 0 to 35 mag"}),
-    ("snr_z", [-np.inf, -999, -2], {0: "not finite", 1: "out of range"}),
-    ("sersic_index", [-99, 30, 4], {0: "impossible", 1: "out of range"}),
-    ("half_light_radius", [-1, 500, 1], {0: "impossible", 1: "out of range"}),
-    ("ellipticity", [-0.1, 1.01, 0.5], {0: "impossible", 1: "impossible"}),
-    ("completeness", [-0.1, 1.01, 0.5], {0: "impossible", 1: "impossible"}),
-])
+@pytest.mark.parametrize(
+    "column, values, kinds",
+    [
+        ("dec", [91, 90, -90.001], {0: "impossible: must be -90 to 90 deg", 2: "impossible"}),
+        ("ra", [-1, 360.5, 0], {0: "impossible: must be 0 to 360 deg", 1: "impossible"}),
+        (
+            "redshift",
+            [-2, 99, -0.5],
+            {
+                0: "impossible: must be at least -1",
+                1: "out of range: expected -0.01 to 15",
+                2: "out of range",
+            },
+        ),
+        (
+            "seeing",
+            [0, 0.7, 70],
+            {0: "impossible: must be positive arcsec", 2: "out of range: expected 0.01 to 5 arcsec"},
+        ),
+        ("magnitude_g", [np.inf, 99, 20], {0: "not finite", 1: "out of range: expected 0 to 35 mag"}),
+        ("snr_z", [-np.inf, -999, -2], {0: "not finite", 1: "out of range"}),
+        ("sersic_index", [-99, 30, 4], {0: "impossible", 1: "out of range"}),
+        ("half_light_radius", [-1, 500, 1], {0: "impossible", 1: "out of range"}),
+        ("ellipticity", [-0.1, 1.01, 0.5], {0: "impossible", 1: "impossible"}),
+        ("completeness", [-0.1, 1.01, 0.5], {0: "impossible", 1: "impossible"}),
+    ],
+)
 def test_values_that_cannot_be(column, values, kinds):
     other = {"dec": [0, 1, 2]} if column == "ra" else {"ra": [10, 20, 30]} if column == "dec" else {}
     found = problems(**{column: values}, **other)
     # the order of a kind is that of the rows
-    assert {(name, field, value) for name, field, value, _ in found} == {(f"o{row}", column, str(float(values[row]))) for row in kinds}
+    assert {(name, field, value) for name, field, value, _ in found} == {
+        (f"o{row}", column, str(float(values[row]))) for row in kinds
+    }
     for row, kind in kinds.items():
         assert next(problem for name, *_, problem in found if name == f"o{row}").startswith(kind)
 
 
 def test_what_is_missing():
-    assert problems(ra=[1, np.nan, 3], dec=[1, 2, np.nan]) == [("o2", "ra", "3.0", "missing: ra without dec"),
-                                                               ("o1", "dec", "2.0", "missing: dec without ra")]
+    assert problems(ra=[1, np.nan, 3], dec=[1, 2, np.nan]) == [
+        ("o2", "ra", "3.0", "missing: ra without dec"),
+        ("o1", "dec", "2.0", "missing: dec without ra"),
+    ]
     assert problems(label_confidence=[0.5, 0.5], label_source=["", "weak:galaxy_zoo"]) == [
-        ("o0", "label_confidence", "0.5", "missing: a confidence without a label_source")]
+        ("o0", "label_confidence", "0.5", "missing: a confidence without a label_source")
+    ]
     assert validate(pd.DataFrame({"object": ["a", "", "a", None]})).values.tolist() == [
-        ["", "object", "", "missing: every object needs an id"], ["", "object", "", "missing: every object needs an id"],
-        ["a", "object", "a", "duplicated id"], ["a", "object", "a", "duplicated id"]]
+        ["", "object", "", "missing: every object needs an id"],
+        ["", "object", "", "missing: every object needs an id"],
+        ["a", "object", "a", "duplicated id"],
+        ["a", "object", "a", "duplicated id"],
+    ]
 
 
 def test_duplicated_positions_against_every_pair():
     ra, dec = scattered(1500)
-    ra[-300:], dec[-300:] = ra[:300], dec[:300]         # exactly equal ones
-    ra[-30:], dec[-30:] = 12, -30                       # many of them
-    ra[-2:], dec[-2:] = [10, 200], 90                   # the pole itself has every right ascension
+    ra[-300:], dec[-300:] = ra[:300], dec[:300]  # exactly equal ones
+    ra[-30:], dec[-30:] = 12, -30  # many of them
+    ra[-2:], dec[-2:] = [10, 200], 90  # the pole itself has every right ascension
     dec[7] = np.nan
     distance = separations(ra, dec, ra, dec)
     np.fill_diagonal(distance, np.inf)
@@ -194,7 +296,9 @@ def test_a_large_catalogue_takes_little_memory(same):
     """Also one whose converter put everything at 0, 0: of all pairs there would be 10^10."""
     rng = np.random.default_rng(0)
     count = 100_000
-    table = typed(objects(ra=rng.uniform(0, 360, count) * (not same), dec=rng.uniform(-60, 60, count) * (not same)))
+    table = typed(
+        objects(ra=rng.uniform(0, 360, count) * (not same), dec=rng.uniform(-60, 60, count) * (not same))
+    )
     tracemalloc.start()
     found = validate(table)
     other = matches(table, table)
@@ -224,7 +328,12 @@ def test_matches_against_astropy():
 def test_matches_of_nothing():
     nowhere = objects(ra=[np.nan], dec=[3.0])
     somewhere = objects(ra=[1], dec=[1])
-    for left, right, count in ((nowhere, nowhere, 0), (nowhere, somewhere, 0), (somewhere, nowhere, 0), (somewhere, somewhere, 1)):
+    for left, right, count in (
+        (nowhere, nowhere, 0),
+        (nowhere, somewhere, 0),
+        (somewhere, nowhere, 0),
+        (somewhere, somewhere, 1),
+    ):
         found = matches(left, right)
         assert list(found.columns) == ["object_left", "object_right", "separation"] and len(found) == count
     with pytest.raises(Mistake, match="radius -1: expected a positive"):
@@ -232,26 +341,47 @@ def test_matches_of_nothing():
 
 
 def test_summary_says_what_is_known():
-    table = objects(redshift=[0.1, 0.3, np.nan, 20], source_catalog=["castles"] * 3 + ["bologna"], label_source=["obs:castles"] * 3 + [""],
-                    dec=[91, 92, np.nan, np.nan], castles_b=[1] * 4)
+    table = objects(
+        redshift=[0.1, 0.3, np.nan, 20],
+        source_catalog=["castles"] * 3 + ["bologna"],
+        label_source=["obs:castles"] * 3 + [""],
+        dec=[91, 92, np.nan, np.nan],
+        castles_b=[1] * 4,
+    )
     lines = summary(table, validate(table))
     assert lines[0] == "4 objects (castles 3, bologna 1); labels: obs:castles 3"
-    assert "  redshift: known of 75.0%, 0.1 to 20, median 0.3" in lines and "  1 further columns of the catalogue" in lines
+    assert (
+        "  redshift: known of 75.0%, 0.1 to 20, median 0.3" in lines
+        and "  1 further columns of the catalogue" in lines
+    )
     assert "5 problems" in lines
     assert "  impossible, dec: 2, the first 'o0' with 91.0 (impossible: must be -90 to 90 deg)" in lines
-    assert "  out of range, redshift: 1, the first 'o3' with 20.0 (out of range: expected -0.01 to 15)" in lines
-    assert summary(typed(pd.DataFrame({"object": []})), validate(pd.DataFrame({"object": []})))[0] == "0 objects; labels: none"
+    assert (
+        "  out of range, redshift: 1, the first 'o3' with 20.0 (out of range: expected -0.01 to 15)" in lines
+    )
+    assert (
+        summary(typed(pd.DataFrame({"object": []})), validate(pd.DataFrame({"object": []})))[0]
+        == "0 objects; labels: none"
+    )
 
 
 def test_arrays():
-    table = typed(objects(redshift=[0.5, np.nan, np.inf, 1e300], instrument=["a"] * 4, castles_n=[1, 2, 3, 4],
-                          castles_m=pd.array([1, None, 3, 4], "Int64")))
+    table = typed(
+        objects(
+            redshift=[0.5, np.nan, np.inf, 1e300],
+            instrument=["a"] * 4,
+            castles_n=[1, 2, 3, 4],
+            castles_m=pd.array([1, None, 3, 4], "Int64"),
+        )
+    )
     values, present = arrays(table, ["castles_n", "redshift", "seeing", "castles_m"])
     assert values.dtype == np.float32 and present.dtype == bool and values.shape == present.shape == (4, 4)
     np.testing.assert_array_equal(values, [[1, 0.5, 0, 1], [2, 0, 0, 0], [3, 0, 0, 3], [4, 0, 0, 4]])
     np.testing.assert_array_equal(present, [[1, 1, 0, 1], [1, 0, 0, 0], [1, 0, 0, 1], [1, 0, 0, 1]])
     assert arrays(table, [])[0].shape == (4, 0)
-    for column, message in (("redshfit", "'redshfit' is not there, did you mean 'redshift'"),
-                            ("instrument", "'instrument' holds text: expected one of ra, dec")):
+    for column, message in (
+        ("redshfit", "'redshfit' is not there, did you mean 'redshift'"),
+        ("instrument", "'instrument' holds text: expected one of ra, dec"),
+    ):
         with pytest.raises(Mistake, match=message):
             arrays(table, [column])

@@ -1,6 +1,7 @@
-"""data/cutouts/store.py: what is packed is what astropy reads, what is bad is named, and no kill, crowd or full disk spoils a
-store.
+"""data/cutouts/store.py: what is packed is what astropy reads, what is bad is named, and no kill, crowd or
+full disk spoils a store.
 """
+
 import gzip
 import io
 import json
@@ -26,7 +27,8 @@ from data.cutouts import blocks, buckets, examples, store
 from tests.conftest import ROOT
 from utils.mistake import Mistake
 
-# A packing run in a process of its own, with blocks small enough to be interrupted between: folder, directory, workers.
+# A packing run in a process of its own, with blocks small enough to be interrupted between:
+# folder, directory, workers.
 PACK = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -56,7 +58,9 @@ def template():
 
 
 def write_cutouts(folder, count, seed=0):
-    """`count` files as the challenge's, of 5 bands an object; returns their pixels in sorted order of names."""
+    """`count` files as the challenge's, of 5 bands an object;
+    returns their pixels in sorted order of names.
+    """
     rng, raw = np.random.default_rng(seed), bytearray(template())
     folder.mkdir(parents=True, exist_ok=True)
     pixels = rng.normal(size=(count, 41, 41)).astype("f4")
@@ -69,12 +73,18 @@ def write_cutouts(folder, count, seed=0):
 BAD = {
     "a_truncated_g.fits": (lambda raw: raw[:9000], "truncated"),
     "b_empty_g.fits": (lambda raw: b"", "empty file"),
-    "c_nan_g.fits": (lambda raw: raw[:5784] + b"\x7f\xc0\0\0" + raw[5788:], "1 of 1681 pixels are not finite"),
+    "c_nan_g.fits": (
+        lambda raw: raw[:5784] + b"\x7f\xc0\0\0" + raw[5788:],
+        "1 of 1681 pixels are not finite",
+    ),
     "d_size_g.fits": (
         lambda raw: image_file(np.zeros((64, 64), "f4")),
         "wrong geometry: HDU 0 is 64x64, expected 41x41",
     ),
-    "e_type_g.fits": (lambda raw: raw.replace(b"'1681E   '", b"'6724A   '"), "has format '6724A', expected numbers"),
+    "e_type_g.fits": (
+        lambda raw: raw.replace(b"'1681E   '", b"'6724A   '"),
+        "has format '6724A', expected numbers",
+    ),
     "f_text_g.fits": (lambda raw: b"<html>404 not found</html>" * 200, "not a FITS file"),
     "g_gone_g.fits": (None, "cannot be opened: No such file"),
 }
@@ -177,7 +187,9 @@ def test_a_second_use_is_free_and_a_change_is_noticed(tmp_path, monkeypatch):
     changed["time"] = store.store_directory(tmp_path / "out", inventory)
     write_cutouts(tmp_path / "in", 11)
     changed["files"] = store.store_directory(tmp_path / "out", buckets.images_inventory(tmp_path / "in"))
-    changed["label"] = store.store_directory(tmp_path / "out", buckets.inventory({"hsc_lenses": tmp_path / "in"}))
+    changed["label"] = store.store_directory(
+        tmp_path / "out", buckets.inventory({"hsc_lenses": tmp_path / "in"})
+    )
     changed["shape"] = store.store_directory(tmp_path / "out", inventory, (40, 40))
     assert len({first, *changed.values()}) == 5
 
@@ -252,14 +264,17 @@ def test_several_at_once_pack_once(tmp_path):
     said = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, said
     assert sum("packing 480 of 480" in lines for lines in said) == 1
-    assert all("packing 480" in lines or "another process is packing" in lines or lines == "" for lines in said)
+    assert all(
+        "packing 480" in lines or "another process is packing" in lines or lines == "" for lines in said
+    )
     store.open_store(tmp_path / "out").verify()
 
 
 @pytest.mark.parametrize("how", ["worker killed", "interrupt", "terminate"])
 def test_whoever_dies_leaves_no_process_and_a_state_to_go_on_from(tmp_path, how):
     write_cutouts(tmp_path / "in", 240)
-    bomb = gzip.compress(bytes(2**26 + 1))  # a quarter of a second to refuse: packing cannot end before the blow falls
+    # a quarter of a second to refuse: packing cannot end before the blow falls
+    bomb = gzip.compress(bytes(2**26 + 1))
     for number in range(16):
         (tmp_path / "in" / f"zz_{number:02d}.fits.gz").write_bytes(bomb)
     process = start(tmp_path, workers=2)
@@ -331,7 +346,9 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6 - 1000, 1000))
         with pytest.raises(
-            Mistake, match="out' has 1,000 bytes free, the store needs 134,480 more: make room or choose another folder"
+            Mistake,
+            match="out' has 1,000 bytes free, the store needs 134,480 more: "
+            "make room or choose another folder",
         ):
             store.pack(inventory, tmp_path / "out", say=quiet)
 
@@ -340,7 +357,9 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(blocks.os, "fsync", no_space)
-        with pytest.raises(Mistake, match="out' is full .No space left on device.: the store needs 134,480 bytes"):
+        with pytest.raises(
+            Mistake, match="out' is full .No space left on device.: the store needs 134,480 bytes"
+        ):
             store.pack(inventory, tmp_path / "out", say=quiet)
     store.pack(inventory, tmp_path / "out", say=quiet).verify()
 
@@ -376,7 +395,8 @@ def test_nothing_readable_is_a_mistake_with_the_first_reasons(tmp_path):
     for _ in range(2):
         with pytest.raises(
             Mistake,
-            match="none of 7 files can be used: .*a_truncated_g.fits: truncated.*; .*b_empty_g.fits: empty.*41x41",
+            match="none of 7 files can be used: .*a_truncated_g.fits: truncated.*; "
+            ".*b_empty_g.fits: empty.*41x41",
         ):
             store.pack(buckets.images_inventory(tmp_path / "in"), tmp_path / "out", say=quiet)
 
@@ -451,15 +471,27 @@ def test_a_flipped_bit_is_met_when_its_block_is_first_read(tmp_path, monkeypatch
     directory, expected = packed.directory, np.array(packed.pixels)
     whole, generator, rows = (directory / "pixels.npy").read_bytes(), np.random.default_rng(1), np.arange(40)
     for _ in range(60):
-        byte, bit = int(generator.integers(len(whole) - expected.nbytes, len(whole))), int(generator.integers(8))
-        (directory / "pixels.npy").write_bytes(whole[:byte] + bytes([whole[byte] ^ 1 << bit]) + whole[byte + 1:])
+        byte, bit = (
+            int(generator.integers(len(whole) - expected.nbytes, len(whole))),
+            int(generator.integers(8)),
+        )
+        (directory / "pixels.npy").write_bytes(
+            whole[:byte] + bytes([whole[byte] ^ 1 << bit]) + whole[byte + 1 :]
+        )
         row = (byte - len(whole) + expected.nbytes) // (41 * 41 * 4)
         damaged = store.open_store(directory)
-        with pytest.raises(Mistake, match=f"rows {row // 8 * 8} to {row // 8 * 8 + 7} of pixels.npy differ from their checksum"):
+        with pytest.raises(
+            Mistake,
+            match=f"rows {row // 8 * 8} to {row // 8 * 8 + 7} of pixels.npy differ from their checksum",
+        ):
             damaged.read(rows)
-        np.testing.assert_array_equal(damaged.read(rows[rows // 8 != row // 8]), expected[rows // 8 != row // 8])
+        np.testing.assert_array_equal(
+            damaged.read(rows[rows // 8 != row // 8]), expected[rows // 8 != row // 8]
+        )
     (directory / "pixels.npy").write_bytes(whole)
-    np.testing.assert_array_equal(store.open_store(directory).read(np.array([[3, -1], [-1, 39]]))[[0, 1], [0, 1]], expected[[3, 39]])
+    np.testing.assert_array_equal(
+        store.open_store(directory).read(np.array([[3, -1], [-1, 39]]))[[0, 1], [0, 1]], expected[[3, 39]]
+    )
 
 
 def test_damage_that_a_reading_process_meets_is_one_line(tmp_path):
@@ -470,6 +502,8 @@ def test_damage_that_a_reading_process_meets_is_one_line(tmp_path):
         file.seek(-5, os.SEEK_END)
         file.write(b"?")
     data = examples.examples(store.open_store(directory), np.arange(10), ["g"])
-    with pytest.raises(Mistake, match=r"^the store .* differ from their checksum; remove the folder .*$") as caught:
+    with pytest.raises(
+        Mistake, match=r"^the store .* differ from their checksum; remove the folder .*$"
+    ) as caught:
         list(order.read(data, [np.arange(len(data))], 1, torch.device("cpu")))
     assert "\n" not in str(caught.value)

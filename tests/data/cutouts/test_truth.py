@@ -1,4 +1,5 @@
 """parameters.fits: what the challenge says of its objects, as targets and as metadata."""
+
 import os
 
 import numpy as np
@@ -12,7 +13,9 @@ from utils.mistake import Mistake
 
 @pytest.fixture(scope="module")
 def table(challenge):
-    return parameters.read([str(path) for bucket in challenge.iterdir() if bucket.is_dir() for path in bucket.glob("*_g.fits")])
+    return parameters.read(
+        [str(path) for bucket in challenge.iterdir() if bucket.is_dir() for path in bucket.glob("*_g.fits")]
+    )
 
 
 def test_every_object_of_the_folders_has_a_row(challenge, table):
@@ -23,10 +26,16 @@ def test_every_object_of_the_folders_has_a_row(challenge, table):
 def test_components_are_those_of_the_table(challenge, table):
     theirs = Table.read(challenge / "slsim_lenses" / "parameters.fits")
     row = theirs[3]
-    found = parameters.components(table, np.array([row["Lens ID"], "D1_N_00000001", "nobody"], dtype=object), ("Rein", "ell_m", "zsrc"))
+    found = parameters.components(
+        table, np.array([row["Lens ID"], "D1_N_00000001", "nobody"], dtype=object), ("Rein", "ell_m", "zsrc")
+    )
     angle = 2 * np.deg2rad(row["ell_m_PA"])
-    np.testing.assert_allclose(found[0], [np.log(row["Rein"]), row["ell_m"] * np.cos(angle), row["ell_m"] * np.sin(angle), row["zsrc"]], rtol=1e-5)
-    assert np.isnan(found[1:]).all()                         # no lens there, and no such object
+    np.testing.assert_allclose(
+        found[0],
+        [np.log(row["Rein"]), row["ell_m"] * np.cos(angle), row["ell_m"] * np.sin(angle), row["zsrc"]],
+        rtol=1e-5,
+    )
+    assert np.isnan(found[1:]).all()  # no lens there, and no such object
 
 
 def test_what_the_challenge_fills_in_is_not_known():
@@ -37,15 +46,25 @@ def test_what_the_challenge_fills_in_is_not_known():
 
 def test_metadata_are_those_of_lenses_and_others(challenge, table):
     known = metadata.typed(parameters.metadata(table)).set_index("object")
-    lens, other = (Table.read(challenge / f"hsc_{kind}" / "parameters.fits")[0] for kind in ("lenses", "nonlenses"))
-    assert known.loc[lens["Lens ID"], "redshift"] == lens["zlens"] and known.loc[other["Object ID"], "redshift"] == other["z_central"]
-    assert known.loc[lens["Lens ID"], "ra"] == lens["RA"] and known.loc[other["Object ID"], "magnitude_i"] == other["mag_lens_i"]
+    lens, other = (
+        Table.read(challenge / f"hsc_{kind}" / "parameters.fits")[0] for kind in ("lenses", "nonlenses")
+    )
+    assert (
+        known.loc[lens["Lens ID"], "redshift"] == lens["zlens"]
+        and known.loc[other["Object ID"], "redshift"] == other["z_central"]
+    )
+    assert (
+        known.loc[lens["Lens ID"], "ra"] == lens["RA"]
+        and known.loc[other["Object ID"], "magnitude_i"] == other["mag_lens_i"]
+    )
 
 
 def test_an_id_that_is_there_twice_is_nobodys(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-        Table({"Lens ID": ["x", "y" + folder], "Rein": [1.0, 2.0]}).write(tmp_path / folder / "parameters.fits")
+        Table({"Lens ID": ["x", "y" + folder], "Rein": [1.0, 2.0]}).write(
+            tmp_path / folder / "parameters.fits"
+        )
     table = parameters.read([str(tmp_path / folder / "1_g.fits") for folder in ("a", "b", "without")])
     assert table["object"].tolist() == ["ya", "yb"]
 
@@ -63,7 +82,10 @@ def test_a_damaged_table_is_one_line(tmp_path, content):
 
 def test_without_tables_nothing_is_known(tmp_path):
     table = parameters.read([str(tmp_path / "1_g.fits")])
-    assert not len(table) and np.isnan(parameters.components(table, np.array(["x"], dtype=object), ("Rein",))).all()
+    assert (
+        not len(table)
+        and np.isnan(parameters.components(table, np.array(["x"], dtype=object), ("Rein",))).all()
+    )
     assert not len(metadata.typed(parameters.metadata(table)))
 
 

@@ -1,4 +1,5 @@
 """Packing light curves: once, resumable, nothing lost in silence; and batches against a slow loop."""
+
 import json
 import os
 import pickle
@@ -47,13 +48,20 @@ def same(one, other):
     assert all(np.array_equal(one.fields[name], other.fields[name]) for name in FIELDS)
 
 
-# packing ---------------------------------------------------------------------------------------------------------------------
+# packing ----------------------------------------------------------------------------------------------------
+
 
 def test_what_is_packed_is_what_is_read(folder, tmp_path, small_blocks):
     paths = inventory(str(folder))
     packed = pack(paths, Reading(), tmp_path / "store")
-    assert packed.curves["path"].tolist() == paths and packed.good.all() and packed.bands == ("1|0.2-0.6", "2|0.6-2.3", "3|2.3-5")
-    assert packed.curves["source"].tolist()[1:] == [f"123456_{n:05d}" for n in range(8)] and packed.has_counts.tolist() == [False] + 8 * [True]
+    assert (
+        packed.curves["path"].tolist() == paths
+        and packed.good.all()
+        and packed.bands == ("1|0.2-0.6", "2|0.6-2.3", "3|2.3-5")
+    )
+    assert packed.curves["source"].tolist()[1:] == [
+        f"123456_{n:05d}" for n in range(8)
+    ] and packed.has_counts.tolist() == [False] + 8 * [True]
     for row, path in enumerate(paths):
         curve = read_light_curves(path, Reading())[0]
         points = slice(packed.first[row], packed.first[row] + packed.points[row])
@@ -70,12 +78,17 @@ def test_a_second_use_reads_nothing(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(light_curves, "find_light_curves", None)
     second = pack(paths, Reading(), tmp_path / "store")
     same(first, second)
-    assert sorted(os.listdir(second.directory)) == sorted([*(f"{name}.npy" for name in FIELDS), "curves.parquet", "lock", "manifest.json", "quarantine.csv"])
+    assert sorted(os.listdir(second.directory)) == sorted(
+        [*(f"{name}.npy" for name in FIELDS), "curves.parquet", "lock", "manifest.json", "quarantine.csv"]
+    )
 
 
 def test_processes_make_the_same(folder, tmp_path, small_blocks):
     paths = inventory(str(folder))
-    same(pack(paths, Reading(), tmp_path / "one", workers=1), pack(paths, Reading(), tmp_path / "two", workers=2))
+    same(
+        pack(paths, Reading(), tmp_path / "one", workers=1),
+        pack(paths, Reading(), tmp_path / "two", workers=2),
+    )
 
 
 def interrupted(paths, store, monkeypatch, blocks: int):
@@ -98,7 +111,9 @@ def interrupted(paths, store, monkeypatch, blocks: int):
 def counted(monkeypatch) -> list[str]:
     """The paths that are read from now on."""
     find, seen = light_curves.find_light_curves, []
-    monkeypatch.setattr(light_curves, "find_light_curves", lambda path, reading: seen.append(path) or find(path, reading))
+    monkeypatch.setattr(
+        light_curves, "find_light_curves", lambda path, reading: seen.append(path) or find(path, reading)
+    )
     return seen
 
 
@@ -107,7 +122,7 @@ def test_a_killed_pack_goes_on_where_it_was(folder, tmp_path, small_blocks, monk
     whole = pack(paths, Reading(), tmp_path / "whole")
     blocks = interrupted(paths, tmp_path / "store", monkeypatch, blocks=2)
     assert len(blocks) == 2
-    (blocks[0].parent / ".block_0000003.npz.1.tmp").write_bytes(b"half")     # what a kill leaves of a block
+    (blocks[0].parent / ".block_0000003.npz.1.tmp").write_bytes(b"half")  # what a kill leaves of a block
     seen = counted(monkeypatch)
     same(whole, pack(paths, Reading(), tmp_path / "store"))
     assert seen == paths[4:] and not list((tmp_path / "store").glob("*/partial_*"))
@@ -122,7 +137,7 @@ def test_a_corrupted_block_is_read_again(folder, tmp_path, small_blocks, monkeyp
     if damage == "bit":
         place = content.index(np.load(blocks[1])["rate"].tobytes())
         content[place + 3] ^= 1
-    blocks[1].write_bytes({"cut": content[:len(content) // 2], "bit": content, "empty": b""}[damage])
+    blocks[1].write_bytes({"cut": content[: len(content) // 2], "bit": content, "empty": b""}[damage])
     seen = counted(monkeypatch)
     same(whole, pack(paths, Reading(), tmp_path / "store"))
     assert seen == paths[2:4] + paths[6:]
@@ -147,6 +162,7 @@ def eventually(condition) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
 def test_workers_end_with_a_killed_parent_and_its_blocks_stay(folder, tmp_path, monkeypatch):
     """kill -9 in the middle of a pack by processes: no orphans, and the next call ends what was begun."""
+
     def blocks():
         return list((tmp_path / "store").glob("*/partial_2/block_*.npz"))
 
@@ -163,14 +179,17 @@ def slow(*job):
     return read_block(*job)
 light_curves._read_block, light_curves.BLOCK_FILES = slow, 2
 if __name__ == "__main__":
-    light_curves.pack(light_curves.inventory({str(folder)!r}), Reading(), {str(tmp_path / "store")!r}, workers=2)
+    files = light_curves.inventory({str(folder)!r})
+    light_curves.pack(files, Reading(), {str(tmp_path / "store")!r}, workers=2)
 """)
-    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     try:
         workers = {int(process.stdout.readline()) for _ in range(5)}
         assert eventually(lambda: len(blocks()) == 3) and len(workers) == 2 and process.pid not in workers
         for worker in workers:
-            os.kill(worker, signal.SIGTERM)     # a scheduler signals all processes; they leave it to the parent
+            os.kill(worker, signal.SIGTERM)  # a scheduler signals all processes; they leave it to the parent
         time.sleep(0.2)
         assert all(map(alive, workers))
     finally:
@@ -198,7 +217,9 @@ def test_a_changed_file_or_reading_is_read_anew(folder, tmp_path, monkeypatch):
 
 
 def test_bad_files_are_quarantined_with_their_reasons(folder, tmp_path, small_blocks):
-    """A truncated gzip, a file without a light curve and one of other bands among good ones: named, and nothing else is lost."""
+    """A truncated gzip, a file without a light curve and one of other bands among good ones:
+    named, and nothing else is lost.
+    """
     hdu = srctool(5, seed=99)
     written(folder / "good.fits.gz", hdu)
     (folder / "cut.fits.gz").write_bytes((folder / "good.fits.gz").read_bytes()[:-200])
@@ -209,16 +230,27 @@ def test_bad_files_are_quarantined_with_their_reasons(folder, tmp_path, small_bl
     paths = inventory(str(folder))
     packed = pack(paths, Reading(), tmp_path / "store")
     assert packed.good.sum() == 10 and packed.curves["path"].tolist() == paths
-    reasons = {Path(path).name: reason for path, reason in packed.curves.loc[~packed.good, ["path", "reason"]].itertuples(index=False)}
+    reasons = {
+        Path(path).name: reason
+        for path, reason in packed.curves.loc[~packed.good, ["path", "reason"]].itertuples(index=False)
+    }
     assert reasons.keys() == {"cut.fits.gz", "image.fits", "one_band.fits", "broken.fits", "table.csv"}
-    assert "gzip" in reasons["cut.fits.gz"] and reasons["one_band.fits"] == "1 bands, where most curves have 3"
+    assert (
+        "gzip" in reasons["cut.fits.gz"] and reasons["one_band.fits"] == "1 bands, where most curves have 3"
+    )
     assert (packed.points[~packed.good] == 0).all() and packed.points.sum() == len(packed.fields["time"])
     lines = (packed.directory / "quarantine.csv").read_text().splitlines()
     assert lines[0] == "path,reason" and len(lines) == 6
-    assert len(packed.summary()) == 5 and "5 quarantined" in packed.summary()[0] and "2 more" in packed.summary()[-1]
+    assert (
+        len(packed.summary()) == 5
+        and "5 quarantined" in packed.summary()[0]
+        and "2 more" in packed.summary()[-1]
+    )
     curve = read_light_curves(folder / "good.fits.gz", Reading())[0]
-    row = paths.index(str(folder / "good.fits.gz"))     # the rows beside the bad ones are their own
-    np.testing.assert_array_equal(packed.fields["counts"][packed.first[row]:packed.first[row] + 5], curve.counts)
+    row = paths.index(str(folder / "good.fits.gz"))  # the rows beside the bad ones are their own
+    np.testing.assert_array_equal(
+        packed.fields["counts"][packed.first[row] : packed.first[row] + 5], curve.counts
+    )
 
 
 def test_a_source_without_a_point_is_quarantined_too(tmp_path):
@@ -270,12 +302,17 @@ def test_inventory(folder, tmp_path):
     assert inventory(str(tmp_path / "list.txt")) == [str(folder / "b.lc"), str(folder / "c.CSV")]
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.txt").write_text("\n")
-    for wrong, reason in (("empty", "holds no light curve"), ("empty.txt", "lists no file"), ("absent", "does not exist")):
+    for wrong, reason in (
+        ("empty", "holds no light curve"),
+        ("empty.txt", "lists no file"),
+        ("absent", "does not exist"),
+    ):
         with pytest.raises(Mistake, match=reason):
             inventory(str(tmp_path / wrong))
 
 
-# batches ---------------------------------------------------------------------------------------------------------------------
+# batches ----------------------------------------------------------------------------------------------------
+
 
 def slow_batch(data, indices) -> dict[str, np.ndarray]:
     """A curve and a point at a time."""
@@ -284,12 +321,19 @@ def slow_batch(data, indices) -> dict[str, np.ndarray]:
     batch = {}
     for name, kind in FIELDS.items():
         values = packed.fields[name]
-        batch[name] = np.zeros((len(rows), max(length), *values.shape[1:]), dtype="f4" if name == "time" else kind)
+        batch[name] = np.zeros(
+            (len(rows), max(length), *values.shape[1:]), dtype="f4" if name == "time" else kind
+        )
         for b, row in enumerate(rows):
             for t in range(length[b]):
                 value = values[packed.first[row] + t]
                 batch[name][b, t] = value - values[packed.first[row]] if name == "time" else value
-    return batch | dict(length=np.array(length), has_counts=packed.curves["counts"].to_numpy()[rows], index=np.asarray(indices), row=rows)
+    return batch | dict(
+        length=np.array(length),
+        has_counts=packed.curves["counts"].to_numpy()[rows],
+        index=np.asarray(indices),
+        row=rows,
+    )
 
 
 @pytest.mark.parametrize("max_points", [0, 6])
@@ -302,18 +346,31 @@ def test_batches_against_a_slow_loop(folder, tmp_path, max_points):
         for name, value in expected.items():
             assert batch[name].numpy().dtype == value.dtype and np.array_equal(batch[name], value), name
         padded = torch.arange(batch["time"].shape[1]) >= batch["length"][:, None]
-        assert all((batch[name][padded] == 0).all() for name in FIELDS) and not batch["observed"][padded].any()
-    assert batch["time"].dtype == torch.float32 and batch["length"].max() == (max_points or packed.points.max())
+        assert (
+            all((batch[name][padded] == 0).all() for name in FIELDS) and not batch["observed"][padded].any()
+        )
+    assert batch["time"].dtype == torch.float32 and batch["length"].max() == (
+        max_points or packed.points.max()
+    )
 
 
 def test_examples_are_named_and_sized(folder, tmp_path):
     packed = pack(inventory(str(folder)), Reading(), tmp_path / "store")
     data = LightCurves(packed, np.array([3, 0, 5]))
-    assert len(data) == 3 and data.names([2, 0]) == ["123456_00004", "123456_00002"] and data.source.tolist() == ["123456_00002", "rates", "123456_00004"]
-    assert data.bands == packed.bands and data[-1]["index"].tolist() == [2] and data[0]["time"].shape == (1, 7)
+    assert (
+        len(data) == 3
+        and data.names([2, 0]) == ["123456_00004", "123456_00002"]
+        and data.source.tolist() == ["123456_00002", "rates", "123456_00004"]
+    )
+    assert (
+        data.bands == packed.bands and data[-1]["index"].tolist() == [2] and data[0]["time"].shape == (1, 7)
+    )
     assert data.__getitems__([])["rate"].shape == (0, 0, 3)
-    again = pickle.loads(pickle.dumps(data))     # as a DataLoader sends it to its workers: without the arrays
-    assert all(torch.equal(again[1][name], field) for name, field in data[1].items()) and len(pickle.dumps(data)) < 20_000
+    again = pickle.loads(pickle.dumps(data))  # as a DataLoader sends it to its workers: without the arrays
+    assert (
+        all(torch.equal(again[1][name], field) for name, field in data[1].items())
+        and len(pickle.dumps(data)) < 20_000
+    )
     with pytest.raises(IndexError):
         data[3]
 
@@ -322,13 +379,25 @@ def test_without_counts_the_exposure_is_one(folder, tmp_path):
     packed = pack(inventory(str(folder)), Reading(), tmp_path / "store")
     batch = curves_of(packed).__getitems__([0, 1])
     assert batch["has_counts"].tolist() == [False, True]
-    assert (batch["counts"][0] == 0).all() and (batch["background"][0] == 0).all() and torch.equal(batch["exposure"][0], batch["observed"][0].float())
+    assert (
+        (batch["counts"][0] == 0).all()
+        and (batch["background"][0] == 0).all()
+        and torch.equal(batch["exposure"][0], batch["observed"][0].float())
+    )
 
 
 def test_defect_06_gaps_and_widths_reach_the_batch(tmp_path):
     """When a source was not looked at, and for how long it was, is there to be learned from."""
     time = 6.5e8 + np.array([0.0, 14400, 28800, 1.6e7, 1.6e7 + 14400, 3.2e7 + 1])
-    written(tmp_path / "a.fits", table("RATE", TIME=("D", time, "s"), TIMEDEL=("D", [40.0, 38, 41, 5, 40, 40], "s"), COUNTS=("J", [1, 0, 2, 0, 3, 9], "count")))
+    written(
+        tmp_path / "a.fits",
+        table(
+            "RATE",
+            TIME=("D", time, "s"),
+            TIMEDEL=("D", [40.0, 38, 41, 5, 40, 40], "s"),
+            COUNTS=("J", [1, 0, 2, 0, 3, 9], "count"),
+        ),
+    )
     batch = curves_of(pack([str(tmp_path / "a.fits")], Reading(), tmp_path / "store"))[0]
     np.testing.assert_allclose(batch["time"][0], time - time[0], atol=2)
     assert batch["width"][0].tolist() == [40, 38, 41, 5, 40, 40]
@@ -336,13 +405,23 @@ def test_defect_06_gaps_and_widths_reach_the_batch(tmp_path):
 
 
 def test_defect_10_upper_limits_reach_the_batch(tmp_path):
-    written(tmp_path / "a.fits", table("RATE", TIME=("D", [0.0, 1, 2], "s"), TIMEDEL=("D", [1.0, 1, 1], "s"), COUNTS=("J", [0, 4, 0], "count")))
+    written(
+        tmp_path / "a.fits",
+        table(
+            "RATE",
+            TIME=("D", [0.0, 1, 2], "s"),
+            TIMEDEL=("D", [1.0, 1, 1], "s"),
+            COUNTS=("J", [0, 4, 0], "count"),
+        ),
+    )
     batch = curves_of(pack([str(tmp_path / "a.fits")], Reading(), tmp_path / "store"))[0]
     assert (batch["error_low"] == batch["rate"])[0, :, 0].tolist() == [True, False, True]
 
 
 def test_real_stars(shared_data, tmp_path):
-    packed = pack([str(shared_data("light_curves/rr_lyrae/light_curves.csv.gz"))], Reading(), tmp_path / "store")
+    packed = pack(
+        [str(shared_data("light_curves/rr_lyrae/light_curves.csv.gz"))], Reading(), tmp_path / "store"
+    )
     data = curves_of(packed)
     assert len(data) == 483 and packed.points.sum() == 28_339 and len(set(data.source)) == 483
     batch, expected = data.__getitems__([5, 77, 400]), slow_batch(data, [5, 77, 400])

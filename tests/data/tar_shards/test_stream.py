@@ -1,4 +1,7 @@
-"""data/shard_order.py and data/tar_shards/stream.py: each example once an epoch among few shards at a time, from disk or a server, resumed at any step."""
+"""data/shard_order.py and data/tar_shards/stream.py: each example once an epoch among few shards at a time,
+from disk or a server, resumed at any step.
+"""
+
 import json
 import pickle
 import threading
@@ -82,8 +85,13 @@ def same(batch, other):
     return batch.keys() == other.keys() and all(torch.equal(batch[name], other[name]) for name in batch)
 
 
-@given(counts=st.lists(st.integers(0, 40), min_size=1, max_size=30), batch_size=st.integers(1, 70), lanes=st.sampled_from([1, 2, 4, 8]),
-       window=st.integers(1, 5), seed=st.integers(0, 99))
+@given(
+    counts=st.lists(st.integers(0, 40), min_size=1, max_size=30),
+    batch_size=st.integers(1, 70),
+    lanes=st.sampled_from([1, 2, 4, 8]),
+    window=st.integers(1, 5),
+    seed=st.integers(0, 99),
+)
 @settings(max_examples=150, deadline=None)
 def test_an_epoch_is_each_example_once_in_even_steps_and_few_shards(counts, batch_size, lanes, window, seed):
     try:
@@ -102,14 +110,21 @@ def test_an_epoch_is_each_example_once_in_even_steps_and_few_shards(counts, batc
             mine = [shard_of[step[lane::lanes]] for step in steps]
             whole = np.concatenate(mine)
             touched.append(set(whole))
-            at = {shard: (np.flatnonzero(whole == shard)[0], np.flatnonzero(whole == shard)[-1]) for shard in set(whole)}
-            for place in range(len(whole)):              # between its first and last example, a shard is in memory
+            at = {
+                shard: (np.flatnonzero(whole == shard)[0], np.flatnonzero(whole == shard)[-1])
+                for shard in set(whole)
+            }
+            for place in range(len(whole)):  # between its first and last example, a shard is in memory
                 assert sum(first <= place <= last for first, last in at.values()) <= window
-        for left, right in zip(touched, touched[1:]):    # neighbours share the shard on their border alone
+        for left, right in zip(touched, touched[1:]):  # neighbours share the shard on their border alone
             assert len(left & right) <= 1
 
 
-@given(counts=st.lists(st.integers(1, 20), min_size=1, max_size=20), lanes=st.sampled_from([1, 2, 4]), data=st.data())
+@given(
+    counts=st.lists(st.integers(1, 20), min_size=1, max_size=20),
+    lanes=st.sampled_from([1, 2, 4]),
+    data=st.data(),
+)
 @settings(max_examples=60, deadline=None)
 def test_any_step_is_at_hand_without_those_before(counts, lanes, data):
     whole = ShardedEpochs(counts, 8, 3, lanes, 2) if sum(counts) // -(-sum(counts) // 8) >= lanes else None
@@ -120,7 +135,7 @@ def test_any_step_is_at_hand_without_those_before(counts, lanes, data):
     fresh = ShardedEpochs(counts, 8, 3, lanes, 2)
     assert all(np.array_equal(fresh(number), steps[number]) for number in (step, step + 2, step + 1))
     shard_of = np.repeat(np.arange(len(counts)), counts)
-    for lane in range(lanes):                            # what is read ahead is what is asked for
+    for lane in range(lanes):  # what is read ahead is what is asked for
         ahead, asked = fresh.shards(step, [lane]), []
         for number in range(step, step + 3):
             asked += shard_of[whole(number)[lane::lanes]].tolist()
@@ -139,7 +154,12 @@ def test_epochs_and_seeds_differ_and_lanes_have_their_own_shards():
 def test_a_far_step_of_a_billion_examples_is_at_hand():
     order = ShardedEpochs([10_000] * 100_000, 256, 0, 8)
     indices = order(7 * order.steps_per_epoch + 3_000_000)
-    assert len(indices) in (255, 256) and indices.max() < 10**9 and len(set(indices)) == len(indices) and len(set(indices // 10_000)) <= 8 * 4
+    assert (
+        len(indices) in (255, 256)
+        and indices.max() < 10**9
+        and len(set(indices)) == len(indices)
+        and len(set(indices // 10_000)) <= 8 * 4
+    )
 
 
 def test_it_is_refused_as_by_shuffled_epochs():
@@ -155,15 +175,21 @@ def test_the_examples_are_those_of_the_store(tmp_path, there, band_mode):
     expected = examples.examples(there, np.arange(len(there.index)), BANDS, band_mode)
     everything = range(len(expected))
     ours, theirs = stream.__getitems__(everything), expected.__getitems__(list(everything))
-    if band_mode == "single":                            # the store has files in their order, a sample its bands in ours
-        key = [f"{name}_{label}_{domain}" for name, label, domain in zip(stream.names(everything), stream.label, stream.domain)]
-        other = [f"{name}_{label}_{domain}" for name, label, domain in zip(expected.names(everything), expected.label, expected.domain)]
+    if band_mode == "single":  # the store has files in their order, a sample its bands in ours
+        key = [
+            f"{name}_{label}_{domain}"
+            for name, label, domain in zip(stream.names(everything), stream.label, stream.domain)
+        ]
+        other = [
+            f"{name}_{label}_{domain}"
+            for name, label, domain in zip(expected.names(everything), expected.label, expected.domain)
+        ]
         assert len(set(key)) == len(key) and set(key) == set(other)
         turn = pd.Index(key).get_indexer(other)
         ours = {name: tensor[turn] for name, tensor in ours.items()} | {"index": ours["index"]}
     assert len(stream) == len(expected) and same(ours, theirs)
     assert stream.counts.sum() == len(stream)
-    stream.follow(lambda step: everything, 0)            # a mode's own order: read when it is asked for
+    stream.follow(lambda step: everything, 0)  # a mode's own order: read when it is asked for
     assert stream.coming is None and (band_mode == "single" or list(stream.object) == list(expected.object))
 
 
@@ -172,7 +198,11 @@ def test_a_part_is_those_examples(tmp_path, there):
     chosen = stream.label >= 0
     part = stream.part(chosen)
     batch, whole = part.__getitems__([3, 0, 7]), stream.__getitems__(np.flatnonzero(chosen)[[3, 0, 7]])
-    assert torch.equal(batch["image"], whole["image"]) and torch.equal(batch["label"], whole["label"]) and batch["index"].tolist() == [3, 0, 7]
+    assert (
+        torch.equal(batch["image"], whole["image"])
+        and torch.equal(batch["label"], whole["label"])
+        and batch["index"].tolist() == [3, 0, 7]
+    )
     assert part.names([3]) == [stream.object[np.flatnonzero(chosen)[3]]] and part.counts.sum() == chosen.sum()
 
 
@@ -184,10 +214,13 @@ def test_a_run_resumed_at_any_step_sees_the_rest(tmp_path, there, workers, lanes
         order = data.epochs(8, 0, lanes)
         data.follow(order, first)
         return [batch for batch, *_ in batches(data, order, range(first, 12), workers, CPU, lanes)]
+
     whole = run(0)
     for first in (5, 11):
         assert all(same(ours, theirs) for ours, theirs in zip(run(first), whole[first:], strict=True))
-    assert sorted(torch.cat([batch["index"] for batch in whole[:5]]).tolist()) == list(range(len(open_stream(tmp_path / "shards", BANDS))))
+    assert sorted(torch.cat([batch["index"] for batch in whole[:5]]).tolist()) == list(
+        range(len(open_stream(tmp_path / "shards", BANDS)))
+    )
 
 
 def test_few_shards_are_held_each_is_read_once_an_epoch_and_ahead(tmp_path, there, monkeypatch):
@@ -200,10 +233,10 @@ def test_few_shards_are_held_each_is_read_once_an_epoch_and_ahead(tmp_path, ther
         assert len(data.held) <= 4
         used |= set(data.shard[ids].tolist())
         ahead.append(len(data.held.keys() - used))
-    assert sorted(read[:8]) == list(range(8)) and len(read) <= 8 + 2          # the two of the next epoch
+    assert sorted(read[:8]) == list(range(8)) and len(read) <= 8 + 2  # the two of the next epoch
     assert ahead[1] == 2 and max(ahead) == 2
     read.clear()
-    data = open_stream(tmp_path / "shards", BANDS)       # resumed, it reads the shards of a window and no others
+    data = open_stream(tmp_path / "shards", BANDS)  # resumed, it reads the shards of a window and no others
     data.follow(order, 6)
     data.__getitems__(order(6))
     data.threads[1].shutdown()
@@ -213,7 +246,9 @@ def test_few_shards_are_held_each_is_read_once_an_epoch_and_ahead(tmp_path, ther
 def test_validation_in_turn_reads_each_shard_once(tmp_path, there, monkeypatch):
     read = reads(monkeypatch)
     data = open_stream(tmp_path / "shards", BANDS)
-    assert torch.cat([batch["index"] for batch in in_turn(data, 7, 0, CPU, 1)]).tolist() == list(range(len(data))) and read == list(range(8))
+    assert torch.cat([batch["index"] for batch in in_turn(data, 7, 0, CPU, 1)]).tolist() == list(
+        range(len(data))
+    ) and read == list(range(8))
 
 
 def test_it_travels_to_another_process_without_its_shards(tmp_path, there):
@@ -226,8 +261,11 @@ def test_it_travels_to_another_process_without_its_shards(tmp_path, there):
 def test_a_server_gives_the_same(tmp_path, there, server):
     url, asked, refused = server
     data, local = open_stream(f"{url}/shards", BANDS), open_stream(tmp_path / "shards", BANDS)
-    assert same(data.__getitems__(range(30)), local.__getitems__(range(30))) and asked[:2] == ["manifest.json", "samples.parquet"]
-    refused += ["/shards/shard-000002.tar"] * 2              # busy twice
+    assert same(data.__getitems__(range(30)), local.__getitems__(range(30))) and asked[:2] == [
+        "manifest.json",
+        "samples.parquet",
+    ]
+    refused += ["/shards/shard-000002.tar"] * 2  # busy twice
     data = open_stream(f"{url}/shards/", BANDS)
     assert same(data.__getitems__(range(30)), local.__getitems__(range(30)))
 
@@ -257,8 +295,14 @@ def test_a_damaged_shard_is_one_clear_line(tmp_path, there, server, how, over):
     if how == "gone":
         path.unlink()
     else:
-        path.write_bytes({"flipped": raw[:2000] + bytes([raw[2000] ^ 1]) + raw[2001:], "cut": raw[:-600], "longer": raw + bytes(512),
-                          "another": (tmp_path / "shards" / "shard-000002.tar").read_bytes()}[how])
+        path.write_bytes(
+            {
+                "flipped": raw[:2000] + bytes([raw[2000] ^ 1]) + raw[2001:],
+                "cut": raw[:-600],
+                "longer": raw + bytes(512),
+                "another": (tmp_path / "shards" / "shard-000002.tar").read_bytes(),
+            }[how]
+        )
     data = open_stream(tmp_path / "shards" if over == "disk" else f"{server[0]}/shards", BANDS)
     data.__getitems__([0, 1])
     order = ShardedEpochs(data.counts, 8, 0)
@@ -272,7 +316,10 @@ def test_a_damaged_shard_is_one_clear_line(tmp_path, there, server, how, over):
 
 def test_the_table_of_samples_must_be_that_of_the_manifest(tmp_path, there):
     folder = tmp_path / "shards"
-    manifest, table = json.loads((folder / "manifest.json").read_bytes()), (folder / "samples.parquet").read_bytes()
+    manifest, table = (
+        json.loads((folder / "manifest.json").read_bytes()),
+        (folder / "samples.parquet").read_bytes(),
+    )
     (folder / "samples.parquet").write_bytes(table[:100] + bytes(8) + table[108:])
     with pytest.raises(Mistake, match="samples.parquet is not that of manifest.json"):
         open_stream(folder, BANDS)
@@ -287,7 +334,15 @@ def test_the_table_of_samples_must_be_that_of_the_manifest(tmp_path, there):
         open_stream(folder, BANDS)
 
 
-OTHER_URLS = ["pipe:touch canary", "file:///etc/passwd", "ftp://host/x", "http://user:secret@host/x", "data:,x", "s3://bucket", "http:x"]
+OTHER_URLS = [
+    "pipe:touch canary",
+    "file:///etc/passwd",
+    "ftp://host/x",
+    "http://user:secret@host/x",
+    "data:,x",
+    "s3://bucket",
+    "http:x",
+]
 
 
 @pytest.mark.parametrize("place", OTHER_URLS)
@@ -306,4 +361,6 @@ def test_foreign_shards_are_to_be_packed_first(tmp_path):
 
 def test_a_stream_needs_no_store(tmp_path, there, monkeypatch):
     monkeypatch.setattr(store, "open_store", None)
-    assert len(open_stream(tmp_path / "shards", ["g"], "single")) == there.good[there.index["band"] == "g"].sum()
+    assert (
+        len(open_stream(tmp_path / "shards", ["g"], "single")) == there.good[there.index["band"] == "g"].sum()
+    )

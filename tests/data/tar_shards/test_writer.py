@@ -1,4 +1,7 @@
-"""data/tar_shards/writer.py: store -> shards -> the same store to the last bit; kills, foreign shards, and tar files that should not be believed."""
+"""data/tar_shards/writer.py: store -> shards -> the same store to the last bit;
+kills, foreign shards, and tar files that should not be believed.
+"""
+
 import io
 import json
 import os
@@ -41,26 +44,45 @@ class Images:
     def __init__(self, objects: int = 40, scattered: bool = False):
         rng, rows = np.random.default_rng(0), []
         for number in range(objects):
-            for band in "grizy"[:1 + number % 5]:
-                rows.append((f"cube {number}.fits#{band}", f"J{number // 2:04d}", band, "hsc" if number % 4 else "slsim", number % 3 - 1))
+            for band in "grizy"[: 1 + number % 5]:
+                rows.append(
+                    (
+                        f"cube {number}.fits#{band}",
+                        f"J{number // 2:04d}",
+                        band,
+                        "hsc" if number % 4 else "slsim",
+                        number % 3 - 1,
+                    )
+                )
         rows = [rows[i] for i in rng.permutation(len(rows))] if scattered else rows
-        self.index = pd.DataFrame(rows, columns=store.COLUMNS).astype(dict.fromkeys(store.COLUMNS[:-1], "str")).astype({"label": "int8"})
-        count = objects // 2 + 3                      # three have no images
+        self.index = (
+            pd.DataFrame(rows, columns=store.COLUMNS)
+            .astype(dict.fromkeys(store.COLUMNS[:-1], "str"))
+            .astype({"label": "int8"})
+        )
+        count = objects // 2 + 3  # three have no images
         values = rng.normal(size=count) * 10.0 ** rng.integers(-300, 300, count)
         values[:6] = np.nan, np.inf, -np.inf, -0.0, 5e-324, np.nextafter(1, 2)
-        self.metadata = pd.DataFrame({
-            "object": [f"J{number:04d}" for number in range(count)], "source_catalog": "hsc", "redshift": values,
-            "seeing": rng.normal(size=count).astype(np.float16), "magnitude_g": rng.normal(size=count).astype(np.float32),
-            "own_count": rng.integers(-2**63, 2**63 - 1, count),
-            "own_large": np.full(count, 2**64 - 1, np.uint64), "own_flag": rng.random(count) < 0.5,
-            "own_text": ["\u00e9\"\n\x00\U0001f600" if number % 2 else "" for number in range(count)]}).astype({"object": "str", "own_text": "str"})
+        self.metadata = pd.DataFrame(
+            {
+                "object": [f"J{number:04d}" for number in range(count)],
+                "source_catalog": "hsc",
+                "redshift": values,
+                "seeing": rng.normal(size=count).astype(np.float16),
+                "magnitude_g": rng.normal(size=count).astype(np.float32),
+                "own_count": rng.integers(-(2**63), 2**63 - 1, count),
+                "own_large": np.full(count, 2**64 - 1, np.uint64),
+                "own_flag": rng.random(count) < 0.5,
+                "own_text": ['\u00e9"\n\x00\U0001f600' if number % 2 else "" for number in range(count)],
+            }
+        ).astype({"object": "str", "own_text": "str"})
         self.metadata = self.metadata.iloc[rng.permutation(count)].reset_index(drop=True)
         self.shape, self.recipe = SHAPE, {"kind": "in memory"}
         self.pixels = rng.normal(size=(len(rows), *SHAPE)).astype(np.float32)
-        self.bad = {3: "1 of 30 pixels are not finite", 17: "a \"reason\", with commas"}
+        self.bad = {3: "1 of 30 pixels are not finite", 17: 'a "reason", with commas'}
 
     def read(self, rows):
-        pixels = self.pixels[rows.start:rows.stop].copy()
+        pixels = self.pixels[rows.start : rows.stop].copy()
         bad = {row: reason for row, reason in self.bad.items() if row in rows}
         pixels[[row - rows.start for row in bad]] = 0
         return pixels, bad
@@ -100,7 +122,8 @@ def test_a_store_comes_back_to_the_last_bit(tmp_path, monkeypatch, scattered, wo
     pd.testing.assert_frame_equal(source.metadata, first.metadata, check_exact=True)
     monkeypatch.setattr(store, "BLOCK_ROWS", 16)
     store.pack(source.index, tmp_path / "back", source.shape, workers, "digest", quiet, source)
-    assert content(tmp_path / "back") == content(tmp_path / "store")       # also -0.0, infinities and quarantined rows: all files are the same bytes
+    # also -0.0, infinities and quarantined rows: all files are the same bytes
+    assert content(tmp_path / "back") == content(tmp_path / "store")
 
 
 def test_a_store_without_metadata_comes_back_too(tmp_path, monkeypatch):
@@ -119,7 +142,7 @@ def test_another_process_reads_the_same_rows_without_the_catalogue(tmp_path, the
     tar_shards.write_shards(there, tmp_path / "shards", 7, say=quiet)
     source = open_source(open_source({"kind": "tar_shards", "directory": str(tmp_path / "shards")}).recipe)
     pixels, bad = source.read(range(10, 30))
-    assert np.array_equal(pixels, there.pixels[10:30]) and bad == {17: "a \"reason\", with commas"}
+    assert np.array_equal(pixels, there.pixels[10:30]) and bad == {17: 'a "reason", with commas'}
     assert "tables" not in source.__dict__ and len(source.images) < 6
 
 
@@ -130,41 +153,77 @@ def test_an_ordinary_tar_program_reads_the_shards(tmp_path, there):
         with tarfile.open(path) as file:
             infos = file.getmembers()
             assert [info.name for info in infos] == sorted(info.name for info in infos)
-            assert {(info.mtime, info.uid, info.gid, info.mode, info.uname) for info in infos} == {(0, 0, 0, 0o644, "")}
+            assert {(info.mtime, info.uid, info.gid, info.mode, info.uname) for info in infos} == {
+                (0, 0, 0, 0o644, "")
+            }
             for info in infos:
                 assert tar.header(info.name, info.size) == info.tobuf(tarfile.USTAR_FORMAT)
                 if info.name.endswith(".json"):
                     record = json.load(file.extractfile(info), parse_constant=pytest.fail)
-                    image = np.load(io.BytesIO(file.extractfile(info.name.replace("json", "npy")).read()), allow_pickle=False)
+                    image = np.load(
+                        io.BytesIO(file.extractfile(info.name.replace("json", "npy")).read()),
+                        allow_pickle=False,
+                    )
                     assert np.array_equal(image, there.pixels[record["rows"]])
-                    assert list(index["band"][record["rows"]]) == record["bands"] and list(index["reason"][record["rows"]]) == record["reasons"]
+                    assert (
+                        list(index["band"][record["rows"]]) == record["bands"]
+                        and list(index["reason"][record["rows"]]) == record["reasons"]
+                    )
                     redshift = metadata["redshift"][record["object"]]
-                    assert record["metadata"]["redshift"] == (None if np.isnan(redshift) else str(redshift).replace("inf", "Infinity")
-                                                              if np.isinf(redshift) else redshift)
+                    assert record["metadata"]["redshift"] == (
+                        None
+                        if np.isnan(redshift)
+                        else str(redshift).replace("inf", "Infinity")
+                        if np.isinf(redshift)
+                        else redshift
+                    )
 
 
 def test_webdataset_reads_the_shards(tmp_path, there):
-    wds = pytest.importorskip("webdataset", reason="webdataset is not installed (requirements-benchmarks.txt)")
+    wds = pytest.importorskip(
+        "webdataset", reason="webdataset is not installed (requirements-benchmarks.txt)"
+    )
     tar_shards.write_shards(there, tmp_path / "shards", 7, say=quiet)
     urls = [str(path) for path in sorted((tmp_path / "shards").glob("*.tar"))]
     samples = list(wds.WebDataset(urls, shardshuffle=False).decode())
-    assert len(samples) == 40 and [found["__key__"] for found in samples] == [f"{number:09d}" for number in range(40)]
+    assert len(samples) == 40 and [found["__key__"] for found in samples] == [
+        f"{number:09d}" for number in range(40)
+    ]
     for found in samples:
-        assert np.array_equal(found["npy"], there.pixels[found["json"]["rows"]]) and found["npy"].dtype == np.float32
+        assert (
+            np.array_equal(found["npy"], there.pixels[found["json"]["rows"]])
+            and found["npy"].dtype == np.float32
+        )
 
 
-@pytest.mark.parametrize("options", [{}, {"mtime": 1.5}, {"format": "PAX_FORMAT", "mtime": 1.5}, {"format": "GNU_FORMAT"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"mtime": 1.5}, {"format": "PAX_FORMAT", "mtime": 1.5}, {"format": "GNU_FORMAT"}]
+)
 def test_what_webdataset_writes_is_read(tmp_path, options):
-    wds = pytest.importorskip("webdataset", reason="webdataset is not installed (requirements-benchmarks.txt)")
+    wds = pytest.importorskip(
+        "webdataset", reason="webdataset is not installed (requirements-benchmarks.txt)"
+    )
     images = np.random.default_rng(0).normal(size=(20, 3, *SHAPE)).astype(np.float32)
     (tmp_path / "shards").mkdir()
     for shard in range(2):
-        with open(tmp_path / "shards" / f"{shard}.tar", "wb") as file, wds.TarWriter(file, **options) as writer:
+        with (
+            open(tmp_path / "shards" / f"{shard}.tar", "wb") as file,
+            wds.TarWriter(file, **options) as writer,
+        ):
             for number in range(shard * 10, shard * 10 + 10):
                 name = f"{'a long folder name ' * 5}/{number:06d}"
-                writer.write({"__key__": name, "npy": images[number], "json": {"object": f"x{number}", "redshift": number / 7}, "cls": number % 2})
+                writer.write(
+                    {
+                        "__key__": name,
+                        "npy": images[number],
+                        "json": {"object": f"x{number}", "redshift": number / 7},
+                        "cls": number % 2,
+                    }
+                )
     source = tar_shards.open_source(directory=str(tmp_path / "shards"), bands="gri")
-    assert np.array_equal(source.read(range(60))[0], images.reshape(60, *SHAPE)) and list(source.index["band"][:3]) == ["g", "r", "i"]
+    assert np.array_equal(source.read(range(60))[0], images.reshape(60, *SHAPE)) and list(
+        source.index["band"][:3]
+    ) == ["g", "r", "i"]
     assert list(source.metadata["redshift"]) == [number / 7 for number in range(20)]
     assert list(source.index["label"][::3]) == [number % 2 for number in range(20)]
 
@@ -175,7 +234,9 @@ def test_the_same_store_gives_the_same_bytes_and_a_second_use_is_free(tmp_path, 
     tar_shards.write_shards(there, tmp_path / "b", 7, 3, said.append)
     assert content(tmp_path / "a") == content(tmp_path / "b") and len(said) == 2
     monkeypatch.setattr(tar_shards, "_write_shard", None)
-    assert tar_shards.write_shards(there, tmp_path / "a", 7, 1, said.append)["samples"] == 40 and len(said) == 2
+    assert (
+        tar_shards.write_shards(there, tmp_path / "a", 7, 1, said.append)["samples"] == 40 and len(said) == 2
+    )
 
 
 def test_a_shard_that_is_gone_is_written_again(tmp_path, there):
@@ -209,8 +270,18 @@ def test_killed_at_any_moment_it_goes_on_and_ends_on_the_same_bytes(tmp_path, mo
     there = packed(tmp_path, Images(450), monkeypatch)
     tar_shards.write_shards(there, tmp_path / "whole", 3, say=quiet)
     for number in range(12):
-        process = subprocess.Popen([sys.executable, "-c", WRITE, str(ROOT), str(there.directory), str(tmp_path / "shards"), str(workers)],
-                                   stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                WRITE,
+                str(ROOT),
+                str(there.directory),
+                str(tmp_path / "shards"),
+                str(workers),
+            ],
+            stderr=subprocess.DEVNULL,
+        )
         before = done(tmp_path / "shards")
         while process.poll() is None and done(tmp_path / "shards") < before + 20 * (1 + number):
             time.sleep(0.001)
@@ -228,7 +299,9 @@ def test_a_damaged_store_makes_no_shards(tmp_path, there):
         file.write(b"\x01\x02\x03")
     with pytest.raises(Mistake, match="differ from their checksum"):
         tar_shards.write_shards(store.open_store(there.directory), tmp_path / "shards", 7, say=quiet)
-    assert not list((tmp_path / "shards").glob("*.tar")) and not (tmp_path / "shards" / "manifest.json").exists()
+    assert (
+        not list((tmp_path / "shards").glob("*.tar")) and not (tmp_path / "shards" / "manifest.json").exists()
+    )
 
 
 def test_a_column_that_json_cannot_hold_is_one_line(tmp_path, there):
@@ -240,6 +313,7 @@ def test_a_column_that_json_cannot_hold_is_one_line(tmp_path, there):
 def test_a_full_disk_is_one_line(tmp_path, there, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(tar_shards, "_write_shard", full)
     with pytest.raises(Mistake, match="shards. is full .No space left on device.; make room"):
         tar_shards.write_shards(there, tmp_path / "shards", 7, say=quiet)
@@ -247,39 +321,92 @@ def test_a_full_disk_is_one_line(tmp_path, there, monkeypatch):
 
 def test_foreign_shards_by_the_documented_rules(tmp_path):
     rng = np.random.default_rng(0)
-    images = [rng.normal(size=(3, *SHAPE)).astype(dtype) for dtype in ("<f4", ">f4", "<f8", "<f2")] + [rng.integers(0, 255, (3, *SHAPE)).astype("u1")]
+    images = [rng.normal(size=(3, *SHAPE)).astype(dtype) for dtype in ("<f4", ">f4", "<f8", "<f2")] + [
+        rng.integers(0, 255, (3, *SHAPE)).astype("u1")
+    ]
     said = {"bands": "gri", "domain": "cfht", "mood": "blue", "n": 3, "l": [1]}
-    raws = [b"".join(member(f"x/{number}.{suffix}", content) for suffix, content in (
-                ("image.npy", npy(np.asfortranarray(image))), ("cls", b"1\n"), ("txt", b"prose"), ("jpg", b"\xff\xd8"),
-                ("json", json.dumps(said | {"redshift": None if number else 0.1}).encode()))) for number, image in enumerate(images)]
-    bad = member("bad.npy", npy(np.full(SHAPE, np.nan))) + member("size.npy", npy(np.ones((7, 7)))) + member("large.npy", npy(np.full(SHAPE, 1e300)))
+    raws = [
+        b"".join(
+            member(f"x/{number}.{suffix}", content)
+            for suffix, content in (
+                ("image.npy", npy(np.asfortranarray(image))),
+                ("cls", b"1\n"),
+                ("txt", b"prose"),
+                ("jpg", b"\xff\xd8"),
+                ("json", json.dumps(said | {"redshift": None if number else 0.1}).encode()),
+            )
+        )
+        for number, image in enumerate(images)
+    ]
+    bad = (
+        member("bad.npy", npy(np.full(SHAPE, np.nan)))
+        + member("size.npy", npy(np.ones((7, 7))))
+        + member("large.npy", npy(np.full(SHAPE, 1e300)))
+    )
     passed_over = member("__meta__/x.npy", b"?") + member(".hidden.npy", b"?") + member("README", b"?")
     folder = shards_of(tmp_path / "shards", closed(*raws), closed(passed_over, bad))
     source = tar_shards.open_source(directory=folder)
-    assert list(source.index["band"][:3]) == ["g", "r", "i"] and list(source.index["band"][15:]) == ["", "", ""]
-    assert list(source.index["path"][[0, 15]]) == ["0.tar#x/0", "1.tar#bad"] and list(source.index["object"][[0, 15]]) == ["x/0", "bad"]
-    assert list(source.index["domain"][[0, 15]]) == ["cfht", "tar_shards"] and list(source.index["label"][[0, 15]]) == [1, -1]
+    assert list(source.index["band"][:3]) == ["g", "r", "i"] and list(source.index["band"][15:]) == [
+        "",
+        "",
+        "",
+    ]
+    assert list(source.index["path"][[0, 15]]) == ["0.tar#x/0", "1.tar#bad"] and list(
+        source.index["object"][[0, 15]]
+    ) == ["x/0", "bad"]
+    assert list(source.index["domain"][[0, 15]]) == ["cfht", "tar_shards"] and list(
+        source.index["label"][[0, 15]]
+    ) == [1, -1]
     pixels, reasons = source.read(range(18))
     assert np.array_equal(pixels[:15], np.concatenate(images).astype("f4")) and not pixels[15:].any()
-    assert reasons == {15: "30 of 30 pixels are not finite", 16: "is 7x7, expected 6x5", 17: "30 of 30 pixels are not finite"}
+    assert reasons == {
+        15: "30 of 30 pixels are not finite",
+        16: "is 7x7, expected 6x5",
+        17: "30 of 30 pixels are not finite",
+    }
     known = source.metadata
-    assert known["redshift"][0] == 0.1 and known["redshift"].isna().sum() == 7 and list(known["tar_shards_mood"][:6]) == ["blue"] * 5 + [""]
-    assert known["tar_shards_n"].dtype == np.float64 and "tar_shards_l" not in known and known["bands"][0] == "g r i"
+    assert (
+        known["redshift"][0] == 0.1
+        and known["redshift"].isna().sum() == 7
+        and list(known["tar_shards_mood"][:6]) == ["blue"] * 5 + [""]
+    )
+    assert (
+        known["tar_shards_n"].dtype == np.float64
+        and "tar_shards_l" not in known
+        and known["bands"][0] == "g r i"
+    )
     back = store.pack(source.index, tmp_path / "store", source.shape, 2, "digest", quiet, source)
     assert np.array_equal(back.pixels, pixels) and back.manifest["quarantined"] == 3
 
 
 def test_classes_of_foreign_shards_are_kept_when_they_are_no_labels(tmp_path):
-    folder = shards_of(tmp_path / "shards", closed(*(member(f"{number}.{suffix}", raw) for number in range(3) for suffix, raw in
-                                                     (("npy", npy(np.zeros((*SHAPE, 3), np.uint8))), ("cls", b"%d" % (7 * number))))))
+    folder = shards_of(
+        tmp_path / "shards",
+        closed(
+            *(
+                member(f"{number}.{suffix}", raw)
+                for number in range(3)
+                for suffix, raw in (
+                    ("npy", npy(np.zeros((*SHAPE, 3), np.uint8))),
+                    ("cls", b"%d" % (7 * number)),
+                )
+            )
+        ),
+    )
     source = tar_shards.open_source(directory=folder, labelled=False, channels="last", bands="grz")
-    assert set(source.index["label"]) == {-1} and list(source.metadata["tar_shards_cls"]) == [0, 7, 14] and len(source.index) == 9
+    assert (
+        set(source.index["label"]) == {-1}
+        and list(source.metadata["tar_shards_cls"]) == [0, 7, 14]
+        and len(source.index) == 9
+    )
     with pytest.raises(Mistake, match="label is '7'.*labelled=False"):
         tar_shards.open_source(directory=folder, channels="last")
 
 
 def refused_at_once(call) -> str:
-    """The line of the refusal. The least of a few turns counts: first imports, and the garbage of a process full of other tests, are not its fault."""
+    """The line of the refusal. The least of a few turns counts:
+    first imports, and the garbage of a process full of other tests, are not its fault.
+    """
     took = []
     for _ in range(4):
         start = time.thread_time()
@@ -297,25 +424,42 @@ def test_hostile_tars_are_refused_at_once_in_one_line(name, tmp_path, monkeypatc
     folder = shards_of(tmp_path / "shards", raw)
     text = refused_at_once(lambda: tar_shards.open_source(directory=folder))
     assert word in text and "0.tar" in text and text.isprintable() and len(text) < 500, text
-    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == ["shards", "shards/0.tar"]
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == [
+        "shards",
+        "shards/0.tar",
+    ]
 
 
 def test_there_are_many_hostile_tars_and_a_sound_one_among_them_passes(tmp_path):
     assert len(HOSTILE) >= 100
-    source = tar_shards.open_source(directory=shards_of(tmp_path / "shards", sample(json=b'{"bands": "gr"}', cls=b"1")))
+    source = tar_shards.open_source(
+        directory=shards_of(tmp_path / "shards", sample(json=b'{"bands": "gr"}', cls=b"1"))
+    )
     assert list(source.index["band"]) == ["g", "r"] and source.read(range(2))[0].all()
 
 
 def test_a_thousand_spoiled_shards_are_refused_or_read(tmp_path, there):
     """Whatever bytes are changed: a Mistake or the same samples, nothing else."""
-    rng, raw = np.random.default_rng(0), closed(*(member(f"{n}.{suffix}", content) for n in range(4) for suffix, content in
-                                                  (("npy", npy()), ("json", b'{"bands": "gr", "redshift": 0.5}'), ("cls", b"1"))))
+    rng, raw = (
+        np.random.default_rng(0),
+        closed(
+            *(
+                member(f"{n}.{suffix}", content)
+                for n in range(4)
+                for suffix, content in (
+                    ("npy", npy()),
+                    ("json", b'{"bands": "gr", "redshift": 0.5}'),
+                    ("cls", b"1"),
+                )
+            )
+        ),
+    )
     outcomes = []
     for _ in range(1000):
         spoiled = bytearray(raw)
         for _ in range(rng.integers(1, 4)):
             at = rng.integers(0, len(spoiled))
-            spoiled[at:at + rng.integers(0, 3)] = rng.bytes(rng.integers(0, 3))
+            spoiled[at : at + rng.integers(0, 3)] = rng.bytes(rng.integers(0, 3))
         try:
             source = tar_shards.open_source(directory=shards_of(tmp_path / "shards", bytes(spoiled)))
             source.read(range(len(source.index)))
@@ -348,7 +492,16 @@ def test_a_flipped_bit_of_a_shard_is_one_line(tmp_path, there):
             use(tar_shards.open_source(directory=str(tmp_path / "shards")))
 
 
-@pytest.mark.parametrize("place", ["pipe:touch canary", "pipe:cat x.tar", "file:///etc/passwd", "http://localhost/x.tar", "s3://bucket/x.tar"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "pipe:touch canary",
+        "pipe:cat x.tar",
+        "file:///etc/passwd",
+        "http://localhost/x.tar",
+        "s3://bucket/x.tar",
+    ],
+)
 def test_commands_and_urls_are_not_opened(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Mistake, match="expected a path"):

@@ -1,4 +1,5 @@
 """The symmetries of the square against numpy's rotations and mirrors; how often, how much noise."""
+
 import numpy as np
 import pytest
 import torch
@@ -19,8 +20,8 @@ def test_each_example_its_own():
     x, k = torch.randn(40, 3, 7, 7), torch.randint(8, (40,))
     y = dihedral(x, k)
     for i in range(40):
-        assert torch.equal(y[i:i + 1], dihedral(x[i:i + 1], int(k[i])))
-    assert torch.equal(y.flatten(2).sort().values, x.flatten(2).sort().values)       # not one pixel is changed
+        assert torch.equal(y[i : i + 1], dihedral(x[i : i + 1], int(k[i])))
+    assert torch.equal(y.flatten(2).sort().values, x.flatten(2).sort().values)  # not one pixel is changed
 
 
 def test_mistakes_are_named():
@@ -42,10 +43,14 @@ def test_noise():
     present = torch.tensor([True, False]).expand(2000, 2)
     y, _ = Augment()(torch.zeros(2000, 2, 8, 8), present)
     noisy = (y[:, 0] != 0).flatten(1).any(1)
-    assert not y[:, 1].any()                                  # a missing band stays exactly zero
-    assert abs(noisy.sum().item() - 1000) < 5 * 500 ** 0.5
+    assert not y[:, 1].any()  # a missing band stays exactly zero
+    assert abs(noisy.sum().item() - 1000) < 5 * 500**0.5
     noise = y[noisy, 0]
-    assert (noise != 0).all() and noise.std().item() == pytest.approx(0.01, rel=0.02) and abs(noise.mean()) < 2e-4
+    assert (
+        (noise != 0).all()
+        and noise.std().item() == pytest.approx(0.01, rel=0.02)
+        and abs(noise.mean()) < 2e-4
+    )
 
 
 def test_one_seed_one_result():

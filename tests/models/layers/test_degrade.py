@@ -1,4 +1,5 @@
 """Worse images, against what noise and Gaussians are known to do."""
+
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ def drawn(module: Degrade, image: torch.Tensor, present: torch.Tensor, seed: int
 @pytest.mark.parametrize("sigma", [0.1, 0.3, 0.5, 1.0, 2.5, 8.0])
 def test_kernels_have_the_variance_that_is_asked_for(sigma):
     reach = 50
-    kernel, = discrete_gaussian(torch.tensor([sigma], dtype=torch.float64), reach)
+    (kernel,) = discrete_gaussian(torch.tensor([sigma], dtype=torch.float64), reach)
     offset = torch.arange(-reach, reach + 1)
     assert kernel.sum().item() == pytest.approx(1) and kernel.min() > -1e-12
     assert (kernel * offset**2).sum().item() == pytest.approx(sigma**2, rel=1e-6)
@@ -33,17 +34,22 @@ def test_noise_adds_its_variance():
     growth = worse.var((2, 3)).mean(0) / image.var((2, 3)).mean(0)
     assert growth.tolist() == pytest.approx([1 + 4 / 3] * 2, rel=0.05)
     added = (worse - image).std((2, 3)) / sigma.flatten()
-    assert added.max() < 2 * 1.25 and added.min() < 0.1                       # noise_rms of 32 x 32 pixels scatters by 4 %
-    assert torch.allclose(added[:, 0], added[:, 1], rtol=0.35, atol=0.05)     # one factor for all channels of an example
+    assert added.max() < 2 * 1.25 and added.min() < 0.1  # noise_rms of 32 x 32 pixels scatters by 4 %
+    # one factor for all channels of an example
+    assert torch.allclose(added[:, 0], added[:, 1], rtol=0.35, atol=0.05)
 
 
 def test_seeing_smooths_noise_by_the_kernel(monkeypatch):
-    """White noise keeps sum k^2 of its variance along each axis; for a Gaussian of sigma that is near 1 / (2 sqrt(pi) sigma)."""
+    """White noise keeps sum k^2 of its variance along each axis;
+    for a Gaussian of sigma that is near 1 / (2 sqrt(pi) sigma).
+    """
     module, sigma = Degrade(noise=0, seeing=2 * FWHM, chance=1.0), 1.5
-    monkeypatch.setattr(module, "drawn", lambda x, largest: (torch.full((len(x), 1, 1, 1), sigma), torch.tensor(True)))
+    monkeypatch.setattr(
+        module, "drawn", lambda x, largest: (torch.full((len(x), 1, 1, 1), sigma), torch.tensor(True))
+    )
     image = torch.randn(200, 1, 64, 64)
     ratio = (module(image, ALL)[..., 10:-10, 10:-10].var() / image.var()).item()
-    kernel, = discrete_gaussian(torch.tensor([sigma]), module.reach)
+    (kernel,) = discrete_gaussian(torch.tensor([sigma]), module.reach)
     assert ratio == pytest.approx(kernel.square().sum().item() ** 2, rel=0.03)
     assert ratio == pytest.approx((1 / (2 * torch.pi**0.5 * sigma)) ** 2, rel=0.12)
 
@@ -79,7 +85,9 @@ def test_some_examples_and_only_bands_that_are_there():
 
 def test_one_seed_one_result_and_no_memory():
     module, image, present = Degrade(), torch.randn(4, 2, 41, 41), torch.ones(4, 2, dtype=torch.bool)
-    assert torch.equal(drawn(module, image, present), drawn(module, image, present)) and not module.state_dict()
+    assert (
+        torch.equal(drawn(module, image, present), drawn(module, image, present)) and not module.state_dict()
+    )
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(drawn(module, image, present), drawn(module, image, present))
         half = drawn(module, image, present)

@@ -1,12 +1,18 @@
 """Recomputed activations: the same bits, and less memory."""
+
 import pytest
 import torch
 
 from model import MODELS, create_model
 from models.layers.recompute import recompute
 
-ABLE = [("convnextv2", dict(size="atto")), ("robust_resnet", dict(size="18", width=0.25)), ("enhanced_vit", dict(size="tiny")),
-        ("bayesian_ensemble", dict(size="small", prior_deviation=float("inf"))), ("film_conditioned", dict(size="18", width=0.25))]
+ABLE = [
+    ("convnextv2", dict(size="atto")),
+    ("robust_resnet", dict(size="18", width=0.25)),
+    ("enhanced_vit", dict(size="tiny")),
+    ("bayesian_ensemble", dict(size="small", prior_deviation=float("inf"))),
+    ("film_conditioned", dict(size="18", width=0.25)),
+]
 
 
 def gradient(network, x):
@@ -20,7 +26,10 @@ def gradient(network, x):
 def test_no_bit_of_the_gradient_changes(name, options):
     """Also with stochastic depth, whose draws must be the same."""
     torch.manual_seed(0)
-    network, x = create_model(name, in_chans=2, drop_path_rate=0.3, **options).train(), torch.randn(4, 2, 41, 41)
+    network, x = (
+        create_model(name, in_chans=2, drop_path_rate=0.3, **options).train(),
+        torch.randn(4, 2, 41, 41),
+    )
     kept = gradient(network, x)
     assert all(torch.equal(*pair) for pair in zip(kept, gradient(recompute(network), x)))
 
@@ -32,7 +41,9 @@ def test_less_is_kept(name, options):
 
     def saved() -> int:
         kept = {}
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.update({t.data_ptr(): t.numel()}) or t, lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: kept.update({t.data_ptr(): t.numel()}) or t, lambda t: t
+        ):
             network(x)
         return sum(kept.values())
 

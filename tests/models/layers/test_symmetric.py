@@ -1,4 +1,7 @@
-"""Symmetric layers against kernels turned one by one with torch.rot90, and networks of them against images turned."""
+"""Symmetric layers against kernels turned one by one with torch.rot90,
+and networks of them against images turned.
+"""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +10,17 @@ from torch import nn
 from models.bayesian_ensemble import BayesianEnsemble
 from models.film_conditioned import FiLMConditioned
 from models.layers.augment import dihedral
-from models.layers.symmetric import ORDER, SymmetricConv2d, SymmetricMaxPool2d, SymmetricNorm, after, each_channel, places, turned, unturned
+from models.layers.symmetric import (
+    ORDER,
+    SymmetricConv2d,
+    SymmetricMaxPool2d,
+    SymmetricNorm,
+    after,
+    each_channel,
+    places,
+    turned,
+    unturned,
+)
 from models.pinn_lens import PinnLens
 from models.resnet import ResNet
 from physics.lens_parameters import GEOMETRY, turn
@@ -22,7 +35,9 @@ def moved(network: nn.Module) -> nn.Module:
 
 
 def turned_maps(x: torch.Tensor, k: int) -> torch.Tensor:
-    """Maps [B, 8 F, H, H] of the image turned by k: each field's channels in their new places, and their pixels too."""
+    """Maps [B, 8 F, H, H] of the image turned by k: each field's channels in their new places,
+    and their pixels too.
+    """
     fields = dihedral(x.flatten(0, 1)[:, None], k).view(len(x), -1, ORDER, *x.shape[2:])
     return torch.stack([fields[:, :, after()[k].index(g)] for g in range(ORDER)], 2).flatten(1, 2)
 
@@ -39,8 +54,15 @@ def test_first_kernels_are_those_of_the_image_turned():
     """All eight, as torch turns and mirrors them."""
     layer, x = SymmetricConv2d(2, 8, 3, first=True), torch.randn(3, 2, 9, 9)
     kernel, out = layer.weight.view(1, 2, 3, 3), layer(x)
-    expected = [F.conv2d(x, torch.rot90(mirrored, quarter, (2, 3)), padding=1) for mirrored in (kernel, kernel.flip(3)) for quarter in range(4)]
-    found = {next(n for n, y in enumerate(expected) if torch.allclose(out[:, g:g + 1], y, atol=1e-6)) for g in range(ORDER)}
+    expected = [
+        F.conv2d(x, torch.rot90(mirrored, quarter, (2, 3)), padding=1)
+        for mirrored in (kernel, kernel.flip(3))
+        for quarter in range(4)
+    ]
+    found = {
+        next(n for n, y in enumerate(expected) if torch.allclose(out[:, g : g + 1], y, atol=1e-6))
+        for g in range(ORDER)
+    }
     assert found == set(range(8))
 
 
@@ -53,7 +75,9 @@ def test_maps_turn_with_the_image(first, kernel, stride, side):
     y = layer(x)
     assert y.shape == (2, 16, -(-side // stride), -(-side // stride))
     for k in range(ORDER):
-        assert torch.allclose(layer(dihedral(x, k) if first else turned_maps(x, k)), turned_maps(y, k), atol=1e-5)
+        assert torch.allclose(
+            layer(dihedral(x, k) if first else turned_maps(x, k)), turned_maps(y, k), atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("side", [7, 8])
@@ -80,15 +104,19 @@ def test_gradient_of_turning(side, channels):
     assert turned(x, side, channels).shape == (2, ORDER, channels * side**2)
     assert torch.autograd.gradcheck(lambda x: turned(x, side, channels), x)
     weight = torch.randn(2, ORDER, channels * side**2, dtype=torch.float64)
-    ours, = torch.autograd.grad((turned(x, side, channels) * weight).sum(), x)
-    theirs, = torch.autograd.grad((x[..., places(side, channels, x.device)[0]] * weight).sum(), x)         # that of indexing
+    (ours,) = torch.autograd.grad((turned(x, side, channels) * weight).sum(), x)
+    # that of indexing
+    (theirs,) = torch.autograd.grad((x[..., places(side, channels, x.device)[0]] * weight).sum(), x)
     assert torch.allclose(ours, theirs, atol=1e-14)
 
 
 @pytest.mark.parametrize("size, stem", [("18", "fine"), ("50", "patch")])
 @pytest.mark.parametrize("side", [41, 48, 64])
 def test_logits_of_a_resnet_stay_and_its_maps_turn(size, stem, side):
-    network, x = moved(ResNet(size, 2, 3, width=0.25, stem=stem, symmetric=True)).double(), torch.randn(2, 2, side, side, dtype=torch.float64)
+    network, x = (
+        moved(ResNet(size, 2, 3, width=0.25, stem=stem, symmetric=True)).double(),
+        torch.randn(2, 2, side, side, dtype=torch.float64),
+    )
     logit, maps = network(x), network.maps(x)
     plain = ResNet(size, 2, 3, width=0.25, stem=stem)
     assert maps.shape == plain.maps(x.float()).shape and network.feature_dim == plain.feature_dim
@@ -111,7 +139,11 @@ def test_an_eighth_of_the_weights_that_begin_as_wide():
 
     symmetric, plain = (kernels(ResNet("18", 2, width=0.5, symmetric=each)) for each in (True, False))
     assert [ORDER * a.numel() for a in symmetric] == [b.numel() for b in plain]
-    assert all(a.std().item() == pytest.approx(b.std().item(), rel=0.15) for a, b in zip(symmetric, plain) if a.numel() > 500)
+    assert all(
+        a.std().item() == pytest.approx(b.std().item(), rel=0.15)
+        for a, b in zip(symmetric, plain)
+        if a.numel() > 500
+    )
 
 
 def test_metadata_change_all_channels_of_a_field_alike():
@@ -119,17 +151,22 @@ def test_metadata_change_all_channels_of_a_field_alike():
     x, values, present = torch.randn(3, 2, 41, 41), torch.randn(3, 2), torch.ones(3, 2, dtype=torch.bool)
     logit = network(x, values, present)
     assert not torch.allclose(logit, network(x), atol=1e-4)
-    assert all(torch.allclose(network(dihedral(x, k), values, present), logit, atol=1e-5) for k in range(ORDER))
+    assert all(
+        torch.allclose(network(dihedral(x, k), values, present), logit, atol=1e-5) for k in range(ORDER)
+    )
 
 
 def test_dropout_takes_whole_fields():
     network = BayesianEnsemble("small", 2, symmetric=True, dropout=0.5).resnet
-    x = torch.ones(32, 16, 3, 3)                               # 64 fields, so that some stay and some go
+    x = torch.ones(32, 16, 3, 3)  # 64 fields, so that some stay and some go
     dropped = network.train().dropped(x)
     assert set(dropped.unique().tolist()) == {0.0, 2.0}
     assert (dropped.view(32, 2, -1).std(2) == 0).all()
     network, image = moved(network), torch.randn(2, 2, 41, 41)
-    assert all(torch.allclose(network.features(dihedral(image, k)), network.features(image), atol=1e-5) for k in range(ORDER))
+    assert all(
+        torch.allclose(network.features(dihedral(image, k)), network.features(image), atol=1e-5)
+        for k in range(ORDER)
+    )
 
 
 @pytest.mark.parametrize("side", [41, 48])
@@ -142,7 +179,11 @@ def test_geometry_turns_and_the_decision_of_pinn_lens_stays(side):
             also, then = network.inferred(dihedral(x, k))
             assert torch.allclose(also, features, atol=1e-4)
             for name in ("mean", "variance"):
-                assert torch.allclose(then[name], turn(GEOMETRY, said[name], torch.full((2,), k), signed=name == "mean"), atol=1e-5)
+                assert torch.allclose(
+                    then[name],
+                    turn(GEOMETRY, said[name], torch.full((2,), k), signed=name == "mean"),
+                    atol=1e-5,
+                )
             assert torch.allclose(then["arcs"], dihedral(said["arcs"], k), atol=1e-4)
 
 

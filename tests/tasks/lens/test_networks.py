@@ -1,4 +1,7 @@
-"""Every network of model.py through the lens task: trains in each mode that it declares, resumes to the bit, predicts what it infers."""
+"""Every network of model.py through the lens task: trains in each mode that it declares, resumes to the bit,
+predicts what it infers.
+"""
+
 import json
 
 import numpy as np
@@ -17,10 +20,16 @@ from utils import checkpoint, config
 from utils.config import recorded
 from utils.mistake import Mistake
 
-SMALL = {"convnextv2": ["--model_size", "atto"], "enhanced_vit": ["--model_size", "tiny"], "pinn_lens": ["--model_size", "small"],
-         "robust_resnet": ["--model_size", "18", "--model_kwargs", "width=0.125", "symmetric=true"],
-         "film_conditioned": ["--model_size", "18", "--model_kwargs", "width=0.125"],
-         "gat_lens": ["--model_kwargs", "layers=2"], "bayesian_ensemble": ["--model_size", "small"], "timm": ["--model_kwargs", "timm_name=resnet10t"]}
+SMALL = {
+    "convnextv2": ["--model_size", "atto"],
+    "enhanced_vit": ["--model_size", "tiny"],
+    "pinn_lens": ["--model_size", "small"],
+    "robust_resnet": ["--model_size", "18", "--model_kwargs", "width=0.125", "symmetric=true"],
+    "film_conditioned": ["--model_size", "18", "--model_kwargs", "width=0.125"],
+    "gat_lens": ["--model_kwargs", "layers=2"],
+    "bayesian_ensemble": ["--model_size", "small"],
+    "timm": ["--model_kwargs", "timm_name=resnet10t"],
+}
 RUN = ["--device", "cpu", "--epochs", "2", "--batch_size", "16"]
 OURS = [name for name in MODELS if name != "timm"]
 METADATA = ["--use_metadata", "--metadata_columns", "redshift", "ra", "dec", "magnitude_r"]
@@ -43,22 +52,42 @@ def stores(tmp_path_factory):
 @pytest.fixture
 def arguments(challenge, stores):
     def of(name: str, *options) -> list[str]:
-        return [*RUN, "--data", str(challenge), "--store_dir", stores, "--band_mode", "stack", "--apply_normalization", "--clip_q", "-1",
-                "--model", name, *SMALL[name], *map(str, options)]
+        return [
+            *RUN,
+            "--data",
+            str(challenge),
+            "--store_dir",
+            stores,
+            "--band_mode",
+            "stack",
+            "--apply_normalization",
+            "--clip_q",
+            "-1",
+            "--model",
+            name,
+            *SMALL[name],
+            *map(str, options),
+        ]
+
     return of
 
 
 def config_of(argv: list[str]) -> lens.Config:
-    return config.read(argv[len(RUN):], lens.Config)[0]
+    return config.read(argv[len(RUN) :], lens.Config)[0]
 
 
 def bits(folder) -> list[str]:
-    return [checkpoint.digest(checkpoint.load(folder / name)[part]) for name, part in (("last.pt", "state"), ("best.pt", "model"))]
+    return [
+        checkpoint.digest(checkpoint.load(folder / name)[part])
+        for name, part in (("last.pt", "state"), ("best.pt", "model"))
+    ]
 
 
 def options_for(name: str) -> list[str]:
     """Everything that the network supports at once."""
-    return (METADATA if MODELS[name].metadata else []) + (["--use_physics", "--regression", "Rein", "zlens"] if MODELS[name].physics else [])
+    return (METADATA if MODELS[name].metadata else []) + (
+        ["--use_physics", "--regression", "Rein", "zlens"] if MODELS[name].physics else []
+    )
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -77,6 +106,7 @@ def test_the_loss_is_one_finite_value_per_example_and_moves_with_it(name, argume
 @pytest.mark.parametrize("name", OURS)
 def test_a_killed_run_resumes_to_the_same_bits(name, arguments, tmp_path, monkeypatch):
     from data.cutouts import examples
+
     argv = arguments(name, *options_for(name), "--save_every", "1")
     train.main([*argv, "--save_dir", str(tmp_path / "whole")])
     real, calls = examples.Cutouts.__getitems__, []
@@ -101,44 +131,100 @@ def test_a_killed_run_resumes_to_the_same_bits(name, arguments, tmp_path, monkey
 def test_private_training_of_what_declares_it(name, arguments, tmp_path):
     """With metadata and inferred quantities, where the network takes them."""
     options = METADATA if MODELS[name].metadata else []
-    options = [*options, "--regression", "Rein", "--mode", "customer_data", "--noise_multiplier", "1", "--target_delta", "1e-3"]
+    options = [
+        *options,
+        "--regression",
+        "Rein",
+        "--mode",
+        "customer_data",
+        "--noise_multiplier",
+        "1",
+        "--target_delta",
+        "1e-3",
+    ]
     train.main([*arguments(name, *options), "--save_dir", str(tmp_path)])
     assert json.loads((tmp_path / "results.json").read_text())["last"]["epsilon"] > 0
 
 
 def test_private_training_refuses_an_attack(arguments, tmp_path):
     with pytest.raises(Mistake, match="its loss calls it several times"):
-        train.main([*arguments("robust_resnet", "--adversarial", "l2", "--mode", "customer_data", "--target_delta", "1e-3"), "--save_dir", str(tmp_path)])
+        train.main(
+            [
+                *arguments(
+                    "robust_resnet",
+                    "--adversarial",
+                    "l2",
+                    "--mode",
+                    "customer_data",
+                    "--target_delta",
+                    "1e-3",
+                ),
+                "--save_dir",
+                str(tmp_path),
+            ]
+        )
 
 
 @pytest.mark.parametrize("name", ["pinn_lens", "convnextv2"])
 def test_what_is_inferred_is_predicted_for_every_file(name, arguments, challenge, stores, tmp_path):
-    train.main([*arguments(name, "--use_physics", "--regression", "Rein", "zlens"), "--save_dir", str(tmp_path)])
+    train.main(
+        [*arguments(name, "--use_physics", "--regression", "Rein", "zlens"), "--save_dir", str(tmp_path)]
+    )
     for tta in ([], ["--tta"]):
-        predict.main(["--model_path", str(tmp_path / "best.pt"), "--data", str(challenge), "--store_dir", stores, "--which", "test",
-                      "--output_dir", str(tmp_path / "pred"), "--device", "cpu", *tta])
+        predict.main(
+            [
+                "--model_path",
+                str(tmp_path / "best.pt"),
+                "--data",
+                str(challenge),
+                "--store_dir",
+                stores,
+                "--which",
+                "test",
+                "--output_dir",
+                str(tmp_path / "pred"),
+                "--device",
+                "cpu",
+                *tta,
+            ]
+        )
         table, prob = (pd.read_csv(tmp_path / "pred" / f"{kind}_test.csv") for kind in ("parameters", "pred"))
         assert table["path"].tolist() == prob["path"].tolist()
         found = table[["Rein", "Rein_err", "ell_m", "ell_m_PA", "sh", "srcx", "srcy", "zlens", "zlens_err"]]
-        assert np.isfinite(found.to_numpy()).all() and (table["Rein"] > 0).all() and table["ell_m_PA"].between(0, 180).all()
+        assert (
+            np.isfinite(found.to_numpy()).all()
+            and (table["Rein"] > 0).all()
+            and table["ell_m_PA"].between(0, 180).all()
+        )
     saved = checkpoint.load(tmp_path / "best.pt")
-    assert set(saved["calibration"]) == {"probability", "quantities"} and saved["calibration"]["quantities"]["Rein"] > 0
+    assert (
+        set(saved["calibration"]) == {"probability", "quantities"}
+        and saved["calibration"]["quantities"]["Rein"] > 0
+    )
 
 
 def test_inferred_numbers_turn_with_the_image(arguments, tmp_path):
-    """In training the image is turned at random, and what is inferred of it is turned back: of one image, the same in the mean."""
+    """In training the image is turned at random, and what is inferred of it is turned back:
+    of one image, the same in the mean.
+    """
     torch.manual_seed(0)
     task = lens.build(config_of(arguments("robust_resnet", "--regression", "srcx", "ell_m")), tmp_path, 1)
     batch = task.data["train"].__getitems__([0, 1, 2])
     task.model.augment.noise = 0.0
     answers = [answers_of(task.model.train(), batch)["mean"] for _ in range(64)]
     distinct = {tuple(answer[0].round(decimals=5).tolist()) for answer in answers}
-    assert 1 < len(distinct) <= 8                            # eight views of an image
+    assert 1 < len(distinct) <= 8  # eight views of an image
 
 
-@pytest.mark.parametrize("flags", [["--degrade_noise", "3", "--degrade_seeing", "2"], ["--rotate", "0.75"]], ids=["degrade", "rotate"])
+@pytest.mark.parametrize(
+    "flags",
+    [["--degrade_noise", "3", "--degrade_seeing", "2"], ["--rotate", "0.75"]],
+    ids=["degrade", "rotate"],
+)
 def test_images_are_changed_in_training_alone(arguments, tmp_path, flags):
-    """In physical units, before preprocessing: the network of a trained checkpoint sees images as they are."""
+    """In physical units, before preprocessing: the network of a trained checkpoint sees images as
+    they are.
+    """
     task = lens.build(config_of(arguments("robust_resnet", *flags, "--no_augment")), tmp_path, 1)
     batch, seen = task.data["train"].__getitems__(list(range(16))), []
     task.model.preprocess.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
@@ -153,15 +239,30 @@ def test_quantities_that_no_table_tells_are_named(arguments, tmp_path, capsys, m
     config = config_of(arguments("robust_resnet", "--regression", "Rein"))
     lens.build(config, tmp_path, 1)
     assert "no quantity of any training lens" not in capsys.readouterr().out
-    monkeypatch.setattr("tasks.lens.inputs.parameters.read", lambda paths: pd.DataFrame(dict(object=pd.Series([], dtype=str))))
+    monkeypatch.setattr(
+        "tasks.lens.inputs.parameters.read", lambda paths: pd.DataFrame(dict(object=pd.Series([], dtype=str)))
+    )
     lens.build(config, tmp_path, 1)
     assert capsys.readouterr().out.count("no quantity of any training lens is known") == 1
 
 
 def test_labels_of_one_domain_alone(arguments, tmp_path):
     """--label_domain: the others have no part in the loss, nor in what validation chooses."""
-    task = lens.build(config_of(arguments("robust_resnet", "--label_domain", "slsim", "--domain_adversarial", "--use_physics", "--regression", "zlens")),
-                      tmp_path, 1)
+    task = lens.build(
+        config_of(
+            arguments(
+                "robust_resnet",
+                "--label_domain",
+                "slsim",
+                "--domain_adversarial",
+                "--use_physics",
+                "--regression",
+                "zlens",
+            )
+        ),
+        tmp_path,
+        1,
+    )
     batch = task.data["train"].__getitems__(list(range(len(task.data["train"]))))
     task.model.eval()
     value, terms = task.loss(task.model, batch, 0)
@@ -175,25 +276,37 @@ def test_labels_of_one_domain_alone(arguments, tmp_path):
 
 
 def test_features_of_confused_domains_get_the_opposite_gradient(arguments, tmp_path):
-    task = lens.build(config_of(arguments("robust_resnet", "--domain_adversarial", "--no_augment")), tmp_path, 1)
+    task = lens.build(
+        config_of(arguments("robust_resnet", "--domain_adversarial", "--no_augment")), tmp_path, 1
+    )
     batch = task.data["train"].__getitems__(list(range(8)))
     model, seen = task.model.eval(), {}
     hook = model.domains.register_forward_pre_hook(lambda module, inputs: seen.update(features=inputs[0]))
     logit = answers_of(model, batch)["domain_logit"]
     hook.remove()
     loss = torch.nn.functional.cross_entropy(logit, batch["domain"])
-    reversed_, = torch.autograd.grad(loss, seen["features"], retain_graph=True)
-    plain = torch.nn.functional.cross_entropy(model.domains.out(torch.nn.functional.gelu(model.domains.hidden(seen["features"]))), batch["domain"])
-    direct, = torch.autograd.grad(plain, seen["features"])
+    (reversed_,) = torch.autograd.grad(loss, seen["features"], retain_graph=True)
+    plain = torch.nn.functional.cross_entropy(
+        model.domains.out(torch.nn.functional.gelu(model.domains.hidden(seen["features"]))), batch["domain"]
+    )
+    (direct,) = torch.autograd.grad(plain, seen["features"])
     torch.testing.assert_close(reversed_, -direct)
 
 
-@pytest.mark.parametrize("options,message", [
-    (["--regression", "Reim"], "--regression: got 'Reim'"), (["--physics_terms", "lens_equatio"], "--physics_terms: got 'lens_equatio'"),
-    (["--physics_terms", "lens_equation=x"], "expected a name, or name=weight"), (["--label_domain", "euclid"], "--label_domain"),
-    (["--adversarial_share", "2"], "a share from 0 to 1"), (["--model_kwargs", "widht=1"], "nearest: width"),
-    (["--model_size", "19"], "expected one of 18, 34, 50"),
-    (["--regression_weight", "-1"], "--regression_weight"), (["--domain_warmup", "0"], "--domain_warmup")])
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        (["--regression", "Reim"], "--regression: got 'Reim'"),
+        (["--physics_terms", "lens_equatio"], "--physics_terms: got 'lens_equatio'"),
+        (["--physics_terms", "lens_equation=x"], "expected a name, or name=weight"),
+        (["--label_domain", "euclid"], "--label_domain"),
+        (["--adversarial_share", "2"], "a share from 0 to 1"),
+        (["--model_kwargs", "widht=1"], "nearest: width"),
+        (["--model_size", "19"], "expected one of 18, 34, 50"),
+        (["--regression_weight", "-1"], "--regression_weight"),
+        (["--domain_warmup", "0"], "--domain_warmup"),
+    ],
+)
 def test_mistakes_are_one_line(options, message, arguments, tmp_path):
     with pytest.raises(Mistake, match=message) as caught:
         lens.build(config_of([*arguments("robust_resnet"), *options]), tmp_path, 1)
@@ -201,7 +314,9 @@ def test_mistakes_are_one_line(options, message, arguments, tmp_path):
 
 
 def test_targets_are_of_lenses_alone(arguments, tmp_path):
-    task = lens.build(config_of(arguments("robust_resnet", "--regression", "zlens", "mag_lens_i")), tmp_path, 1)
+    task = lens.build(
+        config_of(arguments("robust_resnet", "--regression", "zlens", "mag_lens_i")), tmp_path, 1
+    )
     batch = task.data["train"].__getitems__(list(range(len(task.data["train"]))))
     assert (batch["targets"].isfinite().all(1) == (batch["label"] > 0.5)).all()
 
@@ -217,7 +332,13 @@ def test_any_bands_and_any_size(name, bands, shape):
 
 
 def test_the_checkpoint_rebuilds_every_head(arguments, tmp_path):
-    train.main([*arguments("robust_resnet", "--use_physics", "--regression", "zsrc", "--domain_adversarial"), "--save_dir", str(tmp_path)])
+    train.main(
+        [
+            *arguments("robust_resnet", "--use_physics", "--regression", "zsrc", "--domain_adversarial"),
+            "--save_dir",
+            str(tmp_path),
+        ]
+    )
     saved = checkpoint.load(tmp_path / "best.pt")
     model = lens.build_network(recorded(lens.Config, saved["record"]["options"]), 2)
     model.load_state_dict(saved["model"])
@@ -225,30 +346,71 @@ def test_the_checkpoint_rebuilds_every_head(arguments, tmp_path):
 
 
 def test_two_ranks_equal_one(arguments, tmp_path):
-    """With physics and quantities, of which non-lenses have none: every weight has a gradient on every rank."""
+    """With physics and quantities, of which non-lenses have none:
+    every weight has a gradient on every rank.
+    """
     import subprocess
     import sys
 
     from tests.promises.test_ranks import ENVIRONMENT, free_port
+
     script = ROOT / "train.py"
-    argv = [*arguments("pinn_lens", "--use_physics", "--no_augment", "--drop_path", "0"), "--take_train_frac", "0.5"]
+    argv = [
+        *arguments("pinn_lens", "--use_physics", "--no_augment", "--drop_path", "0"),
+        "--take_train_frac",
+        "0.5",
+    ]
     train.main([*argv, "--save_dir", str(tmp_path / "1")])
-    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port(), str(script), *argv,
-                    "--save_dir", str(tmp_path / "2")], check=True, env=ENVIRONMENT, timeout=300, capture_output=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc_per_node",
+            "2",
+            "--master_port",
+            free_port(),
+            str(script),
+            *argv,
+            "--save_dir",
+            str(tmp_path / "2"),
+        ],
+        check=True,
+        env=ENVIRONMENT,
+        timeout=300,
+        capture_output=True,
+    )
     one, two = (checkpoint.load(tmp_path / str(ranks) / "last.pt")["state"]["model"] for ranks in (1, 2))
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, rtol=2e-2, atol=2e-3)
 
 
 def test_samples_of_the_posterior_are_predicted_with_their_parts(arguments, challenge, stores, tmp_path):
-    """The same numbers again, whatever the batches were before; parts add up; one that has no posterior says so."""
+    """The same numbers again, whatever the batches were before; parts add up;
+    one that has no posterior says so.
+    """
     train.main([*arguments("bayesian_ensemble"), "--save_dir", str(tmp_path)])
-    ask = ["--model_path", str(tmp_path / "best.pt"), "--data", str(challenge), "--store_dir", stores, "--which", "test", "--device", "cpu", "--samples", "5"]
+    ask = [
+        "--model_path",
+        str(tmp_path / "best.pt"),
+        "--data",
+        str(challenge),
+        "--store_dir",
+        stores,
+        "--which",
+        "test",
+        "--device",
+        "cpu",
+        "--samples",
+        "5",
+    ]
     tables = []
     for folder in ("a", "b"):
         torch.rand(7)
         predict.main([*ask, "--output_dir", str(tmp_path / folder)])
-        tables.append([pd.read_csv(tmp_path / folder / f"{kind}_test.csv") for kind in ("pred", "uncertainty")])
+        tables.append(
+            [pd.read_csv(tmp_path / folder / f"{kind}_test.csv") for kind in ("pred", "uncertainty")]
+        )
     pd.testing.assert_frame_equal(tables[0][1], tables[1][1])
     pred, parts = tables[0]
     p = pred["prob"]
@@ -257,13 +419,30 @@ def test_samples_of_the_posterior_are_predicted_with_their_parts(arguments, chal
     assert (parts["epistemic"] > 0).all()
     train.main([*arguments("robust_resnet"), "--save_dir", str(tmp_path / "other")])
     with pytest.raises(Mistake, match="has no posterior"):
-        predict.main([*ask[2:], "--model_path", str(tmp_path / "other" / "best.pt"), "--output_dir", str(tmp_path / "c")])
+        predict.main(
+            [
+                *ask[2:],
+                "--model_path",
+                str(tmp_path / "other" / "best.pt"),
+                "--output_dir",
+                str(tmp_path / "c"),
+            ]
+        )
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_robust_accuracy_is_reported_beside_clean(norm, arguments, tmp_path):
-    train.main([*arguments("robust_resnet", "--adversarial", norm, "--adversarial_steps", "2"), "--save_dir", str(tmp_path)])
-    log, results = pd.read_csv(tmp_path / "training_log.csv"), json.loads((tmp_path / "results.json").read_text())
+    train.main(
+        [
+            *arguments("robust_resnet", "--adversarial", norm, "--adversarial_steps", "2"),
+            "--save_dir",
+            str(tmp_path),
+        ]
+    )
+    log, results = (
+        pd.read_csv(tmp_path / "training_log.csv"),
+        json.loads((tmp_path / "results.json").read_text()),
+    )
     assert {"val_acc", "val_robust_acc", "train_clean_loss", "train_adversarial_loss"} <= set(log)
     assert (log["train_adversarial_loss"] > log["train_clean_loss"]).all()
     assert all(results[split]["robust_acc"] <= results[split]["acc"] + 0.05 for split in ("val", "test"))

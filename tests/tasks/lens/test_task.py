@@ -1,4 +1,5 @@
 """The lens task: the promises of every task, and no leak between splits."""
+
 import os
 import shutil
 
@@ -15,7 +16,9 @@ from utils.mistake import Mistake
 
 
 def build(challenge, tmp_path, **options):
-    config = lens.Config(**dict(data=str(challenge), store_dir=str(tmp_path / "stores"), model_size="atto") | options)
+    config = lens.Config(
+        **dict(data=str(challenge), store_dir=str(tmp_path / "stores"), model_size="atto") | options
+    )
     return lens.build(config, tmp_path, 1)
 
 
@@ -31,14 +34,17 @@ def test_the_loss_is_one_finite_value_per_example_and_moves_with_it(task):
     assert value.shape == (12,) and value.isfinite().all() and value.dtype == torch.float32
     turned = torch.randperm(12)
     again = task.loss(task.model, {name: t[turned] for name, t in batch.items()}, 0).value
-    torch.testing.assert_close(again, value[turned], rtol=1e-5, atol=1e-6)       # no example sees another
+    torch.testing.assert_close(again, value[turned], rtol=1e-5, atol=1e-6)  # no example sees another
 
 
 def test_measures_do_not_depend_on_the_batch_size(task):
     task.model.eval()
     with torch.no_grad():
         whole = task.measure(task.model, task.data["test"].__getitems__(list(range(len(task.data["test"])))))
-        alone = [task.measure(task.model, task.data["test"].__getitems__([i])) for i in range(len(task.data["test"]))]
+        alone = [
+            task.measure(task.model, task.data["test"].__getitems__([i]))
+            for i in range(len(task.data["test"]))
+        ]
     torch.testing.assert_close(whole["prob"], torch.cat([one["prob"] for one in alone]), rtol=1e-5, atol=1e-6)
 
 
@@ -73,19 +79,42 @@ def test_training_and_validation_never_see_an_unlabelled_file(challenge, tmp_pat
     for bucket in ("slsim_nonlenses", "hsc_lenses", "hsc_nonlenses"):
         os.symlink(challenge / bucket, tmp_path / "D" / bucket)
     task = build(tmp_path / "D", tmp_path, band_mode="single", bands=["g", "r"])
-    names = [name for split in ("train", "val", "test") for name in task.data[split].names(range(len(task.data[split])))]
+    names = [
+        name
+        for split in ("train", "val", "test")
+        for name in task.data[split].names(range(len(task.data[split])))
+    ]
     assert names and not [name for name in names if name.startswith("object_")]
 
 
 def test_training_goes_around_bad_files_and_names_them(challenge, tmp_path, monkeypatch, capsys):
     """Empty, truncated, NaN, wrong size, no FITS, and an id that is there twice."""
     import train
+
     monkeypatch.setattr("utils.stop.signal.signal", lambda *_: None)
     shutil.copytree(challenge, tmp_path / "D", ignore=shutil.ignore_patterns("test_dataset"))
     spoiled = spoil(tmp_path / "D" / "slsim_lenses")
-    shutil.copy(tmp_path / "D/hsc_lenses/D2_L_00000003_g.fits", tmp_path / "D/hsc_nonlenses/D2_L_00000003_g.fits")
-    train.main(["--data", str(tmp_path / "D"), "--store_dir", str(tmp_path / "stores"), "--save_dir", str(tmp_path / "run"),
-                "--model_size", "atto", "--epochs", "1", "--batch_size", "32", "--device", "cpu"])
+    shutil.copy(
+        tmp_path / "D/hsc_lenses/D2_L_00000003_g.fits", tmp_path / "D/hsc_nonlenses/D2_L_00000003_g.fits"
+    )
+    train.main(
+        [
+            "--data",
+            str(tmp_path / "D"),
+            "--store_dir",
+            str(tmp_path / "stores"),
+            "--save_dir",
+            str(tmp_path / "run"),
+            "--model_size",
+            "atto",
+            "--epochs",
+            "1",
+            "--batch_size",
+            "32",
+            "--device",
+            "cpu",
+        ]
+    )
     index = pd.read_parquet(tmp_path / "run" / "split.parquet").set_index("path")
     assert all(word in index.loc[path, "reason"] for path, word in spoiled.items())
     assert (index["reason"] != "").sum() == len(spoiled)
@@ -98,14 +127,22 @@ def test_the_part_taken_is_of_objects_and_nested(challenge, tmp_path):
     assert set(few.object) < set(more.object)
 
 
-@pytest.mark.parametrize("options,message", [
-    (dict(bands=["q"]), "--bands: 'q' is in no file name; there are g, r"), (dict(bands=["u"]), "--bands: 'u' is in no file name; there are g, r"),
-    (dict(model_size="mega"), "nearest: "), (dict(model="resnet"), "unknown model 'resnet'"), (dict(drop_path=1.0), "--drop_path: got 1"),
-    (dict(apply_padding=True, out_size_when_padded=32), "expected at least --image_size 41"),
-    (dict(train_frac=0.9), "the sum must not exceed 1"), (dict(image_size=64), "expected FITS cutouts of 64x64"),
-    (dict(smoothing_mode="psf"), "psf smoothing"), (dict(model_kwargs=["x"]), "expected key=value"),
-    (dict(slsim_lenses_list="a", slsim_lenses="b"), "give one of them"),
-])
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        (dict(bands=["q"]), "--bands: 'q' is in no file name; there are g, r"),
+        (dict(bands=["u"]), "--bands: 'u' is in no file name; there are g, r"),
+        (dict(model_size="mega"), "nearest: "),
+        (dict(model="resnet"), "unknown model 'resnet'"),
+        (dict(drop_path=1.0), "--drop_path: got 1"),
+        (dict(apply_padding=True, out_size_when_padded=32), "expected at least --image_size 41"),
+        (dict(train_frac=0.9), "the sum must not exceed 1"),
+        (dict(image_size=64), "expected FITS cutouts of 64x64"),
+        (dict(smoothing_mode="psf"), "psf smoothing"),
+        (dict(model_kwargs=["x"]), "expected key=value"),
+        (dict(slsim_lenses_list="a", slsim_lenses="b"), "give one of them"),
+    ],
+)
 def test_mistakes_are_one_line(challenge, tmp_path, options, message):
     with pytest.raises(Mistake, match=message) as caught:
         build(challenge, tmp_path, **options)
@@ -127,7 +164,10 @@ def test_the_training_log_has_the_columns_of_the_request(trained):
 
 def test_tensorboard_has_curves_histograms_and_mosaics(trained):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     tags = EventAccumulator(str(trained["stack"]), size_guidance=dict(tensors=0)).Reload().Tags()
     assert "val/precision_recall" in tags["tensors"]
-    assert {f"val/score_{domain}_{kind}" for domain in ("slsim", "hsc") for kind in ("lenses", "nonlenses")} & set(tags["histograms"])
+    assert {
+        f"val/score_{domain}_{kind}" for domain in ("slsim", "hsc") for kind in ("lenses", "nonlenses")
+    } & set(tags["histograms"])
     assert {"val/false_positives", "val/false_negatives"} & set(tags["images"])

@@ -1,4 +1,7 @@
-"""One row for each light curve, whatever happens; the embedding is the curve's own, and the probes say what it knows."""
+"""One row for each light curve, whatever happens; the embedding is the curve's own,
+and the probes say what it knows.
+"""
+
 import json
 import shutil
 from pathlib import Path
@@ -27,7 +30,21 @@ LATENT = 3
 def survey(tmp_path_factory) -> Path:
     """48 simulated curves of 8 to 14 points."""
     root = tmp_path_factory.mktemp("answer_survey") / "D"
-    simulate.main(["light_curves", "--out", str(root), "--curves", "48", "--points_low", "8", "--points_high", "14", "--workers", "1"])
+    simulate.main(
+        [
+            "light_curves",
+            "--out",
+            str(root),
+            "--curves",
+            "48",
+            "--points_low",
+            "8",
+            "--points_high",
+            "14",
+            "--workers",
+            "1",
+        ]
+    )
     return root
 
 
@@ -37,9 +54,44 @@ def trained(survey, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("answer_run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("utils.stop.signal.signal", lambda *_: None)
-        train.main(["--task", "light_curve", "--data", str(survey), "--store_dir", str(folder / "stores"), "--save_dir", str(folder / "run"),
-                    "--hidden", "8", "--latent", str(LATENT), "--layers", "1", "--dropout", "0", "--harmonics", "4", "--epochs", "3", "--lr", "0.01",
-                    "--batch_size", "12", "--plot_every", "0", "--train_frac", "0.6", "--val_frac", "0.2", "--test_frac", "0.2", "--device", "cpu"])
+        train.main(
+            [
+                "--task",
+                "light_curve",
+                "--data",
+                str(survey),
+                "--store_dir",
+                str(folder / "stores"),
+                "--save_dir",
+                str(folder / "run"),
+                "--hidden",
+                "8",
+                "--latent",
+                str(LATENT),
+                "--layers",
+                "1",
+                "--dropout",
+                "0",
+                "--harmonics",
+                "4",
+                "--epochs",
+                "3",
+                "--lr",
+                "0.01",
+                "--batch_size",
+                "12",
+                "--plot_every",
+                "0",
+                "--train_frac",
+                "0.6",
+                "--val_frac",
+                "0.2",
+                "--test_frac",
+                "0.2",
+                "--device",
+                "cpu",
+            ]
+        )
     return folder / "run"
 
 
@@ -48,23 +100,41 @@ def run(trained, survey, tmp_path):
     def run(*options) -> pd.DataFrame:
         options = [*map(str, options)]
         out = tmp_path / f"out{len(list(tmp_path.glob('out*')))}"
-        predict.main(["--model_path", str(trained / "best.pt"), "--store_dir", str(tmp_path / "stores"), "--device", "cpu", "--output_dir", str(out),
-                      *([] if "--data" in options else ["--data", str(survey)]), *options])
+        predict.main(
+            [
+                "--model_path",
+                str(trained / "best.pt"),
+                "--store_dir",
+                str(tmp_path / "stores"),
+                "--device",
+                "cpu",
+                "--output_dir",
+                str(out),
+                *([] if "--data" in options else ["--data", str(survey)]),
+                *options,
+            ]
+        )
         which = options[options.index("--which") + 1] if "--which" in options else "test"
         table = pd.read_parquet(out / f"embedding_{which}.parquet")
         table.attrs["out"] = str(out)
         return table
+
     return run
 
 
 @pytest.fixture
 def few_trees(monkeypatch):
-    monkeypatch.setattr("sklearn.ensemble.RandomForestClassifier", lambda _trees, **options: RandomForestClassifier(10, **options))
+    monkeypatch.setattr(
+        "sklearn.ensemble.RandomForestClassifier",
+        lambda _trees, **options: RandomForestClassifier(10, **options),
+    )
 
 
 @pytest.fixture
 def spoiled(survey, tmp_path) -> tuple[Path, dict[str, str]]:
-    """The survey with an empty file, a truncated one, and one of two points; path -> a word of the reason that must be given."""
+    """The survey with an empty file, a truncated one, and one of two points;
+    path -> a word of the reason that must be given.
+    """
     shutil.copytree(survey, tmp_path / "D")
     empty, short, few = sorted((tmp_path / "D").rglob("*.fits"))[:3]
     empty.write_bytes(b"")
@@ -81,15 +151,34 @@ NAMES = [f"z_{i:02d}" for i in range(LATENT)], [f"s_{i:02d}" for i in range(LATE
 def test_one_row_a_curve_with_all_its_columns(run, survey):
     table = run("--which", "all")
     bands = ("0.2-0.6", "0.6-2.3", "2.3-5")
-    assert table.columns.tolist() == ["path", "source", "split", "points", *(f"rate_{band}" for band in bands), *NAMES[0], *NAMES[1], "anomaly", "deviance",
-                                      "constant_deviance", *(f"stat_{name}" for name in asked.variability.STATISTICS), "reason"]
-    assert table["path"].tolist() == [str(path) for path in sorted(survey.rglob("*.fits"))] and table["source"].is_unique
+    assert table.columns.tolist() == [
+        "path",
+        "source",
+        "split",
+        "points",
+        *(f"rate_{band}" for band in bands),
+        *NAMES[0],
+        *NAMES[1],
+        "anomaly",
+        "deviance",
+        "constant_deviance",
+        *(f"stat_{name}" for name in asked.variability.STATISTICS),
+        "reason",
+    ]
+    assert (
+        table["path"].tolist() == [str(path) for path in sorted(survey.rglob("*.fits"))]
+        and table["source"].is_unique
+    )
     labels = pd.read_csv(survey / "labels.csv").set_index("source").loc[table["source"]]
-    share = table["points"].to_numpy(float) / labels["points"].to_numpy()           # slivers are dropped
+    share = table["points"].to_numpy(float) / labels["points"].to_numpy()  # slivers are dropped
     assert (share <= 1).all() and share.mean() > 0.9
     assert set(table["split"]) == {"train", "val", "test"} and (table["reason"] == "").all()
     numbers = table.drop(columns=["path", "source", "split", "reason"])
-    assert np.isfinite(numbers.to_numpy(float)).all() and (table[NAMES[1]] > 0).all(axis=None) and (table["rate_0.6-2.3"] > 0).all()
+    assert (
+        np.isfinite(numbers.to_numpy(float)).all()
+        and (table[NAMES[1]] > 0).all(axis=None)
+        and (table["rate_0.6-2.3"] > 0).all()
+    )
 
 
 def test_splits_are_those_of_training(run, trained):
@@ -98,8 +187,12 @@ def test_splits_are_those_of_training(run, trained):
     parts = []
     for which in ("train", "val", "test"):
         table = run("--which", which)
-        assert (table["split"] == which).all() and set(table["path"]) == set(split["path"][split["split"] == which])
-        pd.testing.assert_frame_equal(table.set_index("path"), whole.loc[table["path"]], check_exact=False, rtol=1e-4, atol=1e-5)
+        assert (table["split"] == which).all() and set(table["path"]) == set(
+            split["path"][split["split"] == which]
+        )
+        pd.testing.assert_frame_equal(
+            table.set_index("path"), whole.loc[table["path"]], check_exact=False, rtol=1e-4, atol=1e-5
+        )
         parts.append(table)
     assert len(pd.concat(parts)) == 48
     blind = run("--which", "blind")
@@ -109,14 +202,27 @@ def test_splits_are_those_of_training(run, trained):
 def test_the_embedding_is_the_networks_and_independent_of_the_batch(run, trained, survey, tmp_path):
     table = run("--which", "val")
     for size in (1, 3):
-        pd.testing.assert_frame_equal(run("--which", "val", "--batch_size", size), table, check_exact=False, rtol=1e-4, atol=1e-5)
+        pd.testing.assert_frame_equal(
+            run("--which", "val", "--batch_size", size), table, check_exact=False, rtol=1e-4, atol=1e-5
+        )
     saved = checkpoint.load(trained / "best.pt")
-    model = load_weights(light_curve.build_network(config.recorded(light_curve.Config, saved["record"]["options"]), 3), saved, torch.device("cpu"))
+    model = load_weights(
+        light_curve.build_network(config.recorded(light_curve.Config, saved["record"]["options"]), 3),
+        saved,
+        torch.device("cpu"),
+    )
     packed = open_packed(next((tmp_path / "stores").iterdir()))
     row = packed.curves.index[packed.curves["path"] == table["path"][1]].to_numpy()
     batch = LightCurves(packed, row)[0]
     with torch.no_grad():
-        said = model(batch["rate"], batch["error_low"], batch["error_up"], batch["observed"], batch["time"], batch["length"])
+        said = model(
+            batch["rate"],
+            batch["error_low"],
+            batch["error_up"],
+            batch["observed"],
+            batch["time"],
+            batch["length"],
+        )
     np.testing.assert_allclose(table.loc[1, NAMES[0]].to_numpy(float), said.mean[0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(table.loc[1, NAMES[1]].to_numpy(float), (said.logvar[0] / 2).exp(), rtol=1e-4)
 
@@ -127,7 +233,9 @@ def test_refused_files_and_short_curves_keep_their_row_and_get_a_reason(run, spo
     assert len(table) == 48 and set(table.index[table["reason"] != ""]) == reasons.keys()
     bad = table.loc[list(reasons)]
     assert all(word in bad.loc[path, "reason"] for path, word in reasons.items()), bad["reason"].tolist()
-    assert bad[NAMES[0] + NAMES[1] + ["anomaly", "points"]].isna().all(axis=None) and (bad["split"] == "").all()
+    assert (
+        bad[NAMES[0] + NAMES[1] + ["anomaly", "points"]].isna().all(axis=None) and (bad["split"] == "").all()
+    )
     good = table[table["reason"] == ""]
     assert good[NAMES[0]].notna().all(axis=None) and len(good) == 45
     assert not (set(run("--data", folder, "--which", "test")["path"]) & reasons.keys())
@@ -135,27 +243,48 @@ def test_refused_files_and_short_curves_keep_their_row_and_get_a_reason(run, spo
 
 def test_h5_holds_the_same_table_and_the_weights(run, trained):
     import h5py
+
     table = run("--which", "all", "--h5", "embedding", "weights")
     out = Path(table.attrs["out"])
     with h5py.File(out / "embedding_all.h5") as file:
         for letter, names in zip("zs", NAMES):
             assert file[letter].shape == (48, LATENT)
             np.testing.assert_array_equal(file[letter][:], table[names].to_numpy(np.float32))
-        assert file["path"].asstr()[:].tolist() == table["path"].tolist() and file["split"].asstr()[:].tolist() == table["split"].tolist()
+        assert (
+            file["path"].asstr()[:].tolist() == table["path"].tolist()
+            and file["split"].asstr()[:].tolist() == table["split"].tolist()
+        )
         np.testing.assert_array_equal(file["anomaly"][:], table["anomaly"].to_numpy(np.float64))
         assert set(file) == {"z", "s"} | set(table.columns) - set(NAMES[0] + NAMES[1])
     saved = checkpoint.load(trained / "best.pt")
     with h5py.File(out / "weights.h5") as file:
         for name, tensor in saved["model"].items():
             assert np.array_equal(file[name.replace(".", "/")][()], tensor.numpy())
-        assert json.loads(file.attrs["options"])["latent"] == LATENT and json.loads(file.attrs["bands"]) == ["0.2-0.6", "0.6-2.3", "2.3-5"]
+        assert json.loads(file.attrs["options"])["latent"] == LATENT and json.loads(file.attrs["bands"]) == [
+            "0.2-0.6",
+            "0.6-2.3",
+            "2.3-5",
+        ]
 
 
 def test_h5_of_refused_files_and_of_last_pt(run, spoiled, trained):
     import h5py
-    table = run("--data", spoiled[0], "--which", "all", "--h5", "embedding", "weights", "--model_path", trained / "last.pt")
+
+    table = run(
+        "--data",
+        spoiled[0],
+        "--which",
+        "all",
+        "--h5",
+        "embedding",
+        "weights",
+        "--model_path",
+        trained / "last.pt",
+    )
     with h5py.File(Path(table.attrs["out"]) / "embedding_all.h5") as file:
-        assert np.isnan(file["z"][45:]).all() and file["reason"].asstr()[:].tolist() == table["reason"].tolist()
+        assert (
+            np.isnan(file["z"][45:]).all() and file["reason"].asstr()[:].tolist() == table["reason"].tolist()
+        )
     with h5py.File(Path(table.attrs["out"]) / "weights.h5") as file:
         assert file["encoder/weight_ih_l0"].shape[0] == 24
 
@@ -165,15 +294,20 @@ def test_the_probe_of_the_simulators_labels(run, survey, few_trees, capsys):
     results = json.loads((Path(table.attrs["out"]) / "probe_all.json").read_text())
     assert results.keys() == {"embedding", "latent_means", "nine_statistics"}
     for result in results.values():
-        assert result["n"] == 48 and len(result["classes"]) == 6 and result["majority"] == pytest.approx(1 / 6)
+        assert (
+            result["n"] == 48 and len(result["classes"]) == 6 and result["majority"] == pytest.approx(1 / 6)
+        )
         assert np.sum(result["linear"]["confusion"]) == 48
-    assert results["nine_statistics"]["forest"]["accuracy"] > 0.35                      # the six processes are told by hand already
+    # the six processes are told by hand already
+    assert results["nine_statistics"]["forest"]["accuracy"] > 0.35
     assert "48 labelled curves, five-fold cross-validation" in capsys.readouterr().out
 
 
 def test_the_probe_takes_a_column_some_labels_and_paths(run, survey, few_trees, tmp_path):
     labels = pd.read_csv(survey / "labels.csv")
-    kinds = labels.assign(bright=np.where(labels["total_counts"] > labels["total_counts"].median(), "bright", "faint"))
+    kinds = labels.assign(
+        bright=np.where(labels["total_counts"] > labels["total_counts"].median(), "bright", "faint")
+    )
     kinds.loc[:7, "bright"] = ""
     kinds.to_csv(tmp_path / "kinds.csv", index=False)
     table = run("--which", "all", "--probe", f"{tmp_path / 'kinds.csv'}:bright")
@@ -182,16 +316,27 @@ def test_the_probe_takes_a_column_some_labels_and_paths(run, survey, few_trees, 
     paths = pd.DataFrame(dict(path=table["path"], label=[1, 2, 1] * 16))
     paths.to_csv(tmp_path / "paths.csv", index=False)
     table = run("--which", "all", "--probe", tmp_path / "paths.csv")
-    assert json.loads((Path(table.attrs["out"]) / "probe_all.json").read_text())["embedding"]["classes"] == ["1", "2"]
+    assert json.loads((Path(table.attrs["out"]) / "probe_all.json").read_text())["embedding"]["classes"] == [
+        "1",
+        "2",
+    ]
 
 
-@pytest.mark.parametrize("content, column, message", [
-    (None, "", "cannot be read as a CSV of labels"), ("", "", "cannot be read as a CSV of labels"),
-    ("source,process\na,b\n", ":kind", "has no column 'kind'; it has source, process"),
-    ("source,process\nnobody,constant\n", "", "none of its 1 values of 'source'"),
-    ("source,process\n000000_00001,constant\n", "", "a probe needs two classes with at least 5 examples each"),
-    ("source,process\n", "", "none of its 0 values"),
-])
+@pytest.mark.parametrize(
+    "content, column, message",
+    [
+        (None, "", "cannot be read as a CSV of labels"),
+        ("", "", "cannot be read as a CSV of labels"),
+        ("source,process\na,b\n", ":kind", "has no column 'kind'; it has source, process"),
+        ("source,process\nnobody,constant\n", "", "none of its 1 values of 'source'"),
+        (
+            "source,process\n000000_00001,constant\n",
+            "",
+            "a probe needs two classes with at least 5 examples each",
+        ),
+        ("source,process\n", "", "none of its 0 values"),
+    ],
+)
 def test_a_wrong_probe_is_one_line(run, tmp_path, content, column, message):
     if content is not None:
         (tmp_path / "L.csv").write_text(content)
@@ -200,12 +345,18 @@ def test_a_wrong_probe_is_one_line(run, tmp_path, content, column, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("options, message", [
-    (["--latent", "9"], "--latent: got 9, but the network was trained with 3"), (["--hidden", "64"], "--hidden: got 64, but the network was trained with 8"),
-    (["--no_scatter"], "--scatter: got False, but the network was trained with True"), (["--data", ""], "--data is missing"),
-    (["--data", "nowhere"], "'nowhere' does not exist"), (["--which", "validation"], "--which: got 'validation', expected one of"),
-    (["--h5", "all"], "--h5: got 'all', expected"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--latent", "9"], "--latent: got 9, but the network was trained with 3"),
+        (["--hidden", "64"], "--hidden: got 64, but the network was trained with 8"),
+        (["--no_scatter"], "--scatter: got False, but the network was trained with True"),
+        (["--data", ""], "--data is missing"),
+        (["--data", "nowhere"], "'nowhere' does not exist"),
+        (["--which", "validation"], "--which: got 'validation', expected one of"),
+        (["--h5", "all"], "--h5: got 'all', expected"),
+    ],
+)
 def test_a_contradiction_is_refused_with_both_values(run, options, message):
     with pytest.raises(Mistake, match=message) as caught:
         run(*options)
@@ -218,7 +369,9 @@ def test_flags_that_agree_with_the_checkpoint_are_welcome(run):
 
 def test_data_in_other_bands_are_refused(run, tmp_path):
     rows = [(f"star_{n}", float(t), 20.0, 0.1, band) for n in range(3) for t in range(5) for band in "gr"]
-    pd.DataFrame(rows, columns=["id", "time", "mag", "magerr", "band"]).to_csv(tmp_path / "stars.csv", index=False)
+    pd.DataFrame(rows, columns=["id", "time", "mag", "magerr", "band"]).to_csv(
+        tmp_path / "stars.csv", index=False
+    )
     with pytest.raises(Mistake, match="bands g r, but the network was trained with 0.2-0.6 0.6-2.3 2.3-5"):
         run("--data", tmp_path / "stars.csv", "--which", "all")
 
@@ -227,7 +380,9 @@ def test_nothing_to_predict_is_one_line(run, survey):
     one = sorted(survey.rglob("*.fits"))[0]
     empty = {"train", "val", "test"} - set(run("--data", one, "--which", "all")["split"])
     for which in empty:
-        with pytest.raises(Mistake, match=f"--which {which}: none of the 1 curves is in it and has 3 points or more"):
+        with pytest.raises(
+            Mistake, match=f"--which {which}: none of the 1 curves is in it and has 3 points or more"
+        ):
             run("--data", one, "--which", which)
 
 
@@ -242,14 +397,34 @@ def test_an_interrupted_prediction_goes_on(run, trained, survey, tmp_path, monke
             raise KeyboardInterrupt
         return real(*arguments)
 
-    argv = ["--model_path", str(trained / "best.pt"), "--store_dir", str(tmp_path / "stores"), "--device", "cpu", "--output_dir",
-            str(tmp_path / "broken"), "--data", str(survey), "--which", "all", "--batch_size", "8"]
+    argv = [
+        "--model_path",
+        str(trained / "best.pt"),
+        "--store_dir",
+        str(tmp_path / "stores"),
+        "--device",
+        "cpu",
+        "--output_dir",
+        str(tmp_path / "broken"),
+        "--data",
+        str(survey),
+        "--which",
+        "all",
+        "--batch_size",
+        "8",
+    ]
     monkeypatch.setattr(asked, "embed", dying)
     with pytest.raises(KeyboardInterrupt):
         predict.main(argv)
     predict.main(argv)
-    assert len(calls) == 4 + 4                            # one part of two batches was done; the rest is two parts of two
-    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "broken" / "embedding_all.parquet"), whole, check_exact=False, rtol=1e-4, atol=1e-5)
+    assert len(calls) == 4 + 4  # one part of two batches was done; the rest is two parts of two
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(tmp_path / "broken" / "embedding_all.parquet"),
+        whole,
+        check_exact=False,
+        rtol=1e-4,
+        atol=1e-5,
+    )
     assert not list((tmp_path / "broken").glob("parts_*"))
 
 
@@ -257,8 +432,20 @@ def test_parts_of_other_data_are_not_taken_for_these(trained, survey, tmp_path, 
     """Interrupted, and the files are replaced by better ones: what was done of the old ones is not used."""
     shutil.copytree(survey, tmp_path / "D")
     monkeypatch.setattr(predict, "PART", 16)
-    argv = ["--model_path", str(trained / "best.pt"), "--store_dir", str(tmp_path / "stores"), "--device", "cpu",
-            "--data", str(tmp_path / "D"), "--which", "all", "--batch_size", "16"]
+    argv = [
+        "--model_path",
+        str(trained / "best.pt"),
+        "--store_dir",
+        str(tmp_path / "stores"),
+        "--device",
+        "cpu",
+        "--data",
+        str(tmp_path / "D"),
+        "--which",
+        "all",
+        "--batch_size",
+        "16",
+    ]
     real, calls = asked.embed, []
 
     def dying(*arguments):
@@ -278,7 +465,9 @@ def test_parts_of_other_data_are_not_taken_for_these(trained, survey, tmp_path, 
         content.writeto(path, overwrite=True)
     for name in ("broken", "whole"):
         predict.main([*argv, "--output_dir", str(tmp_path / name)])
-    broken, whole = (pd.read_parquet(tmp_path / name / "embedding_all.parquet") for name in ("broken", "whole"))
+    broken, whole = (
+        pd.read_parquet(tmp_path / name / "embedding_all.parquet") for name in ("broken", "whole")
+    )
     pd.testing.assert_frame_equal(broken, whole, check_exact=False, rtol=1e-4, atol=1e-5)
 
 
