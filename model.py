@@ -1,12 +1,15 @@
 """The front door of all networks: MODELS says which there are, `create_model` builds one.
 
-python model.py                                      the table of networks, sizes and parameter counts
+    python model.py                                      the table of networks, sizes and parameter counts
+
+A network is a plain nn.Module in models/; what it is asked, and of which data, is its task's affair.
 """
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +21,7 @@ from models.enhanced_vit import EnhancedViT
 from models.film_conditioned import FiLMConditioned
 from models.gat_lens import GATLens
 from models.pinn_lens import PinnLens
+from models.recurrent_vae import RecurrentVAE
 from models.resnet import ResNet
 from models.timm_door import build_timm
 from physics.lens_parameters import GEOMETRY
@@ -29,6 +33,7 @@ class ModelSpec:
 
     build: Callable[..., nn.Module]
     description: str
+    task: str = "lens"  # whose network it is: a name in tasks/
     sizes: tuple[str, ...] = ()  # values of its option `size`, where it has one
     pixels: int = 41  # on a side of the images that its default is made for; any from 32 will do
     private: bool = False  # per-example gradients in private training are right, and tested
@@ -36,6 +41,9 @@ class ModelSpec:
     physics: bool = False  # a lens model can be fitted by its features (--use_physics)
     # quantities of the lens that it infers by itself (physics/lens_parameters.py)
     infers: tuple[str, ...] = ()
+    # options besides `size` with which the table shows it, and flags of a small one for a first try
+    shown: Mapping[str, Any] = field(default_factory=lambda: {"in_chans": 1})
+    small: tuple[str, ...] = ()
 
     @property
     def options(self) -> dict:
@@ -47,60 +55,85 @@ class ModelSpec:
 
 MODELS = {
     "convnextv2": ModelSpec(
-        ConvNeXtV2, "ConvNeXt V2 (Woo et al. 2023)", tuple(convnextv2.SIZES), 224, private=True, physics=True
+        ConvNeXtV2,
+        "ConvNeXt V2 (Woo et al. 2023)",
+        sizes=tuple(convnextv2.SIZES),
+        pixels=224,
+        private=True,
+        physics=True,
+        small=("--model_size", "atto"),
     ),
     "enhanced_vit": ModelSpec(
         EnhancedViT,
         "vision transformer with attention by place around the lens, and the sky position",
-        tuple(enhanced_vit.SIZES),
+        sizes=tuple(enhanced_vit.SIZES),
         private=True,
         metadata=True,
         physics=True,
+        small=("--model_size", "tiny"),
     ),
     "robust_resnet": ModelSpec(
         ResNet,
         "ResNet with GroupNorm (He et al. 2015), to be trained against attacks (--adversarial)",
-        tuple(resnet.SIZES),
+        sizes=tuple(resnet.SIZES),
         private=True,
         physics=True,
+        small=("--model_size", "18", "--model_kwargs", "width=0.125", "symmetric=true"),
     ),
     "film_conditioned": ModelSpec(
         FiLMConditioned,
         "ResNet whose stages 2 to 4 are conditioned by metadata (Perez et al. 2018)",
-        tuple(resnet.SIZES),
+        sizes=tuple(resnet.SIZES),
         private=True,
         metadata=True,
         physics=True,
+        small=("--model_size", "18", "--model_kwargs", "width=0.125"),
     ),
     "gat_lens": ModelSpec(
         GATLens,
         "graph attention on detected objects (Brody et al. 2022); pip install -r requirements-graph.txt",
         metadata=True,
         physics=True,
+        small=("--model_kwargs", "layers=2"),
     ),
     "pinn_lens": ModelSpec(
         PinnLens,
         "infers a lens, traces its rays, judges what is left over",
-        tuple(pinn_lens.SIZES),
+        sizes=tuple(pinn_lens.SIZES),
         physics=True,
         infers=GEOMETRY,
+        small=("--model_size", "small"),
     ),
     "bayesian_ensemble": ModelSpec(
         BayesianEnsemble,
         "ResNet-18 and ViT with dropout in prediction (Gal & Ghahramani 2016)",
-        tuple(bayesian_ensemble.SIZES),
+        sizes=tuple(bayesian_ensemble.SIZES),
         metadata=True,
         physics=True,
+        small=("--model_size", "small"),
     ),
     "timm": ModelSpec(
-        build_timm, "any network of timm by its name: timm_name=resnet18", pixels=224, physics=True
+        build_timm,
+        "any network of timm by its name: timm_name=resnet18",
+        pixels=224,
+        physics=True,
+        shown={},
+        small=("--model_kwargs", "timm_name=resnet10t"),
+    ),
+    "recurrent_vae": ModelSpec(
+        RecurrentVAE,
+        "autoencoder of light curves in bands, of any length (Naul et al. 2018)",
+        task="light_curve",
+        pixels=0,
+        shown={"bands": 3},
+        small=("--hidden", "8", "--latent", "3", "--layers", "1", "--harmonics", "4"),
     ),
 }
 
 
 def create_model(name: str, **options) -> nn.Module:
-    """A freshly initialised network: images [B, in_chans, H, W] -> logits [B, num_classes];
-    its two halves are features and classify.
+    """A freshly initialised network. Of the lens task: images [B, in_chans, H, W] -> logits [B, num_classes],
+    in two halves, features and classify (README, "How to add").
 
     Raises ValueError for a name, an option or the value of an option that is not known,
     with the nearest that is.
@@ -122,29 +155,36 @@ def known(kind: str, name: str, names) -> str:
 
 
 def table() -> str:
-    """The networks at one channel and one logit."""
+    """The networks, each size of them at its plainest: a lens finder with one channel and one logit."""
     lines = [
         f"{'model':<18}{'size':<8}{'parameters':>12}{'features':>10}{'pixels':>8}  "
-        f"{'private':<9}{'metadata':<10}{'physics':<9}what"
+        f"{'task':<13}{'private':<9}{'metadata':<10}{'physics':<9}what"
     ]
     for name, spec in MODELS.items():
         for size in spec.sizes or ("",):
-            count, features = "", ""
-            if spec.options.get("timm_name") is not inspect.Parameter.empty:
-                try:
-                    with torch.device("meta"):  # shapes without memory
-                        network = create_model(name, in_chans=1, **({"size": size} if size else {}))
-                    count, features = f"{sum(p.numel() for p in network.parameters()):,}", network.feature_dim
-                except ValueError:  # a package that it needs is not installed
-                    count = "absent"
-            can = "".join(
-                f"{'yes' if able else 'no':<{width}}"
-                for able, width in ((spec.private, 9), (spec.metadata, 10), (spec.physics, 9))
-            )
+            count, features = counted(name, size)
+            pixels = spec.pixels or ""
+            traits = ((spec.private, 9), (spec.metadata, 10), (spec.physics, 9))
+            able = "".join(f"{'yes' if trait else 'no':<{width}}" for trait, width in traits)
             lines.append(
-                f"{name:<18}{size:<8}{count:>12}{features:>10}{spec.pixels:>8}  {can}{spec.description}"
+                f"{name:<18}{size:<8}{count:>12}{features:>10}{pixels:>8}  "
+                f"{spec.task:<13}{able}{spec.description}"
             )
     return "\n".join(lines)
+
+
+def counted(name: str, size: str) -> tuple[str, str]:
+    """(parameters, length of the features): "" where options leave them open, "absent" without a package."""
+    spec = MODELS[name]
+    options = dict(spec.shown) | ({"size": size} if size else {})
+    if any(default is inspect.Parameter.empty for n, default in spec.options.items() if n not in options):
+        return "", ""
+    try:
+        with torch.device("meta"):  # shapes without memory
+            network = create_model(name, **options)
+    except ValueError:
+        return "absent", ""
+    return f"{sum(p.numel() for p in network.parameters()):,}", str(network.feature_dim)
 
 
 if __name__ == "__main__":

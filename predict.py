@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from data.parts import PART, gather_parts, predict_parts
+from data.parts import PART, predict_parts
 from tasks import TASKS
 from trained import Compute, as_asked, load_weights, read_checkpoint
 from utils import checkpoint, config, distributed
@@ -74,32 +74,27 @@ def read_options(argv: list[str]) -> tuple[Config, Any, Any, dict[str, Any]]:
 def main(argv: list[str]) -> None:
     options, own, task, saved = read_options(argv)
     device, warning = distributed.device_for(options.device)
-    precision = saved["record"]["options"]["precision"] if options.precision == "auto" else options.precision
-    options = replace(options, precision=precision)
+    trained_in = saved["record"]["options"]["precision"]
+    options = replace(options, precision=trained_in if options.precision == "auto" else options.precision)
     with distributed.session(device):
         answer = TASKS[saved["record"]["options"]["task"]].answer(options, own, task, saved)
         model = load_weights(answer.model, saved, device)
         total = min(len(answer.data), options.max_samples or len(answer.data))
-        same = checkpoint.digest(
-            [
-                model.state_dict(),
-                answer.key,
-                precision,
-                options.compile,
-                options.which,
-                options.max_samples,
-                PART,
-            ]
-        )
+
+        # What an interrupted prediction of just this has done is taken up; of anything else it is not.
+        asked = [answer.key, options.precision, options.compile, options.which, options.max_samples, PART]
+        same = checkpoint.digest([model.state_dict(), *asked])
         out = Path(options.output_dir)
-        folder = out / f"parts_{same[:16]}"  # what an interrupted prediction of just this has done
+        folder = out / f"parts_{same[:16]}"
         folder.mkdir(parents=True, exist_ok=True)
         if distributed.rank() == 0:
             for line in [*filter(None, [warning]), *answer.notes]:
                 print(f"predict.py: {line}", file=sys.stderr)
-        predict_parts(
+
+        ask = partial(answer.predict, as_asked(model, options.precision, options))
+        parts = predict_parts(
             answer.data,
-            partial(answer.predict, as_asked(model, precision, options)),
+            ask,
             options.batch_size,
             options.num_workers,
             device,
@@ -110,9 +105,9 @@ def main(argv: list[str]) -> None:
         )
         distributed.barrier()
         if distributed.rank() == 0:
-            said = answer.write(gather_parts(folder, total), out)
+            written = answer.write(parts, out)
             shutil.rmtree(folder)
-            print(said)
+            print(written)
 
 
 if __name__ == "__main__":

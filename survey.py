@@ -33,12 +33,13 @@ import torch
 from contract import Batch, Columns, InPrecision
 from data.cutouts import examples as cutouts
 from data.packing import locked
-from data.parts import PART, gather_parts, predict_parts
+from data.parts import PART, predict_parts
 from data.survey import plan as shards, predictions, proof
 from tasks import lens
 from tasks.lens import asked as question
-from trained import Compute, as_asked, load_weights, read_checkpoint, weights_of
+from trained import Compute, as_asked, load_weights, read_checkpoint
 from utils import checkpoint, config, distributed
+from utils.checkpoint import weights_of
 from utils.config import several
 from utils.mistake import Mistake
 
@@ -171,10 +172,10 @@ def predict_shards(options: PredictConfig) -> None:
     device, warning = distributed.device_for(options.device)
     if warning:
         say(warning)
-    networks, channels = [], len(wanted["bands"]) if wanted["band_mode"] == "stack" else 1
+    networks = []
     for each, precision in zip(saved, precisions if left else []):
-        model = lens.build_network(config.recorded(lens.Config, each["record"]["options"]), channels)
-        networks.append(as_asked(load_weights(model, each, device), precision, options))
+        model = load_weights(lens.rebuild(each["record"]), each, device)
+        networks.append(as_asked(model, precision, options))
     for shard in mine:
         target = predictions.path_of(folder, shard)
         try:
@@ -227,10 +228,9 @@ def predict_shard(
         if target.exists():
             return
         # mapped: a worker would only copy
-        predict_parts(examples, asked, options.batch_size, 0, device, parts, len(examples))
-        rows = predictions.table(
-            examples, gather_parts(parts, len(examples)), options.threshold, len(settings["precision"])
-        )
+        found = predict_parts(examples, asked, options.batch_size, 0, device, parts, len(examples))
+        networks = len(settings["precision"])
+        rows = predictions.table(examples, found.columns(), options.threshold, networks)
         seconds = time.perf_counter() - start
         record = dict(
             shard=shard,

@@ -2,9 +2,9 @@
 
     python train.py --data D --bands g r i z y --band_mode stack --save_dir runs/nano_s42 --seed 42
     torchrun --nproc_per_node 4 train.py --config run_sheets/nano.yaml --data D --save_dir runs/nano_s42
-    --seed 42
 
-Running the same command again resumes the run, to the bit. Exit codes: utils/stop.py.
+Running the same command again resumes the run, to the bit. Exit codes: utils/stop.py. From Python, in a
+notebook or a search: `results = run(read_configs(["--data", "D", "--save_dir", "runs/nano_s42"]))`.
 """
 
 import utils  # noqa: F401  first, before torch: it says how threads wait
@@ -14,10 +14,11 @@ import math
 import os
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import yaml
@@ -25,19 +26,21 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
-from contract import DTYPES, Batch, Columns, Gradient, InPrecision, Objective, Run, Task, pieces
+import modes
+from contract import DTYPES, Batch, Columns, Gradient, InPrecision, Mode, Objective, Run, Task, pieces
 from data.order import ShuffledEpochs, batches, in_turn, place_in_turn
 from data.resident import resident
-from modes import MODES, elastic
+from model import MODELS
+from modes import elastic
 from tasks import TASKS
-from utils import checkpoint, config, distributed
+from utils import checkpoint, config, distributed, optimizers
 from utils.config import free
 from utils.cuda_graphs import with_graphs
 from utils.ema import Ema
 from utils.finite import Verdicts
 from utils.log import Log, environment, resident_gib, write_json
 from utils.mistake import Mistake
-from utils.optimizers import parameter_groups
+from utils.optimizers import OptimizerConfig
 from utils.progress import Progress, best_epoch, monitored, without_improvement
 from utils.schedule import ScheduleConfig, learning_rate
 from utils.seeding import seed_from, seed_step
@@ -63,13 +66,12 @@ WRITTEN = (
 
 @dataclass(frozen=True)
 class TrainConfig:
-    task: str = "lens"  # the scientific question: a name in tasks/
+    task: str = "lens"  # the scientific question: a name in tasks/; with --model it need not be given
     mode: str = "single"  # how a batch becomes a gradient: single, or a name in modes/
     save_dir: str = free("runs/run")  # the run directory; the same command on it resumes
     epochs: int = 20  # passes over the training split
     batch_size: int = 128  # examples a step, over all ranks
     accumulate: int = 1  # pieces that each rank's share of a batch is cut into, to save memory
-    weight_decay: float = 0.05  # of matrices and convolutions; biases, norms and scales do not decay
     clip_norm: float = 1.0  # largest norm of the whole gradient; 0 = off
     ema_decay: float = 0.999  # of the averaged weights, which are judged and kept; 0 = the weights themselves
     # auto: fp32 on a CPU, bf16 or else fp16 on a GPU
@@ -95,9 +97,7 @@ class TrainConfig:
     def __post_init__(self):
         least = dict.fromkeys(
             ("epochs", "batch_size", "accumulate", "log_every", "lanes"), 1
-        ) | dict.fromkeys(
-            ("weight_decay", "clip_norm", "patience", "min_delta", "save_every", "num_workers"), 0
-        )
+        ) | dict.fromkeys(("clip_norm", "patience", "min_delta", "save_every", "num_workers"), 0)
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise Mistake(f"--{name}: got {getattr(self, name)}, expected at least {bound}")
@@ -106,190 +106,246 @@ class TrainConfig:
         seconds_of(self.max_time or "0")
 
 
-def train(
-    task: Task,
-    build_mode,
-    options: TrainConfig,
-    schedule: ScheduleConfig,
-    run_dir: Path,
-    record: dict[str, Any],
-    device: torch.device,
-) -> tuple[dict[str, Any] | None, int]:
-    """Run the loop to its end; return the results and 0, or None and the reason of an early stop
-    (utils/stop.py).
+class Configs(NamedTuple):
+    """Everything that a run follows from."""
+
+    options: TrainConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    task: Any = None  # of the class that the task names
+    mode: Any = None  # of the class that the mode names, if it has options
+
+    @property
+    def flat(self) -> dict[str, Any]:
+        return config.flat(*(part for part in self if part is not None))
+
+
+def run(
+    configs: Configs, begin_from: Path | None = None, stop: Stop | None = None, task: Task | None = None
+) -> dict[str, Any]:
+    """Train to the end, or until `stop` asks for one; under torchrun within utils.distributed.session.
+
+    begin_from: last.pt or best.pt of another run, whose weights (and, of last.pt, moments)
+        are taken over at step 0.
+    stop: what may end the run early with a checkpoint; by default --max_time alone.
+        No signal is touched here.
+    task: posed already, instead of what the task of the options builds.
+    Returns what results.json holds, and `stopped`: 0, or the number of the reason in utils.stop.REASONS.
+    Raises Mistake for what a person can mend, FloatingPointError for a loss that diverged.
     """
-    stop = Stop(options.max_time)
+    options = as_on(configs.options)
+    configs = configs._replace(options=options)
+    schedule = configs.schedule
+    optimizers.refuse_conflicts(configs.optimizer, schedule.scheduler, options.ema_decay)
+    stop = stop or Stop(options.max_time)
+    run_dir = Path(options.save_dir)
+    device, warning = distributed.device_for(options.device)
+    if warning:
+        print(f"train.py: {warning}", file=sys.stderr)
+    deterministic(options, device)
+
+    # What another run in this directory would forbid is said before a file of the data is read.
+    if options.restart and distributed.rank() == 0:
+        remove_run(run_dir)
+    distributed.barrier()
+    saved = checkpoint.load_newest(run_dir, lambda text: print(f"train.py: {text}", file=sys.stderr))
+    classes = [type(part) for part in configs if part is not None]
+    if saved:
+        config.refuse_changes(saved["record"], dict(options=configs.flat, data={}), *classes)
+    begun_from = checkpoint.load(begin_from) if begin_from else None
+
+    # The task, as the mode poses it, and the record from which predict rebuilds the network.
+    run_dir.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed_from(options.seed, "weights"))
+    mode = config.pick("mode", options.mode, ALL_MODES)
+    task = task or TASKS[options.task].build(configs.task, run_dir, options.num_workers)
+    task = mode.pose(configs.mode, task)
+    record = dict(options=configs.flat, data=dict(task.record or {}))
+    if options.deterministic == "elastic" and device.type == "cpu":
+        record["data"]["threads"] = torch.get_num_threads()  # bits depend on their number too
+    if begun_from:
+        record["data"]["begun_from"] = checkpoint.digest(
+            begun_from.get("model") or begun_from["state"]["model"]
+        )
+    if saved:
+        config.refuse_changes(saved["record"], record, *classes)
     if not len(task.data["val"]):
         raise Mistake("the validation split is empty: give more data or a larger --val_frac")
     monitor, sign = monitored(options.monitor, task.monitors)
     watched, watched_sign = monitored(schedule.plateau_monitor or monitor, task.monitors)
-    model = task.model.to(device).train()  # always the bare module, never re-bound
-    ema = Ema(model, options.ema_decay)
+    if distributed.rank() == 0:
+        if not saved:
+            (run_dir / "config.yaml").write_text(yaml.safe_dump(record["options"], sort_keys=False))
+        write_json(run_dir / "env.json", environment(dict(data=record["data"], device=str(device))))
+
+    # The network stays the bare module, and is never re-bound; the objective is network and loss as one.
+    model = task.model.to(device).train()
+    objective = Objective(model, task.loss, DTYPES[options.precision]).to(device)
+    ema = Ema(model, options.ema_decay, objective.loss_module)
     if options.compile:
         model.compile()
-    objective = Objective(model, task.loss, DTYPES[options.precision])
-    scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16")  # a no-op unless fp16
-    lanes = options.lanes if options.deterministic == "elastic" else distributed.world_size()
-    # shards have an order of their own
-    drawn = getattr(task.data["train"], "epochs", partial(ShuffledEpochs, len(task.data["train"])))
-    shuffled = drawn(options.batch_size, options.seed, lanes)
-    epoch_steps, total = shuffled.steps_per_epoch, shuffled.steps_per_epoch * options.epochs
-    run = Run(
-        model,
-        objective,
-        task.data["train"],
-        scaler,
-        options.batch_size,
-        options.accumulate,
-        total,
-        options.epochs,
-        options.seed,
-    )
-    gradient = build_mode(run) if build_mode else backprop(run)
-    order, progress = getattr(gradient, "order", shuffled), Progress()
-    groups = parameter_groups(model, options.weight_decay)
-    optimizer, weights = (
-        torch.optim.AdamW(groups, lr=schedule.lr, fused=True),
-        [p for group in groups for p in group["params"]],
-    )
 
-    # Everything with memory is in this dict; all else below is a pure function of (options, step, history).
+    # Batches: the data's own order where they have one (shards), else shuffled epochs.
+    lanes = options.lanes if options.deterministic == "elastic" else distributed.world_size()
+    train_data = task.data["train"]
+    shuffled = train_data.epochs(options.batch_size, options.seed, lanes)
+    shuffled = shuffled or ShuffledEpochs(len(train_data), options.batch_size, options.seed, lanes)
+    epoch_steps = shuffled.steps_per_epoch
+    total = epoch_steps * options.epochs
+
+    # A mode makes the gradient, the optimiser moves what has one.
+    scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16")  # a no-op unless fp16
+    run = Run(
+        objective,
+        train_data,
+        scaler,
+        batch_size=options.batch_size,
+        accumulate=options.accumulate,
+        steps=total,
+        epochs=options.epochs,
+        seed=options.seed,
+    )
+    gradient = elastic_or(mode, options).build(configs.mode, run)
+    named = list(named_weights(objective))
+    optimizer = optimizers.build(configs.optimizer, named, schedule.lr, options.batch_size, task.lr_scale)
+    progress = Progress()
+
+    # Everything with memory is in this dict; all else below is a pure function of (configs, step, history).
     state = dict(
-        model=model, ema=ema, optimizer=optimizer, scaler=scaler, gradient=gradient, progress=progress
+        model=model,
+        loss=objective.loss_module,
+        ema=ema.model,
+        ema_loss=ema.loss,
+        optimizer=optimizer,
+        scaler=scaler,
+        gradient=gradient,
+        progress=progress,
     )
-    if saved := checkpoint.load_newest(run_dir, lambda text: print(f"train.py: {text}", file=sys.stderr)):
-        config.refuse_changes(saved["record"], record, *classes_for(options.task, options.mode))
+    if saved:
         checkpoint.restore(state, saved["state"], f"{run_dir}/last.pt")
+    elif begun_from:
+        checkpoint.begin(state, begun_from, str(begin_from))
+    order = gradient.order or shuffled
     log = Log(run_dir, purge_step=progress.step)
+    begins = f"resumed at step {progress.step}" if saved else f"begun in {run_dir}"
+    parameters = sum(p.numel() for p in objective.parameters())
     log.info(
-        f"{len(task.data['train'])} training examples, {epoch_steps} steps an epoch, "
-        f"{sum(p.numel() for p in model.parameters()):,} parameters, "
-        f"{options.precision} on {device}, "
-        + (f"resumed at step {progress.step}" if saved else f"begun in {run_dir}")
+        f"{len(train_data)} training examples, {epoch_steps} steps an epoch, {parameters:,} parameters, "
+        f"{options.precision} on {device}, {begins}"
     )
-    if (
-        saved
-        and (ranks := len(saved["state"]["progress"]["ranks"])) != distributed.world_size()
-        and options.deterministic != "elastic"
-    ):
+    ranks = len(saved["state"]["progress"]["ranks"]) if saved else distributed.world_size()
+    if ranks != distributed.world_size() and options.deterministic != "elastic":
         log.warning(
             f"resumed on {distributed.world_size()} ranks instead of {ranks}: the last bits may differ"
         )
 
-    task = replace(
-        task,
-        data={
-            **task.data,
-            **{name: resident(task.data[name], options.resident, device) for name in ("train", "val")},
-        },
-    )
-    stream = beside(
-        batches(task.data["train"], order, range(progress.step, total), options.num_workers, device, lanes),
-        device,
-    )
-    # graphs would overwrite a gradient that waits for another piece
-    if options.compile and options.accumulate == 1:
-        stream = with_graphs(
-            model,
-            stream,
-            gradient,
-            partial(seed_step, options.seed, distributed.rank()),
-            progress.step,
-            log.info,
-        )
-    verdict, one = Verdicts(task.data["train"].names, scaler.is_enabled()), torch.ones((), device=device)
-    since, waited, seen = time.perf_counter(), 0.0, 0
+    # What lies on the device whole is read there; the rest is copied beside the computing.
+    held = {split: resident(task.data[split], options.resident, device) for split in ("train", "val")}
+    task = replace(task, data={**task.data, **held})
+    steps = range(progress.step, total)
+    stream = batches(task.data["train"], order, steps, options.num_workers, device, lanes)
+    stream = beside(stream, device)
+    if (
+        options.compile and options.accumulate == 1
+    ):  # graphs would overwrite a gradient that waits for another piece
+        seed = partial(seed_step, options.seed, distributed.rank())
+        stream = with_graphs(model, stream, gradient, seed, progress.step, log.info)
+
+    weights = run.parameters
+    verdict = Verdicts(train_data.names, scaler.is_enabled())
+    one = torch.ones((), device=device)
+    patience = options.patience or math.inf
+    since = time.perf_counter()
+    waited, seen = 0.0, 0
     with checkpoint.Writer() as writer:  # whatever ends the loop, what was begun is written
-        # model, EMA, best; moments
-        writer.expect([*model.state_dict().values()] * 3 + weights * 2 if distributed.rank() == 0 else [])
-        while progress.step < total and without_improvement(
-            progress.history, monitor, sign, options.min_delta
-        ) < (options.patience or math.inf):
-            step, began = progress.step, time.perf_counter()
+        if distributed.rank() == 0:
+            writer.expect([*model.state_dict().values()] * 3 + weights * 2)  # model, EMA, best; moments
+        while progress.step < total:
+            if without_improvement(progress.history, monitor, sign, options.min_delta) >= patience:
+                break
+
+            # A batch; all that is random in its step follows from (seed, rank, step).
+            step = progress.step
+            began = time.perf_counter()
             batch, size, ids = next(stream)
-            waited, seen = waited + time.perf_counter() - began, seen + size
+            waited += time.perf_counter() - began
+            seen += size
             seed_step(options.seed, distributed.rank(), step)
 
-            optimizer.zero_grad(set_to_none=True)
-            means = gradient(batch, size, step)  # the only line that differs between modes
+            # The gradient: the only line that differs between modes.
+            optimizer.zero_grad()
+            means = gradient(batch, size, step)
             scaler.unscale_(optimizer)
-            norm, scale = clip_grad_norm_(weights, options.clip_norm or math.inf), scaler.scale(one)
+            norm = clip_grad_norm_(weights, options.clip_norm or math.inf)
+            scale = scaler.scale(one)
 
-            # The host never waits for this step: what is not finite stops on the device,
-            # and is known here a step later.
-            # of the step before; a skipped step moves neither the schedule nor the EMA
-            progress.updates += verdict.read()
+            # The host never waits for this step: what is not finite stops on the device, and is known here a
+            # step later. A step that was skipped moves neither the schedule nor the EMA.
+            moved = verdict.read()
+            optimizer.settle(moved)
+            progress.updates += moved
             verdict.ask(step, norm, scale, means, ids)
-            lr = learning_rate(
-                schedule,
-                progress.updates,
-                epoch_steps,
-                total,
-                [watched_sign * row[f"val_{watched}"] for row in progress.history],
-            )
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            # 1 where it is not finite: the fused kernel then moves nothing
-            optimizer.found_inf = skips = (norm - norm).ne_(0)
+
+            # The update.
+            scores = [watched_sign * row[f"val_{watched}"] for row in progress.history]
+            lr = learning_rate(schedule, progress.updates, epoch_steps, total, scores)
+            optimizer.set_rate(lr)
+            optimizer.skips = skips = (norm - norm).ne_(0)  # 1 where it is not finite
             scaler.step(optimizer)
             scaler.update()
             ema.update(progress.updates, 1 - skips if scaler.is_enabled() else None)
             progress.step += 1
             progress.add(means, size, ids)
 
+            # What is due after this step.
             log.progress(progress.step, total, f"epoch {step // epoch_steps + 1}")
             writer.check()  # a save that failed ends the run here
-            epoch_over, reason = progress.step % epoch_steps == 0, distributed.largest(stop.asked)
-            saves = epoch_over or reason or (options.save_every and progress.step % options.save_every == 0)
+            reason = distributed.largest(stop.asked)
+            epoch_over = progress.step % epoch_steps == 0
+            save_due = options.save_every and progress.step % options.save_every == 0
+            saves = epoch_over or reason or save_due
             logs = progress.step % options.log_every == 0 or progress.step == total
-            progress.updates += verdict.read() if logs or saves else 0
+            if logs or saves:
+                moved = verdict.read()
+                optimizer.settle(moved)
+                progress.updates += moved
+
             if logs:
                 spent = time.perf_counter() - since
-                shown = distributed.sums({name: mean.item() for name, mean in means.items()})
-                memory = (
-                    torch.cuda.max_memory_allocated(device) / 2**30
-                    if device.type == "cuda"
-                    else resident_gib()
-                )
-                log.steps(
-                    progress.step,
-                    total,
-                    shown
-                    | dict(
-                        lr=lr,
-                        grad_norm=norm.item(),
-                        scale=scale.item(),
-                        ema_decay=ema.decay_at(progress.updates),
-                        examples_per_s=seen / spent,
-                        data_wait_share=waited / spent,
-                        memory_gib=memory,
-                    ),
-                )
-                since, waited, seen = time.perf_counter(), 0.0, 0
+                figures = distributed.sums({name: mean.item() for name, mean in means.items()})
+                figures |= dict(lr=lr) | optimizer.rates()
+                figures |= dict(grad_norm=norm.item(), scale=scale.item())
+                figures |= dict(ema_decay=ema.decay_at(progress.updates))
+                figures |= dict(examples_per_s=seen / spent, data_wait_share=waited / spent)
+                log.steps(progress.step, total, figures | dict(memory_gib=memory_gib(device)))
+                since = time.perf_counter()
+                waited, seen = 0.0, 0
+
             if epoch_over:
+                epoch = progress.step // epoch_steps
+                distributed.refuse_different(named, f"epoch {epoch}, mode {options.mode}")
+                if optimizer.averages_itself:
+                    with optimizer.averaged():
+                        ema.update(progress.updates)
                 columns = measure(task, ema.model, "val", options, device, lanes)
-                (averages, saw), epoch = progress.close_epoch(), progress.step // epoch_steps
+                averages, saw = progress.close_epoch()
                 if order is shuffled:  # what a mode draws by an order of its own is its own business
-                    log.info(saw.checked(len(task.data["train"]), epoch))
-                row = (
-                    dict(epoch=epoch)
-                    | {f"train_{name}": mean for name, mean in averages.items()}
-                    | {f"val_{name}": value for name, value in task.summarise(columns).items()}
-                    | dict(lr=lr)
-                    | (gradient.report() if hasattr(gradient, "report") else {})
-                )
+                    log.info(saw.checked(len(train_data), epoch))
+                row = dict(epoch=epoch)
+                row |= {f"train_{name}": mean for name, mean in averages.items()}
+                row |= {f"val_{name}": value for name, value in task.summarise(columns).items()}
+                row |= dict(lr=lr) | gradient.report()
                 progress.history.append(row)
                 log.epochs(progress.history)
-                if (
-                    best_epoch(progress.history, monitor, sign, options.min_delta) == row["epoch"]
-                    and distributed.rank() == 0
-                ):
-                    writer.save(
-                        run_dir / "best.pt",
-                        dict(record=record, epoch=row["epoch"], metrics=row, model=ema.model.state_dict()),
-                    )
+                best = best_epoch(progress.history, monitor, sign, options.min_delta)
+                if best == epoch and distributed.rank() == 0:
+                    averaged = dict(model=ema.model.state_dict())
+                    if ema.loss.state_dict():
+                        averaged |= dict(loss=ema.loss.state_dict())
+                    writer.save(run_dir / "best.pt", dict(record=record, epoch=epoch, metrics=row) | averaged)
                 if task.illustrate and log.writer:
-                    task.illustrate(log.writer, ema.model, columns, row["epoch"])
+                    task.illustrate(log.writer, ema.model, columns, epoch)
+
             if saves:
                 tree = dict(record=record, state=checkpoint.collect(state))  # on all ranks: sums are gathered
                 if distributed.rank() == 0:
@@ -301,34 +357,63 @@ def train(
                     "go on"
                 )
                 log.close()
-                return None, reason
+                return dict(stopped=reason, step=progress.step, epochs=len(progress.history))
 
-    results = judge_best(task, ema.model, run_dir, options, device, lanes, progress.history) | dict(
-        monitor=monitor, device=str(device)
-    )
+    results = judge_best(task, ema.model, run_dir, options, device, lanes, progress.history)
+    results |= dict(monitor=monitor, device=str(device))
     log.end(record["options"], results, progress.history)
     log.close()
-    return results, 0
+    if distributed.rank() == 0:
+        print(f"{run_dir}: {shown(results, task.monitors)}", flush=True)
+    return results | dict(stopped=0)
 
 
-def backprop(run: Run) -> Gradient:
+class Backprop(Gradient):
     """The ordinary gradient: back-propagate the mean loss of the batch, one piece at a time."""
-    ranks = distributed.world_size()
-    ddp = DistributedDataParallel(run.objective) if ranks > 1 else run.objective
 
-    def gradient(batch: Batch, size: int, step: int) -> dict[str, Tensor]:
-        parts, sums = pieces(batch, run.accumulate), []
+    def __init__(self, options: None, run: Run):
+        self.run = run
+        self.ranks = distributed.world_size()
+        self.objective = DistributedDataParallel(run.objective) if self.ranks > 1 else run.objective
+
+    def __call__(self, batch: Batch, size: int, step: int) -> dict[str, Tensor]:
+        parts = pieces(batch, self.run.accumulate)
+        sums = []
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
-            with contextlib.nullcontext() if last or ranks == 1 else ddp.no_sync():
-                value, terms = ddp(part, step)
-                # of the mean; DDP averages over ranks
-                run.scaler.scale(value).backward(torch.full_like(value, ranks / size))
-            columns = {"loss": value.detach(), **terms}
+            with contextlib.nullcontext() if last or self.ranks == 1 else self.objective.no_sync():
+                loss = self.objective(part, step)
+                value = loss.value
+                of_mean = torch.full_like(value, self.ranks / size)  # DDP averages over ranks
+                self.run.scaler.scale(value).backward(of_mean)
+            columns = {"loss": value.detach(), **loss.terms}
             sums.append(torch.stack([*columns.values()]).sum(1))
-        return dict(zip(columns, (reduce(torch.add, sums) / size).unbind()))
+        means = reduce(torch.add, sums) / size
+        return dict(zip(columns, means.unbind()))
 
-    return gradient
+
+ALL_MODES = {"single": Mode(Backprop), **modes.MODES}
+
+
+def elastic_or(mode: Mode, options: TrainConfig) -> Mode:
+    """The mode, or the one that `--deterministic elastic` builds in place of the ordinary gradient."""
+    if options.deterministic != "elastic":
+        return mode
+    if options.mode != "single":
+        raise Mistake(
+            f"--deterministic: got 'elastic' with --mode {options.mode}, expected the single mode; give "
+            "run or none"
+        )
+    return Mode(lambda _, run: elastic.build(run, options.lanes))
+
+
+def named_weights(objective: Objective) -> list[tuple[str, nn.Parameter]]:
+    """What is trained: the network's weights by their own names, then the loss' as loss.<name>."""
+    network = list(objective.network.model.named_parameters())
+    loss = [(f"loss.{name}", weight) for name, weight in objective.loss_module.named_parameters()]
+    known = {id(weight) for _, weight in network}
+    both = network + [(name, weight) for name, weight in loss if id(weight) not in known]
+    return [(name, weight) for name, weight in both if weight.requires_grad]
 
 
 @torch.no_grad()
@@ -358,84 +443,80 @@ def judge_best(
     distributed.barrier()
     best = checkpoint.load(run_dir / "best.pt")
     model.load_state_dict(best["model"])
-    columns = {
-        split: measure(task, model, split, options, device, lanes)
-        for split in ("val", "test")
-        if len(task.data[split])
-    }
+    judged = [split for split in ("val", "test") if len(task.data[split])]
+    columns = {split: measure(task, model, split, options, device, lanes) for split in judged}
     calibration = dict(calibration=task.calibrate(columns["val"])) if task.calibrate else {}
     if calibration and distributed.rank() == 0:
-        checkpoint.save(
-            run_dir / "best.pt",
-            {name: best[name] for name in ("record", "epoch", "metrics", "model")} | calibration,
-        )
-    return (
-        dict(best_epoch=best["epoch"], epochs=len(history), last=history[-1])
-        | calibration
-        | {split: (task.report or task.summarise)(rows) for split, rows in columns.items()}
-    )
+        checkpoint.save(run_dir / "best.pt", best | calibration)
+    report = task.report or task.summarise
+    figures = {split: report(rows) for split, rows in columns.items()}
+    return dict(best_epoch=best["epoch"], epochs=len(history), last=history[-1]) | calibration | figures
 
 
-def classes_for(task: str, mode: str) -> list[type]:
-    module = config.pick("mode", mode, MODES)
-    return [TrainConfig, ScheduleConfig, config.pick("task", task, TASKS).Config] + (
-        [module.Config] if module else []
-    )
+def as_on(options: TrainConfig) -> TrainConfig:
+    """The options with the precision that `auto` is on this device."""
+    if options.precision != "auto":
+        return options
+    device, _ = distributed.device_for(options.device)
+    on_gpu = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp16"
+    return replace(options, precision=on_gpu if device.type == "cuda" else "fp32")
 
 
-def main(argv: list[str]) -> None:
-    names = config.peek(argv, "task", "lens"), config.peek(argv, "mode", "single")
-    options, schedule, task_config, *mode_config = config.read(argv, *classes_for(*names))
-    device, warning = distributed.device_for(options.device)
-    if warning:
-        print(f"train.py: {warning}", file=sys.stderr)
-    if options.precision == "auto":
-        on_gpu = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp16"
-        options = replace(options, precision=on_gpu if device.type == "cuda" else "fp32")
+def deterministic(options: TrainConfig, device: torch.device) -> None:
+    """Have torch give the same bits every time, as far as `--deterministic` asks."""
     if options.deterministic != "none" and device.type == "cuda":
         # as cuBLAS asks for, before its first use
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-    run_dir = Path(options.save_dir)
+    if options.deterministic == "elastic" and device.type == "cpu":
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+def remove_run(run_dir: Path) -> None:
+    for pattern in WRITTEN:
+        for path in run_dir.glob(pattern):
+            path.unlink()
+
+
+def memory_gib(device: torch.device) -> float:
+    """The most that was in use on a GPU; on a CPU what this process has now."""
+    return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else resident_gib()
+
+
+def classes_for(task: str, mode: str) -> list[type]:
+    """The classes whose fields are the flags of a run."""
+    its_own = config.pick("mode", mode, ALL_MODES).config
+    task_config = config.pick("task", task, TASKS).Config
+    return [TrainConfig, OptimizerConfig, ScheduleConfig, task_config] + ([its_own] if its_own else [])
+
+
+def read_configs(argv: list[str]) -> Configs:
+    """The configuration that a command line gives; --model alone is enough to find the task."""
+    model = MODELS.get(config.peek(argv, "model", ""))
+    task = config.peek(argv, "task", model.task if model else TrainConfig.task)
+    if model:
+        argv = ["--task", task, *argv]
+    classes = classes_for(task, config.peek(argv, "mode", TrainConfig.mode))
+    return Configs(*config.read(argv, *classes))
+
+
+def main(argv: list[str]) -> None:
+    configs = read_configs(argv)
+    device, _ = distributed.device_for(configs.options.device)
+    stop = Stop(configs.options.max_time).on_signals()
     with distributed.session(device):
-        if options.restart and distributed.rank() == 0:
-            for path in [path for pattern in WRITTEN for path in run_dir.glob(pattern)]:
-                path.unlink()
-        distributed.barrier()
-        run_dir.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(seed_from(options.seed, "weights"))
-        task = TASKS[names[0]].build(task_config, run_dir, options.num_workers)
-        record = dict(
-            options=config.flat(options, schedule, task_config, *mode_config), data=dict(task.record or {})
-        )
-        build_mode = partial(MODES[names[1]].build, mode_config[0]) if mode_config else None
-        if options.deterministic == "elastic":
-            if build_mode:
-                raise Mistake(
-                    f"--deterministic: got 'elastic' with --mode {names[1]}, expected the single mode; "
-                    "give run or none"
-                )
-            if device.type == "cpu":  # bits depend on the number of threads too
-                record["data"]["threads"] = int(os.environ.get("OMP_NUM_THREADS", "1"))
-                torch.set_num_threads(record["data"]["threads"])
-            build_mode = partial(elastic.build, lanes=options.lanes)
-        if distributed.rank() == 0 and not (run_dir / "last.pt").exists():
-            (run_dir / "config.yaml").write_text(yaml.safe_dump(record["options"], sort_keys=False))
-        if distributed.rank() == 0:
-            write_json(run_dir / "env.json", environment(dict(data=record["data"], device=str(device))))
-        results, reason = train(task, build_mode, options, schedule, run_dir, record, device)
-        if results and distributed.rank() == 0:
-            print(
-                f"{run_dir}: "
-                + "  ".join(
-                    f"{split}_{name} {results[split][name]:.4f}"
-                    for split in ("val", "test")
-                    if split in results
-                    for name in task.monitors
-                )
-            )
-    if reason:
-        sys.exit(exit_code(reason))
+        results = run(configs, stop=stop)
+    if results["stopped"]:
+        sys.exit(exit_code(results["stopped"]))
+
+
+def shown(results: dict[str, Any], monitors: Iterable[str]) -> str:
+    """The figures that may choose an epoch, of validation and test."""
+    figures = []
+    for split in ("val", "test"):
+        for name in monitors if split in results else ():
+            figures.append(f"{split}_{name} {results[split][name]:.4f}")
+    return "  ".join(figures)
 
 
 if __name__ == "__main__":

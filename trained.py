@@ -11,6 +11,7 @@ from torch import nn
 
 from contract import DTYPES, InPrecision
 from utils import checkpoint
+from utils.checkpoint import weights_of
 from utils.mistake import Mistake
 
 
@@ -38,11 +39,6 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         raise Mistake(f"--model_path: there is no file {path!r}") from error
     except checkpoint.Damaged as error:
         raise Mistake(str(error)) from error
-
-
-def weights_of(saved: dict[str, Any]) -> dict[str, Any]:
-    """The averaged weights of best.pt, or those of last.pt."""
-    return saved["model"] if "model" in saved else saved["state"]["ema"]
 
 
 def load_weights(model: nn.Module, saved: dict[str, Any], device: torch.device) -> nn.Module:

@@ -63,7 +63,7 @@ def stalls(options: Config, averaged: bool) -> Row:
     torch.manual_seed(0)
     model, images = ConvNeXtV2(options.size), torch.randn(options.batch_size, 1, 41, 41)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    state = dict(model=model, optimizer=optimizer) | (dict(ema=Ema(model, 0.999)) if averaged else {})
+    state = dict(model=model, optimizer=optimizer) | (dict(ema=Ema(model, 0.999).model) if averaged else {})
 
     def step() -> None:
         optimizer.zero_grad()

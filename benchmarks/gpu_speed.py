@@ -47,6 +47,7 @@ from tasks import lens  # noqa: E402
 from tasks.lens import judge, losses  # noqa: E402
 from utils import config  # noqa: E402
 from utils.ema import Ema  # noqa: E402
+from utils.optimizers import OptimizerConfig, parameter_groups  # noqa: E402
 from utils.schedule import ScheduleConfig  # noqa: E402
 from utils.seeding import seed_from  # noqa: E402
 
@@ -173,7 +174,7 @@ def training(network: nn.Module, pool: Pool, dtype: torch.dtype) -> Callable[[in
     objective, ema, groups = (
         Objective(network.train(), loss, dtype),
         Ema(network, 0.999),
-        train.parameter_groups(network, 0.05),
+        parameter_groups(network.named_parameters(), 0.05),
     )
     optimizer, weights = (
         torch.optim.AdamW(groups, lr=3e-4, fused=True),
@@ -342,15 +343,8 @@ def ensemble(asked: Config, options: Config, device: torch.device) -> list[Row]:
             seed=seed,
         )
         with tempfile.TemporaryDirectory() as folder:
-            train.train(
-                task,
-                None,
-                told,
-                ScheduleConfig(warmup_epochs=0.1),
-                Path(folder),
-                dict(options={}, data={}),
-                device,
-            )
+            schedule = ScheduleConfig(warmup_epochs=0.1)
+            train.run(train.Configs(replace(told, save_dir=folder), OptimizerConfig(), schedule), task=task)
     synchronise(device)
     seconds = time.perf_counter() - start
     counts, epochs, steps, whole = plan(asked)

@@ -33,6 +33,7 @@ from table import Row, show  # noqa: E402
 from tests import toys  # noqa: E402
 from utils import config  # noqa: E402
 from utils.ema import Ema  # noqa: E402
+from utils.optimizers import OptimizerConfig, parameter_groups  # noqa: E402
 from utils.schedule import ScheduleConfig  # noqa: E402
 
 BLOCK = 50
@@ -78,11 +79,10 @@ def ours(options: Config, data: dict, folder: Path) -> list[float]:
         precision="fp32",
         log_every=50,
     )
-    folder.mkdir(parents=True)
-    with contextlib.redirect_stderr(open(os.devnull, "w")):
-        train.train(
-            task, None, told, ScheduleConfig(), folder, dict(options={}, data={}), torch.device("cpu")
-        )
+    configs = train.Configs(told, OptimizerConfig(), ScheduleConfig())
+    with open(os.devnull, "w") as nowhere:
+        with contextlib.redirect_stderr(nowhere), contextlib.redirect_stdout(nowhere):
+            train.run(configs, task=task)
     return data["train"].read[: options.steps]
 
 
@@ -90,7 +90,7 @@ def bare(options: Config, data: dict, averaged: bool) -> list[float]:
     torch.manual_seed(0)
     model = toys.Classifier(toys.Config(dropout=0.0))
     optimizer, ema = (
-        torch.optim.AdamW(train.parameter_groups(model, 0.05), lr=3e-4, fused=True),
+        torch.optim.AdamW(parameter_groups(model.named_parameters(), 0.05), lr=3e-4, fused=True),
         Ema(model, 0.999),
     )
     batch, times = data["train"].__getitems__(range(options.batch_size)), []
@@ -116,14 +116,16 @@ def lightning(options: Config, data: dict, folder: Path) -> list[float]:
             self.model = toys.Classifier(toys.Config(dropout=0.0))
 
         def training_step(self, batch, number):
-            value, terms = toys.loss(self.model, batch, number)
+            value, terms, _ = toys.loss(self.model, batch, number)
             loss = value.mean()
             self.log("loss", loss, batch_size=options.batch_size, on_step=True, on_epoch=True)
             self.log("acc", terms["acc"].mean(), batch_size=options.batch_size, on_step=True, on_epoch=True)
             return loss
 
         def configure_optimizers(self):
-            optimizer = torch.optim.AdamW(train.parameter_groups(self.model, 0.05), lr=3e-4, fused=True)
+            optimizer = torch.optim.AdamW(
+                parameter_groups(self.model.named_parameters(), 0.05), lr=3e-4, fused=True
+            )
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
             return dict(optimizer=optimizer, lr_scheduler=dict(scheduler=schedule, interval="step"))
 

@@ -32,6 +32,7 @@ from table import Row, show  # noqa: E402
 from tests import toys  # noqa: E402
 from utils import checkpoint, config  # noqa: E402
 from utils.ema import Ema  # noqa: E402
+from utils.optimizers import OptimizerConfig, parameter_groups  # noqa: E402
 from utils.log import resident_gib  # noqa: E402
 from utils.mistake import Mistake  # noqa: E402
 from utils.schedule import ScheduleConfig  # noqa: E402
@@ -87,12 +88,13 @@ def resume(size: int, options: Config, folder: Path) -> tuple[float, float, bool
         device="cpu",
         precision="fp32",
     )
-    schedule, record = ScheduleConfig(), dict(options={}, data={})
+    configs = train.Configs(told, OptimizerConfig(), ScheduleConfig())
+    record = dict(options=configs.flat, data={})
     order = ShuffledEpochs(size, options.batch_size, told.seed)
     step = order.steps_per_epoch + order.steps_per_epoch // 3
     folder.mkdir(parents=True)
     model = toys.Classifier(toys.Config())
-    optimizer = torch.optim.AdamW(train.parameter_groups(model, told.weight_decay), lr=1e-3, fused=True)
+    optimizer = torch.optim.AdamW(parameter_groups(model.named_parameters(), 0.05), lr=1e-3, fused=True)
     model(torch.zeros(2, 2)).sum().backward()
     optimizer.step()
     history = [dict(epoch=1, train_loss=0.7, val_loss=0.7, lr=1e-3)]
@@ -102,7 +104,7 @@ def resume(size: int, options: Config, folder: Path) -> tuple[float, float, bool
             record=record,
             state=dict(
                 model=model.state_dict(),
-                ema=Ema(model, 0.999).state_dict(),
+                ema=Ema(model, 0.999).model.state_dict(),
                 optimizer=optimizer.state_dict(),
                 scaler={},
                 progress=dict(
@@ -119,7 +121,7 @@ def resume(size: int, options: Config, folder: Path) -> tuple[float, float, bool
     before, began = resident_gib(), time.perf_counter()
     try:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-            train.train(task, None, told, schedule, folder, record, torch.device("cpu"))
+            train.run(configs, task=task)
     except Reached:
         pass
     return (

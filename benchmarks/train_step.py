@@ -49,7 +49,7 @@ class Side:
 
     def __init__(self, network: nn.Module, average, lr: float, **how):
         self.network, self.average, self.updates = network, average, 0
-        self.optimizer = torch.optim.AdamW(parameter_groups(network, 0.05), lr=lr, **how)
+        self.optimizer = torch.optim.AdamW(parameter_groups(network.named_parameters(), 0.05), lr=lr, **how)
 
     def step(self, images: Tensor, labels: Tensor) -> tuple[float, list[float]]:
         """One step: its loss, and the process time of its parts."""

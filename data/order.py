@@ -5,6 +5,7 @@ so a resume at any step costs nothing.
 import atexit
 import signal
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from contract import Batch, Examples
+from contract import Batch, Examples, Order, checked
 from data.resident import Resident
 from utils import distributed
 from utils.mistake import Mistake
@@ -106,7 +107,7 @@ class Share(NamedTuple):
 
 
 def batches(
-    data: Examples, order, steps: range, workers: int, device: torch.device, lanes: int
+    data: Examples, order: Order, steps: range, workers: int, device: torch.device, lanes: int
 ) -> Iterator[Share]:
     """This rank's share of the batch of each of `steps`, lane by lane."""
 
@@ -116,8 +117,7 @@ def batches(
             sizes.append(len(indices))
             yield np.concatenate([indices[lane::lanes] for lane in mine])
 
-    if hasattr(data, "follow"):
-        data.follow(order, steps.start)  # a stream reads ahead
+    data.follow(order, steps.start)
     mine = lanes_of(lanes)
     sizes: list[int] = []  # filled by the sampler, which runs ahead of the batches by the prefetch
     for batch, ids in read(data, shares(), workers, device):
@@ -158,7 +158,9 @@ def read(
         shares = loader(data, shares, workers, device)
     for share in shares:
         batch = share if workers else data.__getitems__(share)
-        yield to_device(batch, device), batch["index"].numpy()
+        ids = batch["index"].numpy()
+        checked(batch, len(ids) if workers else len(share), partial(data.names, ids))
+        yield to_device(batch, device), ids
 
 
 def loader(

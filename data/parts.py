@@ -1,9 +1,12 @@
-"""A prediction in parts: each is written whole, so that an interrupted prediction goes on where it was."""
+"""A prediction in parts: each is written whole, so that an interrupted prediction goes on where it was, and
+read one after another, so that no more than a few need memory at once.
+"""
 
 import os
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,64 @@ from utils import files
 from utils.mistake import Mistake
 from utils.transfer import beside
 
-PART = 8192  # examples that are written at once: what an interruption can cost, and what ranks share
+PART = 8192  # examples of a part at most: what an interruption can cost, and what ranks share
+PART_BYTES = 2**26  # ... and bytes, where an answer is large
+KEPT = 4  # parts that are kept in memory for whoever asks for single examples
+
+
+class Parts:
+    """What was predicted of `total` examples, on the disk in parts of `size` each."""
+
+    def __init__(self, folder: Path, total: int, size: int):
+        self.folder = folder
+        self.total = total
+        self.size = size
+        self.part = lru_cache(KEPT)(self.read_part)
+
+    def __len__(self) -> int:
+        """Examples, not parts."""
+        return self.total
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        """The columns of each part [n, ...], in the order of the examples."""
+        return (self.read_part(number) for number in range(-(-self.total // self.size)))
+
+    def take(self, examples: np.ndarray, *names: str) -> dict[str, np.ndarray]:
+        """The columns `names` (all, if none is named) of some examples, [n,
+        ...] each in the order of `examples`.
+        """
+        examples = np.asarray(examples, dtype=np.int64)
+        numbers, of_part = np.unique(examples // self.size, return_inverse=True)
+        taken: dict[str, np.ndarray] = {}
+        for place, number in enumerate(numbers.tolist() or [0]):
+            here = np.flatnonzero(of_part == place)
+            part = self.part(number)
+            for name in names or part:
+                rows = part[name][examples[here] - number * self.size]
+                if name not in taken:
+                    taken[name] = np.empty((len(examples), *rows.shape[1:]), rows.dtype)
+                taken[name][here] = rows
+        return taken
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """All columns whole, [total, ...] each: for answers that are known to be small."""
+        parts = list(self)
+        return {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else ())}
+
+    def read_part(self, number: int) -> dict[str, np.ndarray]:
+        """Raises Mistake for a part that the disk does not give back."""
+        path = part_path(self.folder, number * self.size)
+        expected = min(self.size, self.total - number * self.size)
+        try:
+            with np.load(path) as part:
+                columns = dict(part)
+        except FileNotFoundError:
+            raise Mistake(f"parts are gone from {self.folder}: run the same command again") from None
+        except (zipfile.BadZipFile, ValueError, EOFError, KeyError) as error:
+            raise Mistake(f"{path} is damaged ({error}): remove it and run the same command again") from error
+        if any(len(column) != expected for column in columns.values()):
+            raise Mistake(f"{path} is of another prediction: remove it and run the same command again")
+        return columns
 
 
 @torch.no_grad()
@@ -30,38 +90,43 @@ def predict_parts(
     total: int,
     rank: int = 0,
     ranks: int = 1,
-) -> None:
-    """Write `ask(batch)` of every part of the first `total` examples that is not there yet;
-    rank r does the r-th of every `ranks` parts.
+) -> Parts:
+    """Write `ask(batch)` of every part of the first `total` examples that is not there yet.
+
+    Rank r does the r-th of every `ranks` parts; another rank's may not be there yet when this returns.
     """
+    size = part_size(data, ask, batch_size, device, total)
     with tqdm(total=total, unit="example", disable=rank > 0 or not sys.stderr.isatty()) as bar:
-        for start in range(rank * PART, total, PART * ranks):
-            path, stop = folder / f"{start:012d}.npz", min(start + PART, total)
+        for start in range(rank * size, total, size * ranks):
+            path = part_path(folder, start)
+            stop = min(start + size, total)
             if not path.exists():
                 shares = (np.arange(at, min(at + batch_size, stop)) for at in range(start, stop, batch_size))
-                rows = [ask(batch) for batch, _ in beside(read(data, shares, workers, device), device)]
-                with files.whole(path) as temporary, open(temporary, "wb") as file:
-                    np.savez(
-                        file,
-                        **{name: torch.cat([row[name] for row in rows]).cpu().numpy() for name in rows[0]},
-                    )
-                    file.flush()
-                    os.fsync(file.fileno())  # its name must not outlive a power failure that its bytes do not
+                batches = beside(read(data, shares, workers, device), device)
+                write_part(path, [ask(batch) for batch, _ in batches])
             bar.update(min(total - bar.n, (stop - start) * ranks))
+    return Parts(folder, total, size)
 
 
-def gather_parts(folder: Path, total: int) -> dict[str, np.ndarray]:
-    """The columns that `predict_parts` wrote, [total, ...] each.
-    Raises Mistake for a part that the disk does not give back.
-    """
-    parts = []
-    for path in sorted(folder.glob("*.npz")):
-        try:
-            with np.load(path) as part:
-                parts.append(dict(part))
-        except (zipfile.BadZipFile, ValueError, EOFError, KeyError) as error:
-            raise Mistake(f"{path} is damaged ({error}): remove it and run the same command again") from error
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else ())}
-    if any(len(column) != total for column in columns.values()):
-        raise Mistake(f"parts are gone from {folder}: run the same command again")
-    return columns
+def part_size(
+    data: Examples, ask: Callable[[Batch], Columns], batch_size: int, device: torch.device, total: int
+) -> int:
+    """Examples of a part: it follows from what is answered of one, so every rank and every attempt agree."""
+    if not total:
+        return PART
+    some = np.arange(min(batch_size, total))
+    batch, _ = next(read(data, [some], 0, device))
+    bytes_each = sum(column.nbytes for column in ask(batch).values()) / len(some)
+    return int(np.clip(PART_BYTES // max(1, bytes_each), 1, PART))
+
+
+def part_path(folder: Path, start: int) -> Path:
+    return folder / f"{start:012d}.npz"
+
+
+def write_part(path: Path, rows: list[Columns]) -> None:
+    columns = {name: torch.cat([row[name] for row in rows]).cpu().numpy() for name in rows[0]}
+    with files.whole(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **columns)
+        file.flush()
+        os.fsync(file.fileno())  # its name must not outlive a power failure that its bytes do not

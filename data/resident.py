@@ -2,24 +2,31 @@
 examples.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 
-from contract import Batch, Examples
+from contract import Batch, Examples, checked
 from utils.mistake import Mistake
 
 AT_ONCE = 4096  # examples that are read and copied at once
 ROOM = 0.5  # share of a GPU's free memory that examples may take; the rest is the network's
 
 
-class Resident:
+class Resident(Examples):
     """The examples of `data`, one tensor [E, ...] a field on `device`, gathered there."""
+
+    uniform = True
 
     def __init__(self, data: Examples, device: torch.device):
         self.data, self.fields = data, {}
         for start in range(0, len(data), AT_ONCE):
             stop = min(start + AT_ONCE, len(data))
-            for name, tensor in data.__getitems__(range(start, stop)).items():
+            some = range(start, stop)
+            for name, tensor in checked(
+                data.__getitems__(some), len(some), partial(data.names, some)
+            ).items():
                 if name not in self.fields:
                     self.fields[name] = torch.empty(
                         len(data), *tensor.shape[1:], dtype=tensor.dtype, device=device
@@ -46,12 +53,11 @@ def resident(data: Examples, wish: str, device: torch.device) -> Examples:
         of one shape (`data.uniform`) can be.
     Raises: Mistake for "yes" and examples of many shapes.
     """
-    uniform = getattr(data, "uniform", False)
-    if wish == "yes" and not uniform:
+    if wish == "yes" and not data.uniform:
         raise Mistake(
             "--resident: got 'yes', but the examples of this task are of many shapes; give auto or no"
         )
-    if wish == "no" or not uniform or not len(data):
+    if wish == "no" or not data.uniform or not len(data):
         return data
     if wish == "auto":
         bytes_each = sum(tensor.nbytes for tensor in data.__getitems__([0]).values())

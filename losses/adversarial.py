@@ -3,6 +3,9 @@
 Source: projected gradient descent, Madry et al. 2018, arXiv:1706.06083, eq. 2.1 and section 2.1.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -39,17 +42,33 @@ def adversarial(
             "to 1"
         )
 
-    def mixed(model: nn.Module, batch: Batch, step: int) -> Loss:
-        changed = attack(model, batch, search or loss, step, norm, radius, steps, step_size)
+    settings = dict(norm=norm, radius=radius, steps=steps, step_size=step_size)
+    return Mixed(loss, partial(attack, loss=search or loss, **settings), share)
+
+
+class Mixed(nn.Module):
+    """(1 - share) of a loss for the batch as it is, share of it for the worst batch that `search` finds near
+    it.
+    """
+
+    def __init__(self, loss: LossFn, search: Callable[..., Batch], share: float):
+        super().__init__()
+        self.loss = loss  # registered, if it has weights of its own
+        self.search = search
+        self.share = share
+
+    def forward(self, model: nn.Module, batch: Batch, step: int) -> Loss:
+        changed = self.search(model, batch, step=step)
         with same_random_numbers(batch["image"].device):
-            hard = loss(model, changed, step)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and share < 1):
-            clean = loss(model, batch, step)
+            hard = self.loss(model, changed, step)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.share < 1):
+            clean = self.loss(model, batch, step)
         terms = clean.terms | {f"adversarial_{name}": term for name, term in hard.terms.items()}
         terms |= {"clean_loss": clean.value, "adversarial_loss": hard.value}
-        return Loss(torch.lerp(clean.value, hard.value, share) if share < 1 else hard.value, terms)
-
-    return mixed
+        if self.share == 1:
+            return Loss(hard.value, terms, hard.parts)
+        mixed = {name: torch.lerp(clean.parts[name], part, self.share) for name, part in hard.parts.items()}
+        return Loss(torch.lerp(clean.value, hard.value, self.share), terms, mixed)
 
 
 def attack(

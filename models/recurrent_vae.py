@@ -33,8 +33,7 @@ class RecurrentVAE(nn.Module):
     else of the posterior's mean.
 
     bands, hidden, latent, layers, dropout     the defaults are the request's, with 9 inputs a point:
-                                               rate, lower and
-                     upper error in three bands
+                     rate, lower and upper error in three bands
     bidirectional    the encoder also reads the curve backwards
     time_inputs      the encoder is also told gaps, places and which bands were observed
     curve_scale      rates are in units of the curve's own mean in each band, which is a further input,
@@ -61,6 +60,7 @@ class RecurrentVAE(nn.Module):
     ):
         super().__init__()
         self.bands, self.hidden, self.harmonics = bands, hidden, harmonics
+        self.feature_dim = latent
         self.time_inputs, self.curve_scale, self.scatter = time_inputs, curve_scale, scatter
         inputs = 3 * bands + (2 + bands if time_inputs else 0) + (bands if curve_scale else 0)
         # it is between the layers; torch warns where there is nothing between

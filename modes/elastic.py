@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from contract import Batch, Run, pieces, size_of
+from contract import Batch, Gradient, Run, pieces, size_of
 from data.order import lanes_of
 from utils import distributed
 from utils.mistake import Mistake
@@ -31,16 +31,16 @@ def build(run: Run, lanes: int) -> "Elastic":
     return Elastic(run, lanes)
 
 
-class Elastic:
+class Elastic(Gradient):
     """A gradient over so many lanes, to which the loop deals batches."""
 
     def __init__(self, run: Run, lanes: int):
         self.run, self.lanes = run, lanes
-        self.parameters = [p for p in run.model.parameters() if p.requires_grad]
+        self.parameters = run.parameters
         # Places, as a forward pass may put a new tensor in a buffer's place.
         self.buffers = [
             (module._buffers, name)
-            for module in run.model.modules()
+            for module in run.objective.modules()
             for name, t in module._buffers.items()
             if t is not None
         ]
@@ -72,9 +72,9 @@ class Elastic:
         for parameter in self.parameters:
             parameter.grad = None
         for part in pieces(batch, min(self.run.accumulate, size_of(batch))):
-            value, terms = self.run.objective(part, step)
-            self.run.scaler.scale(value.sum() / size).backward()
-            for name, column in {"loss": value.detach(), **terms}.items():
+            loss = self.run.objective(part, step)
+            self.run.scaler.scale(loss.value.sum() / size).backward()
+            for name, column in {"loss": loss.value.detach(), **loss.terms}.items():
                 means[name] = means.get(name, 0) + column.sum() / size
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
         return [*means], torch.cat(

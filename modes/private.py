@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contract import Batch, Run, pieces, size_of
+from contract import Batch, Gradient, Run, pieces, size_of
 from modes.per_example import hooked, refuse_unless_each_alone
 from utils import distributed
 from utils.mistake import Mistake
@@ -62,6 +62,11 @@ def build(config: Config, run: Run) -> "PrivateGradient":
             "mode needs; "
             "leave --compile out"
         )
+    if any(p.requires_grad for p in run.objective.loss_module.parameters()):
+        raise Mistake(
+            "this loss has weights of its own, whose per-example gradients Opacus cannot give; customer_data "
+            "mode needs a loss without, such as fixed weights of its terms"
+        )
     if config.target_delta >= 1 / len(run.data):
         raise Mistake(
             f"--target_delta: got {config.target_delta:g}, expected less than 1 / examples = "
@@ -74,7 +79,7 @@ def build(config: Config, run: Run) -> "PrivateGradient":
     return PrivateGradient(config, run)
 
 
-class PrivateGradient:
+class PrivateGradient(Gradient):
     """Remembers what has been spent and the secret of its draws;
     `state_dict` carries both across restarts.
     """
@@ -113,10 +118,8 @@ class PrivateGradient:
 
     def order(self, step: int) -> np.ndarray:
         """Each example joins each batch independently with probability batch_size / examples."""
-        draws = np.random.Generator(np.random.Philox(seed_from(self.secret, "poisson", step))).random(
-            len(self.run.data)
-        )
-        return np.flatnonzero(draws < self.rate)
+        generator = np.random.Generator(np.random.Philox(seed_from(self.secret, "poisson", step)))
+        return np.flatnonzero(generator.random(len(self.run.data)) < self.rate)
 
     def __call__(self, batch: Batch, size: int, step: int) -> dict[str, Tensor]:
         if not self.checked and size_of(batch) >= 2:
@@ -130,12 +133,12 @@ class PrivateGradient:
         if size_of(batch):
             count = max(self.run.accumulate, -(-size_of(batch) // self.config.max_physical_batch))
             for piece in pieces(batch, count):
-                value, terms = self.run.objective(piece, step)
-                value.sum().backward()
+                loss = self.run.objective(piece, step)
+                loss.value.sum().backward()
                 self.clipper.clip_and_accumulate()
                 for p in self.parameters:
                     p.grad_sample = None
-                for name, column in {"loss": value.detach(), **terms}.items():
+                for name, column in {"loss": loss.value.detach(), **loss.terms}.items():
                     means[name] = means.get(name, 0) + column.sum() / size
         self.clipper.generator = torch.Generator(self.parameters[0].device)
         self.clipper.generator.manual_seed(seed_from(self.secret, "noise", step))

@@ -1,10 +1,17 @@
-"""Tasks: each folder is one scientific question.
+"""Tasks: each folder is one scientific question. To add a task, write the folder and its line below.
 
-A folder here exports `Config` (a frozen dataclass, its fields are flags), `Inputs` (those of them that say
-where the data are), `build(config, run_dir, workers) -> Task` (contract.py), and what predict.py needs of a
-trained network: `Asked` (a frozen dataclass, its fields are flags of predict.py) and `answer(options, asked,
-config, saved) -> Answer`, of the options of predict.py, these, the task's configuration as it was trained
-with the inputs given now, and the checkpoint. To add a task, write the folder and its line below.
+A folder here exports
+
+    Config      frozen dataclass, its fields are flags of train.py
+    Inputs      those of them that say where the data are, which a prediction is given anew
+    build       (config, run_dir, workers) -> Task (contract.py); what cannot be is refused before the data
+                are read
+    rebuild     (record) -> the network that a checkpoint's record describes, its weights not loaded
+    Asked       frozen dataclass, its fields are flags of predict.py
+    answer      (options of predict.py, asked, config, checkpoint) -> Answer; config as it was trained, with
+                the inputs that are given now
+    tiny        (folder) -> flags of train.py: writes a few examples there, for tests and a first try;
+                with them the loss of a network in eval mode draws nothing at random
 """
 
 from tasks import lens, light_curve

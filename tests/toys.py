@@ -15,7 +15,7 @@ import torch  # noqa: E402  the path above comes first
 import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
 
-from contract import Batch, Loss, Task  # noqa: E402
+from contract import Batch, Examples, Loss, Task  # noqa: E402
 from utils.config import free  # noqa: E402
 from utils.seeding import seed_from  # noqa: E402
 
@@ -30,7 +30,7 @@ class Config:
     poison: int = -1  # this example is not a number
 
 
-class Clouds:
+class Clouds(Examples):
     """Example i: x [2], y [] in {0, 1}."""
 
     def __init__(self, config: Config, split: str):
@@ -77,7 +77,7 @@ def loss(model: nn.Module, batch: Batch, step: int) -> Loss:
 
 
 def measure(model: nn.Module, batch: Batch):
-    value, terms = loss(model, batch, 0)
+    value, terms, _ = loss(model, batch, 0)
     return dict(loss=value, acc=terms["acc"], index=batch["index"].float())
 
 

@@ -238,23 +238,48 @@ def load_newest(folder: Path, warn) -> dict | None:
     return None
 
 
+def weights_of(saved: dict[str, Any]) -> dict[str, Tensor]:
+    """The averaged weights of best.pt, or those of last.pt."""
+    return saved["model"] if "model" in saved else saved["state"]["ema"]
+
+
 def collect(parts: dict[str, Any]) -> dict[str, Any]:
     """The state of every part that has memory."""
-    return {name: part.state_dict() for name, part in parts.items() if hasattr(part, "state_dict")}
+    states = {name: part.state_dict() for name, part in parts.items()}
+    return {name: state for name, state in states.items() if state}
 
 
 def restore(parts: dict[str, Any], states: dict[str, Any], path: str) -> None:
     """Hand each part its state. Raises Mistake when one is missing, unclaimed, or does not fit."""
-    wanted = {name for name, part in parts.items() if hasattr(part, "state_dict")}
-    if wanted != states.keys():
+    wanted = collect(parts).keys()
+    there = {name for name, state in states.items() if state}
+    if wanted != there:
         raise Mistake(
-            f"{path}: lacks {sorted(wanted - states.keys())} and holds {sorted(states.keys() - wanted)}, "
+            f"{path}: lacks {sorted(wanted - there)} and holds {sorted(there - wanted)}, "
             "which nothing here claims; begin anew with --restart"
         )
     for name in wanted:
-        try:
-            parts[name].load_state_dict(states[name])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise Mistake(
-                f"{path}: its {name} does not fit ({' '.join(str(error).split())[:300]})"
-            ) from error
+        load_part(parts[name], states[name], f"{path}: its {name}")
+
+
+def begin(parts: dict[str, Any], saved: dict[str, Any], path: str) -> None:
+    """Hand the weights of another run to `model`, `loss` and their averages; of its last.pt the moments too.
+
+    Raises Mistake where they do not fit.
+    """
+    if "model" in saved:
+        states = dict(model=saved["model"], ema=saved["model"])
+        if "loss" in saved:
+            states |= dict(loss=saved["loss"], ema_loss=saved["loss"])
+    else:
+        states = {n: s for n, s in saved["state"].items() if n not in ("progress", "gradient", "scaler")}
+    for name, state in states.items():
+        if state:
+            load_part(parts[name], state, f"{path}: its {name}")
+
+
+def load_part(part: Any, state: dict[str, Any], what: str) -> None:
+    try:
+        part.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise Mistake(f"{what} does not fit ({' '.join(str(error).split())[:300]})") from error

@@ -3,11 +3,12 @@
 import contextlib
 import gc
 import os
+from collections.abc import Iterable
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from utils.mistake import Mistake
 
@@ -103,3 +104,27 @@ def sums(scalars: dict[str, float]) -> dict[str, float]:
         for name, value in mine.items():
             total[name] = total.get(name, 0.0) + value
     return total
+
+
+def refuse_different(weights: Iterable[tuple[str, Tensor]], when: str) -> None:
+    """Raises Mistake, naming the first of the named `weights` that has not the same bits on all ranks."""
+    if world_size() == 1:
+        return
+    named = list(weights)
+    marks = torch.stack([fingerprint(weight) for _, weight in named]).tolist()
+    all_marks = gather(marks)
+    for place, (name, _) in enumerate(named):
+        if len({its_marks[place] for its_marks in all_marks}) > 1:
+            raise Mistake(
+                f"{when}: the ranks have trained different networks (first difference: {name}); a mode "
+                "must leave "
+                "the same gradient in p.grad on every rank"
+            )
+
+
+def fingerprint(weight: Tensor) -> Tensor:
+    """[] int64 of the bits of a tensor and their places, exact on every device: integers do not round."""
+    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    bits = weight.detach().contiguous().flatten().view(integers[weight.element_size()]).long()
+    places = torch.arange(1, len(bits) + 1, device=bits.device)
+    return (bits * (2654435761 * places + 1)).sum()

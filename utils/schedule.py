@@ -10,7 +10,10 @@ from utils.mistake import Mistake
 @dataclass(frozen=True)
 class ScheduleConfig:
     lr: float = 3e-4  # peak learning rate
-    scheduler: Literal["cosine", "step", "exp", "plateau"] = "cosine"  # its shape after the warm-up
+    # its shape after the warm-up; onecycle rises by itself
+    scheduler: Literal["cosine", "step", "exp", "plateau", "onecycle", "cosine_restarts", "constant"] = (
+        "cosine"
+    )
     warmup_epochs: float = 2  # epochs of linear rise to the peak
     min_lr: float = 1e-6  # no schedule goes below
     step_size: float = 20  # step: epochs between two reductions
@@ -19,6 +22,10 @@ class ScheduleConfig:
     plateau_patience: int = 3  # plateau: epochs without improvement before a reduction
     plateau_cooldown: int = 0  # plateau: epochs after a reduction that are not counted
     plateau_monitor: str = ""  # plateau: the validation figure to watch; empty: the one of --monitor
+    onecycle_rise: float = 0.3  # onecycle: share of the run in which the rate rises to its peak
+    onecycle_start: float = 25  # onecycle: the peak over the rate of the first step
+    restart_epochs: float = 10  # cosine_restarts: epochs of the first cycle after the warm-up
+    restart_growth: float = 2  # cosine_restarts: how many times longer each cycle is than the one before
 
     def __post_init__(self):
         if not self.lr > 0:
@@ -33,8 +40,16 @@ class ScheduleConfig:
         for name in ("warmup_epochs", "plateau_patience", "plateau_cooldown"):
             if getattr(self, name) < 0:
                 raise Mistake(f"--{name}: got {getattr(self, name):g}, expected at least 0")
-        if not self.step_size > 0:
-            raise Mistake(f"--step_size: got {self.step_size:g}, expected epochs above 0")
+        for name in ("step_size", "restart_epochs"):
+            if not getattr(self, name) > 0:
+                raise Mistake(f"--{name}: got {getattr(self, name):g}, expected epochs above 0")
+        for name in ("onecycle_start", "restart_growth"):
+            if not getattr(self, name) >= 1:
+                raise Mistake(f"--{name}: got {getattr(self, name):g}, expected at least 1")
+        if not 0 < self.onecycle_rise < 1:
+            raise Mistake(
+                f"--onecycle_rise: got {self.onecycle_rise:g}, expected a share above 0 and below 1"
+            )
 
 
 def learning_rate(
@@ -46,6 +61,8 @@ def learning_rate(
     epoch_steps  steps in an epoch; total_steps in the whole run
     watched      the watched validation figure of each epoch so far, turned so that smaller is better
     """
+    if config.scheduler == "onecycle":
+        return one_cycle(config, updates, total_steps)
     warmup = round(config.warmup_epochs * epoch_steps)
     if updates < warmup:
         return max(config.min_lr, config.lr * (updates + 1) / warmup)
@@ -53,6 +70,11 @@ def learning_rate(
     if config.scheduler == "cosine":
         part = min(1.0, (updates - warmup) / max(1, total_steps - warmup))
         return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * part))
+    if config.scheduler == "cosine_restarts":
+        since, cycle = in_cycle(updates - warmup, config.restart_epochs * epoch_steps, config.restart_growth)
+        return half_cosine(config.lr, config.min_lr, since / cycle)
+    if config.scheduler == "constant":
+        return config.lr
     if config.scheduler == "step":
         factor = config.gamma ** int(epochs / config.step_size)
     elif config.scheduler == "exp":
@@ -62,6 +84,31 @@ def learning_rate(
             watched, config.plateau_patience, config.plateau_cooldown
         )
     return max(config.min_lr, config.lr * factor)
+
+
+def half_cosine(begin: float, end: float, part: float) -> float:
+    """From `begin` at part 0 to `end` at part 1."""
+    return end + (begin - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, part)))
+
+
+def one_cycle(config: ScheduleConfig, updates: int, total_steps: int) -> float:
+    """Up to the peak and down to min_lr, each along half a cosine,
+    as torch's OneCycleLR (Smith & Topin 2018).
+    """
+    peak = config.onecycle_rise * total_steps - 1
+    first = max(config.min_lr, config.lr / config.onecycle_start)
+    if updates < peak:
+        return half_cosine(first, config.lr, updates / peak)
+    return half_cosine(config.lr, config.min_lr, (updates - peak) / max(1.0, total_steps - 1 - peak))
+
+
+def in_cycle(updates: int, first: float, growth: float) -> tuple[float, float]:
+    """(updates since the last restart, length of its cycle): cycles grow by a factor from `first` on."""
+    since, cycle = float(updates), first
+    while since >= cycle:
+        since -= cycle
+        cycle *= growth
+    return since, cycle
 
 
 def reductions(watched: list[float], patience: int, cooldown: int) -> int:

@@ -22,8 +22,12 @@ class Stop:
     def __init__(self, max_time: str):
         self.signalled = 0
         self.deadline = time.monotonic() + seconds_of(max_time) if max_time else None
+
+    def on_signals(self) -> "Stop":
+        """Also where the process is told to; only the main thread of a program may ask for that."""
         for number, reason in ((signal.SIGUSR1, 2), (signal.SIGTERM, 3), (signal.SIGINT, 4)):
             signal.signal(number, lambda _number, _frame, reason=reason: self.ask(reason))
+        return self
 
     def ask(self, reason: int) -> None:
         if reason == 4 and self.signalled == 4:

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.data import Dataset
 
-from contract import Batch
+from contract import Batch, Examples
 from data.cutouts.buckets import DOMAINS
 from data.cutouts.store import Store
 
@@ -18,7 +17,7 @@ BAND_MODES = ("single", "stack")
 
 
 @dataclass(frozen=True, eq=False)
-class Cutouts(Dataset):
+class Cutouts(Examples):
     """Examples of a store, raw and in a fixed order; augmentation and preprocessing happen later,
     on the device.
 

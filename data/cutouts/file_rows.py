@@ -3,7 +3,7 @@ written for the files they were made of.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +16,27 @@ ROWS = 200_000  # rows of a table that are put into words at once
 
 
 def frames(
-    rows: np.ndarray, examples: Cutouts, probs: np.ndarray, threshold: float, refused_are_zero: bool
+    rows: np.ndarray,
+    examples: Cutouts,
+    prob_of: Callable[[np.ndarray], np.ndarray],
+    predicted: int,
+    threshold: float,
+    refused_are_zero: bool,
 ) -> Iterator[pd.DataFrame]:
     """path, domain, label, prob, pred and reason of the input files, some rows at a time, in input order.
 
-    rows   [R] int64     rows of the store's index
-    probs  [E] float32   of the examples; those after the last were not predicted
+    rows       [R] int64, rows of the store's index
+    prob_of    examples [n] int64 -> their probabilities [n] float32
+    predicted  how many examples have one; those after them have not
     A file without a probability has a reason, and prob and pred missing, or 0 with `refused_are_zero`.
     """
     index, left_out = examples.store.index, dict(zip(examples.left_out["row"], examples.left_out["reason"]))
     for start in range(0, len(rows), ROWS):
         some = rows[start : start + ROWS]
         files, example = index.iloc[some], examples.example_of_row[some]
-        known = (example >= 0) & (example < len(probs))
+        known = (example >= 0) & (example < predicted)
         prob = np.full(len(some), np.nan, np.float32)
-        prob[known] = probs[example[known]]
+        prob[known] = prob_of(example[known])
         reason = files["reason"].to_numpy(dtype=object).copy()
         for i in np.flatnonzero(~known & (reason == "")):
             reason[i] = left_out.get(some[i], "beyond --max_samples")
@@ -78,14 +84,23 @@ def write(tables: Iterator[pd.DataFrame], rows: int, out: Path, which: str) -> i
     return refused
 
 
-def write_more(rows: np.ndarray, examples: Cutouts, table: pd.DataFrame, path: Path) -> None:
-    """A CSV of path, then the columns of `table` [E]; a row for each input file,
+def write_more(
+    rows: np.ndarray,
+    examples: Cutouts,
+    table_of: Callable[[np.ndarray], pd.DataFrame],
+    predicted: int,
+    path: Path,
+) -> None:
+    """A CSV of path, then the columns of `table_of(examples [n])`, [n] rows; a row for each input file,
     empty where nothing was predicted.
     """
     with files.whole(path) as temporary, open(temporary, "w") as file:
         for start in range(0, len(rows), ROWS):
             some = rows[start : start + ROWS]
             example = examples.example_of_row[some]
-            part = table.reindex(np.where(example < len(table), example, -1)).reset_index(drop=True)
+            wanted, place = np.unique(example[(example >= 0) & (example < predicted)], return_inverse=True)
+            at = np.full(len(some), -1)
+            at[(example >= 0) & (example < predicted)] = place
+            part = table_of(wanted).reindex(at).reset_index(drop=True)
             part.insert(0, "path", examples.store.index["path"].to_numpy(dtype=object)[some])
             part.to_csv(file, index=False, header=start == 0)

@@ -34,10 +34,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from contract import Batch
+from contract import Batch, Examples
 from data.cutouts.fits import BadFile
 from data.light_curves.files import Reading, find_light_curves, with_rates
 from data.names import check_utf8
@@ -169,7 +168,7 @@ class Packed:
 
 
 @dataclass(frozen=True, eq=False)
-class LightCurves(Dataset):
+class LightCurves(Examples):
     """Some curves of a pack as examples: raw, in a fixed order, a batch padded to its longest.
     B curves, T points, C bands.
 

@@ -62,7 +62,8 @@ def table(examples: Cutouts, columns: dict[str, np.ndarray], threshold: float, n
     """
     index, example = examples.store.index, examples.example_of_row
     prob = columns.get("prob", np.zeros(0, np.float32))
-    rows = pd.concat(file_rows.frames(np.arange(len(index)), examples, prob, threshold, False))
+    every_row = np.arange(len(index))
+    rows = pd.concat(file_rows.frames(every_row, examples, prob.__getitem__, len(prob), threshold, False))
     rows = rows.assign(id=index["object"], band=index["band"])
     rows.loc[(example >= 0) & rows["prob"].isna().to_numpy(), "reason"] = NOT_FINITE
     for name in schema(networks).names[len(FIELDS) :]:

@@ -23,6 +23,7 @@ from hashlib import sha256
 from http.client import HTTPException, IncompleteRead
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from urllib import request
 from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit
@@ -33,7 +34,7 @@ import torch
 from pyarrow import ArrowException
 from pyarrow.parquet import ParquetFile
 
-from contract import Batch
+from contract import Batch, Examples
 from data.cutouts.buckets import DOMAINS
 from data.names import in_order
 from data.shard_order import WINDOW, ShardedEpochs
@@ -57,7 +58,7 @@ class Decoded:
 
 
 @dataclass(eq=False)
-class Streamed:
+class Streamed(Examples):
     """Examples in shards, raw and in the order of the shards;
     the batches are those of data/cutouts/examples.py.
 
@@ -81,6 +82,7 @@ class Streamed:
     batch: int = 0
     coming: Iterator[int] | None = None  # shards to read ahead
     threads: tuple[int, ThreadPoolExecutor] | None = None  # and the process that they are of
+    columns = MappingProxyType({})  # nothing more is known of the objects of shards
 
     def __len__(self) -> int:
         return len(self.shard)

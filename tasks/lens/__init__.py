@@ -2,7 +2,8 @@
 
 from tasks.lens.asked import Asked, answer
 from tasks.lens.config import Config, Inputs
-from tasks.lens.network import build_network
+from tasks.lens.network import build_network, rebuild
 from tasks.lens.task import build
+from tasks.lens.tiny import tiny
 
-__all__ = ["Asked", "Config", "Inputs", "answer", "build", "build_network"]
+__all__ = ["Asked", "Config", "Inputs", "answer", "build", "build_network", "rebuild", "tiny"]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from contract import Answer, Batch, Columns
 from data import split
 from data.cutouts import buckets, examples as cutouts, file_rows, store
+from data.parts import Parts
 from evaluation import calibration, predictions
 from evaluation.posterior import predictive_parts
 from models.layers.augment import dihedral
@@ -21,7 +22,7 @@ from physics.plausibility import Plausibility, plausibility
 from tasks.lens import explain as lens_explain, inputs
 from tasks.lens.config import Config, inferred
 from tasks.lens.losses import answers_of
-from tasks.lens.network import build_network
+from tasks.lens.network import rebuild
 from tasks.lens.tables import plausibilities, quantities
 from utils.mistake import Mistake
 from utils.seeding import seed_from
@@ -66,8 +67,6 @@ def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Ans
             f"none of the {len(rows)} files can be predicted: {packed.directory}/quarantine.csv names the "
             "reasons"
         )
-    channels = len(saved["record"]["data"]["bands"]) if task.band_mode == "stack" else 1
-
     found = saved.get("calibration", {})
     if own.calibration != "none" and own.calibration not in found.get("probability", {}):
         raise Mistake(
@@ -76,7 +75,7 @@ def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Ans
             "with the label. Use best.pt of a run that ended, or --calibration none"
         )
     names = inferred(task)
-    model = build_network(task, channels)
+    model = rebuild(saved["record"])
     if own.samples and not hasattr(model.network, "posterior"):
         raise Mistake(
             f"--samples {own.samples}: the network {task.model} has no posterior to draw from; "
@@ -91,36 +90,55 @@ def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Ans
             torch.manual_seed(seed_from("posterior", int(batch["index"][0])))
         return answered(network, batch, names, own.tta)
 
-    def write(columns: dict[str, np.ndarray], out: Path) -> str:
-        prob = columns["prob"]
-        if own.calibration != "none":
-            prob = calibration.apply(found["probability"][own.calibration], predictions.logit(prob)).astype(
-                np.float32
-            )
-        frames = file_rows.frames(rows, examples, prob, own.threshold, own.quarantined == "nonlens")
-        without = file_rows.write(frames, len(rows), out, options.which)
-        said, table = f"{out}/pred_{options.which}.csv: {len(rows)} files, {len(prob)} examples", None
-        if names:
+    def write(parts: Parts, out: Path) -> str:
+        which, count = options.which, len(parts)
+
+        def prob_of(wanted: np.ndarray) -> np.ndarray:
+            return calibrated(parts.take(wanted, "prob")["prob"])
+
+        def calibrated(prob: np.ndarray) -> np.ndarray:
+            if own.calibration == "none":
+                return prob
+            curve = found["probability"][own.calibration]
+            return calibration.apply(curve, predictions.logit(prob)).astype(np.float32)
+
+        def parameters_of(wanted: np.ndarray) -> pd.DataFrame:
+            columns = parts.take(wanted)
             table = quantities(names, columns["mean"], columns["variance"], found.get("quantities", {}))
             if "plausibility" in columns:
                 table = table.join(plausibilities(columns["plausibility"], Plausibility._fields[1:]))
-            file_rows.write_more(rows, examples, table, out / f"parameters_{options.which}.csv")
-            said += f", what they are like in parameters_{options.which}.csv"
+            return table
+
+        def uncertainty_of(wanted: np.ndarray) -> pd.DataFrame:
+            return pd.DataFrame(parts.take(wanted, "uncertainty")["uncertainty"], columns=UNCERTAINTY)
+
+        refused_are_zero = own.quarantined == "nonlens"
+        frames = file_rows.frames(rows, examples, prob_of, count, own.threshold, refused_are_zero)
+        without = file_rows.write(frames, len(rows), out, which)
+        line = f"{out}/pred_{which}.csv: {len(rows)} files, {count} examples"
+        if names:
+            file_rows.write_more(rows, examples, parameters_of, count, out / f"parameters_{which}.csv")
+            line += f", what they are like in parameters_{which}.csv"
         if own.samples:
-            file_rows.write_more(
-                rows,
-                examples,
-                pd.DataFrame(columns["uncertainty"], columns=UNCERTAINTY),
-                out / f"uncertainty_{options.which}.csv",
-            )
-            said += f", what is not known in uncertainty_{options.which}.csv"
-        said += f", {without} without a probability (see quarantine_{options.which}.csv)" if without else ""
+            file_rows.write_more(rows, examples, uncertainty_of, count, out / f"uncertainty_{which}.csv")
+            line += f", what is not known in uncertainty_{which}.csv"
+        if without:
+            line += f", {without} without a probability (see quarantine_{which}.csv)"
         if own.explain:
-            best = np.argsort(-columns["prob"], kind="stable")[: own.explain]
-            said += "\n" + lens_explain.explain(
-                model, examples, best, prob, table, task.pixel_scale, options.batch_size, out, options.which
+            best = most_probable(parts, own.explain)
+            drawn = lens_explain.explain(
+                model,
+                examples,
+                best,
+                prob_of(best),
+                parameters_of(best) if names else None,
+                task.pixel_scale,
+                options.batch_size,
+                out,
+                which,
             )
-        return said
+            line += f"\n{drawn}"
+        return line
 
     return Answer(
         model,
@@ -130,6 +148,19 @@ def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Ans
         key=[packed.manifest["index"], own.tta, own.samples],
         notes=examples.report,
     )
+
+
+def most_probable(parts: Parts, count: int) -> np.ndarray:
+    """[count] int64, the examples of the highest probability, the highest first."""
+    best, at = np.zeros(0, np.int64), 0
+    values = np.zeros(0, np.float32)
+    for part in parts:
+        best = np.concatenate([best, at + np.arange(len(part["prob"]))])
+        values = np.concatenate([values, part["prob"]])
+        kept = np.argsort(-values, kind="stable")[:count]
+        best, values = best[kept], values[kept]
+        at += len(part["prob"])
+    return best
 
 
 def read_index(options: Any, own: Asked, task: Config) -> tuple[store.Store, np.ndarray]:

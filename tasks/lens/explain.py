@@ -109,36 +109,33 @@ def explain(
     """Write explain_<split>.csv, .png and .pdf of the examples `which`, the first row on top;
     returns the line to print.
 
-    network in eval mode; prob [E] and table [E], what was predicted of all examples; pixel_scale arcsec.
+    network in eval mode; which [n] int64, prob [n] and table [n], what was predicted of them;
+    pixel_scale arcsec.
     """
     device = next(network.parameters()).device
     rows, candidates = [], []
-    for number, name in zip(which.tolist(), examples.names(which)):
+    for place, (number, name) in enumerate(zip(which.tolist(), examples.names(which))):
         example = {key: value.to(device) for key, value in examples.__getitems__([number]).items()}
         found = attribution(
             network, example, empty_skies(example["image"], example["present"], SKIES), batch_size
         )
         with torch.no_grad():
             said = answers_of(network, example)
-        numbers = {} if table is None else table.iloc[number].to_dict()
+        numbers = {} if table is None else table.iloc[place].to_dict()
         path = examples.store.index["path"].iloc[examples.files(number)[0]]
         rows.append(
             dict(
                 path=path,
                 object=name,
-                prob=prob[number],
+                prob=prob[place],
                 logit=found.logit,
                 logit_sky=found.logit_sky,
                 attributed=found.pixels.double().sum().item(),
                 delta=found.delta,
             )
         )
-        candidates.append(candidate(name, float(prob[number]), example, found, said, numbers, pixel_scale))
-    written = (
-        pd.DataFrame(rows)
-        if table is None
-        else pd.DataFrame(rows).join(table.iloc[which].reset_index(drop=True))
-    )
+        candidates.append(candidate(name, float(prob[place]), example, found, said, numbers, pixel_scale))
+    written = pd.DataFrame(rows) if table is None else pd.DataFrame(rows).join(table)
     with files.whole(out / f"explain_{split}.csv") as temporary:
         written.to_csv(temporary, index=False)
     plots.save(explain_plots.mosaic(candidates), out, f"explain_{split}")

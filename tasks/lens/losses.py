@@ -2,6 +2,7 @@
 one answer for all domains, robustness.
 """
 
+from functools import reduce
 from typing import Any
 
 import torch
@@ -62,27 +63,29 @@ def build(config: Any, examples: int) -> LossFn:
 
     def loss(model: nn.Module, batch: Batch, step: int) -> Loss:
         said, label = answers_of(model, batch), batch["label"]
-        value = label_loss(said, label)
         terms = dict(acc=((said["logit"] > 0) == (label > 0.5)).float())
+        parts = dict(label=label_loss(said, label))
         if "weight" in batch:
-            value = value * batch["weight"]
+            parts["label"] = parts["label"] * batch["weight"]
         if "prior" in said:  # of all weights: its share of each example makes the posterior of the whole data
-            value = value + said["prior"] / examples
+            parts["prior"] = said["prior"] / examples
         if "targets" in batch:
             terms["regression"] = gaussian_nll(said["mean"], said["variance"], batch["targets"])
-            value = value + config.regression_weight * terms["regression"]
+            parts["regression"] = config.regression_weight * terms["regression"]
+
         again = answers_of(model, batch) if "shear_consistency" in physics and model.training else None
         for name, weight in physics.items():
             terms[name] = torch.where(label > 0.5, TERMS[name](said, again, places), 0.0)
-            value = value + config.physics_weight * weight * terms[name]
+            parts[name] = config.physics_weight * weight * terms[name]
+
         if config.label_domain:  # whether it is a lens, and what it is like, is told of this domain alone
-            value = torch.where(batch["domain"] == DOMAINS.index(config.label_domain), value, 0.0)
+            told = batch["domain"] == DOMAINS.index(config.label_domain)
+            parts = {name: torch.where(told, part, 0.0) for name, part in parts.items()}
         if config.domain_adversarial:
             terms["domain"] = domain_confusion(said["domain_logit"], batch["domain"])
-            value = (
-                value + config.domain_weight * min(1.0, (step + 1) / config.domain_warmup) * terms["domain"]
-            )
-        return Loss(value, terms)
+            grown = min(1.0, (step + 1) / config.domain_warmup)
+            parts["domain"] = config.domain_weight * grown * terms["domain"]
+        return Loss(reduce(torch.add, parts.values()), terms, parts)
 
     if config.adversarial == "none":
         return loss

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import torch
 import yaml
+from torch import nn
 
 from data.cutouts import buckets
 from model import MODELS, create_model
@@ -17,15 +19,32 @@ from models.layers.recompute import recompute
 from models.layers.rotate import Rotate
 from models.lens_network import LensNetwork
 from tasks.lens.config import Config, inferred, metadata_columns
+from utils.config import recorded
 from utils.mistake import Mistake
 
 
-def build_network(config: Config, channels: int) -> LensNetwork:
-    """(image [B, C, H, W] physical units, present [B, C] bool, domain [B] int64, metadata)
-    -> models/lens_network.py's answers.
-    """
+def channels_of(config: Config, bands: list[str]) -> int:
+    """How many channels an image has."""
+    return len(bands) if config.band_mode == "stack" else 1
+
+
+def rebuild(record: dict[str, Any]) -> LensNetwork:
+    """The network that a checkpoint's record describes, freshly initialised."""
+    config = recorded(Config, record["options"])
+    return build_network(config, channels_of(config, record["data"]["bands"]))
+
+
+def refuse_impossible(config: Config) -> None:
+    """Raises Mistake for a network that cannot be built, before any data are looked at."""
+    with torch.random.fork_rng(devices=[]):
+        preprocess_of(config)
+        with torch.device("meta"):  # shapes without memory
+            body_of(config, 1)
+
+
+def preprocess_of(config: Config) -> Preprocess:
     try:
-        preprocess = Preprocess(
+        return Preprocess(
             (config.image_size, config.image_size),
             smoothing=config.smoothing_mode,
             gaussian_sigma=config.gaussian_sigma,
@@ -40,18 +59,39 @@ def build_network(config: Config, channels: int) -> LensNetwork:
             use_mad=config.use_mad,
             pad_to=config.out_size_when_padded if config.apply_padding else 0,
         )
-        rotate = Rotate(config.rotate) if config.rotate else None
-        worse = config.degrade_noise or config.degrade_seeing
-        degrade = Degrade(config.degrade_noise, config.degrade_seeing) if worse else None
-        spec, body = MODELS.get(config.model), create_model(config.model, **network_options(config, channels))
+    except ValueError as error:
+        raise Mistake(f"this network cannot be built: {error}") from error
+
+
+def body_of(config: Config, channels: int) -> nn.Module:
+    """The network of model.py that is asked for."""
+    spec = MODELS.get(config.model)
+    if spec and spec.task != "lens":
+        raise Mistake(f"--model: {config.model} is a network of --task {spec.task}, not of the lens task")
+    try:
+        body = create_model(config.model, **network_options(config, channels))
         body = recompute(body) if config.recompute else body
     except ValueError as error:
         raise Mistake(f"this network cannot be built: {error}") from error
-    if config.use_physics and not spec.physics:
-        raise Mistake(
-            f"--use_physics: got --model {config.model}, expected one that supports it: "
-            f"{', '.join(name for name in MODELS if MODELS[name].physics)}"
-        )
+    if config.use_physics and not MODELS[config.model].physics:
+        able = ", ".join(name for name in MODELS if MODELS[name].physics)
+        raise Mistake(f"--use_physics: got --model {config.model}, expected one that supports it: {able}")
+    return body
+
+
+def build_network(config: Config, channels: int) -> LensNetwork:
+    """(image [B, C, H, W] physical units, present [B, C] bool, domain [B] int64, metadata)
+    -> models/lens_network.py's answers.
+    """
+    preprocess = preprocess_of(config)
+    try:
+        rotate = Rotate(config.rotate) if config.rotate else None
+        worse = config.degrade_noise or config.degrade_seeing
+        degrade = Degrade(config.degrade_noise, config.degrade_seeing) if worse else None
+    except ValueError as error:
+        raise Mistake(f"this network cannot be built: {error}") from error
+    spec = MODELS.get(config.model)
+    body = body_of(config, channels)
     others = tuple(name for name in inferred(config) if name not in spec.infers)
     return LensNetwork(
         preprocess,

@@ -9,12 +9,13 @@ from tasks.lens import judge
 from tasks.lens import losses as lens_losses
 from tasks.lens.config import Config
 from tasks.lens.inputs import from_store, streamed
-from tasks.lens.network import build_network
+from tasks.lens.network import build_network, channels_of, refuse_impossible
 from utils.mistake import Mistake
 
 
 def build(config: Config, run_dir: Path, workers: int) -> Task:
     """Pack the cutouts, split them by object, and pose the question."""
+    refuse_impossible(config)
     data, bands, record = streamed(config) if config.stream else from_store(config, run_dir, workers)
     if len(data["val"]) and len(set(data["val"].label.tolist())) < 2:
         raise Mistake(
@@ -22,8 +23,8 @@ def build(config: Config, run_dir: Path, workers: int) -> Task:
             "non-lenses, more "
             "objects, or a larger --val_frac"
         )
-    model = build_network(config, len(bands) if config.band_mode == "stack" else 1)
-    columns = getattr(data["train"], "columns", {})
+    model = build_network(config, channels_of(config, bands))
+    columns = data["train"].columns
     if config.use_metadata:
         (model.metadata or model.network).fit(columns["metadata"], columns["metadata_mask"])
     if "targets" in columns:

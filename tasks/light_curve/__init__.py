@@ -2,6 +2,7 @@
 
 from tasks.light_curve.asked import Asked, answer
 from tasks.light_curve.config import Config, Inputs
-from tasks.light_curve.task import build, build_network
+from tasks.light_curve.task import build, build_network, rebuild
+from tasks.light_curve.tiny import tiny
 
-__all__ = ["Asked", "Config", "Inputs", "answer", "build", "build_network"]
+__all__ = ["Asked", "Config", "Inputs", "answer", "build", "build_network", "rebuild", "tiny"]

@@ -1,27 +1,35 @@
 """Embeddings of light curves: one row for each curve, the refused ones too."""
 
+import contextlib
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import nn
 
 from contract import Answer, Batch, Columns
 from data.light_curves.packed import Packed
+from data.parts import Parts
 from evaluation.probe import probe, table
 from losses import vae
 from physics import variability
 from tasks.light_curve import scores
 from tasks.light_curve.config import Config
 from tasks.light_curve.inputs import counts_and_likelihood, examples as make_examples, read, split_of
-from tasks.light_curve.task import build_network
+from tasks.light_curve.task import rebuild
 from utils import files
+from utils.checkpoint import weights_of
 from utils.config import several
 from utils.mistake import Mistake
+
+TEXTS = ("path", "source", "split", "reason")  # columns of the table that are text
 
 
 @dataclass(frozen=True)
@@ -54,30 +62,43 @@ def answer(options: Any, own: Asked, config: Config, saved: dict[str, Any]) -> A
     def predict(network: nn.Module, batch: Batch) -> Columns:
         return embed(network, batch, likelihood, counted)
 
-    def write(columns: dict[str, np.ndarray], out: Path) -> str:
-        rows, beyond = np.split(examples.rows, [len(columns["mean"])])
+    def write(parts: Parts, out: Path) -> str:
+        rows, beyond = np.split(examples.rows, [len(parts)])
         refused = np.flatnonzero(~usable) if options.which in ("all", "blind") else np.zeros(0, int)
         refused = np.concatenate([beyond, refused])
-        frame = embedding_table(packed, splits, rows, refused, columns, config)
+        count = len(rows) + len(refused)
         path = out / f"embedding_{options.which}.parquet"
-        with files.whole(path) as temporary:
-            frame.to_parquet(temporary, index=False)
-        lines = [f"{path}: {len(frame)} curves, {len(rows)} of them with an embedding"]
-        lines += [
-            write_h5(
-                out / f"{what}_{options.which}.h5" if what == "embedding" else out / "weights.h5",
-                what,
-                frame,
-                saved,
-            )
-            for what in own.h5
-        ]
+        h5_path = out / f"embedding_{options.which}.h5"
+        lines = [f"{path}: {count} curves, {len(rows)} of them with an embedding"]
+
+        labelled = []  # frames of the curves that have a label: a probe needs them at once
+        with contextlib.ExitStack() as stack:
+            sinks = [stack.enter_context(parquet_sink(path))]
+            if "embedding" in own.h5:
+                sinks.append(stack.enter_context(h5_sink(h5_path, count)))
+            at = 0
+            for columns in parts:
+                some = rows[at : at + len(columns["mean"])]
+                at += len(some)
+                frame = embedding_table(packed, splits, some, columns)
+                for add in sinks:
+                    add(frame)
+                if labels is not None:
+                    labelled.append(frame[labels[some] != ""])
+            if len(refused):
+                frame = refused_table(packed, refused, config, like=frame)
+                for add in sinks:
+                    add(frame)
+
+        for what in own.h5:
+            lines.append(f"{h5_path}: {count} rows" if what == "embedding" else write_weights(out, saved))
         if labels is not None:
-            lines.append(probed(frame.iloc[: len(rows)], labels[rows], out / f"probe_{options.which}.json"))
+            of_labelled = labels[rows][labels[rows] != ""].astype(str)
+            lines.append(probed(pd.concat(labelled), of_labelled, out / f"probe_{options.which}.json"))
         return "\n".join(lines)
 
     return Answer(
-        build_network(config, len(packed.bands)),
+        rebuild(saved["record"]),
         examples,
         predict,
         write,
@@ -110,48 +131,75 @@ def embed(network: nn.Module, batch: Batch, likelihood: str, counted: bool) -> C
 
 
 def embedding_table(
-    packed: Packed,
-    splits: np.ndarray,
-    rows: np.ndarray,
-    refused: np.ndarray,
-    columns: dict[str, np.ndarray],
-    config: Config,
+    packed: Packed, splits: np.ndarray, rows: np.ndarray, columns: dict[str, np.ndarray]
 ) -> pd.DataFrame:
-    """path, source, split, points, rate_<band>, z_00 ..., s_00 ...
-    (mean and deviation of the posterior), scores, statistics, reason.
+    """path, source, split, points, rate_<band>, z_00 ..., s_00 ... (mean and deviation of the posterior),
+    scores, statistics, reason of the curves `rows` [n].
     """
     latent = columns["mean"].shape[1]
-    values = dict(points=columns["points"])
+    curves = packed.curves.iloc[rows]
+    values = dict(path=curves["path"].to_numpy(), source=curves["source"].to_numpy(), split=splits[rows])
+    values |= dict(points=pd.array(columns["points"], dtype="Int64"))
     values |= {f"rate_{band}": columns["rate"][:, c] for c, band in enumerate(packed.bands)}
-    values |= {
-        f"{letter}_{i:02d}": columns[name][:, i]
-        for letter, name in (("z", "mean"), ("s", "std"))
-        for i in range(latent)
-    }
+    values |= {f"z_{unit:02d}": columns["mean"][:, unit] for unit in range(latent)}
+    values |= {f"s_{unit:02d}": columns["std"][:, unit] for unit in range(latent)}
     values |= {name: columns[name] for name in ("anomaly", "deviance", "constant_deviance")}
     values |= {f"stat_{name}": columns["statistics"][:, i] for i, name in enumerate(variability.STATISTICS)}
-    known = pd.concat(
-        [
-            packed.curves.iloc[rows][["path", "source"]].reset_index(drop=True),
-            pd.Series(splits[rows], name="split"),
-            pd.DataFrame(values),
-        ],
-        axis=1,
-    )
-    there = packed.curves.iloc[refused]
-    why = [
-        reason
-        or (
-            f"{points} points, fewer than {config.min_points}"
-            if points < config.min_points
-            else "beyond --max_samples"
-        )
-        for reason, points in zip(there["reason"], there["points"])
-    ]
-    frame = pd.concat(
-        [known.assign(reason=""), there[["path", "source"]].assign(split="", reason=why)], ignore_index=True
-    )
-    return frame.astype({"points": "Int64"})
+    return pd.DataFrame(values).assign(reason="").astype(dict.fromkeys(TEXTS, "str"))
+
+
+def refused_table(packed: Packed, rows: np.ndarray, config: Config, like: pd.DataFrame) -> pd.DataFrame:
+    """The same columns of curves that have no embedding, and why."""
+    curves = packed.curves.iloc[rows]
+    why = []
+    for reason, points in zip(curves["reason"], curves["points"]):
+        few = f"{points} points, fewer than {config.min_points}"
+        why.append(reason or (few if points < config.min_points else "beyond --max_samples"))
+    known = curves[["path", "source"]].assign(split="", reason=why).reset_index(drop=True)
+    return known.reindex(columns=like.columns).astype(like.dtypes)
+
+
+@contextlib.contextmanager
+def parquet_sink(path: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
+    """What adds the rows of a frame to a Parquet file, there whole or not at all."""
+    with files.whole(path) as temporary, contextlib.ExitStack() as stack:
+        writers: list[pq.ParquetWriter] = []
+
+        def add(frame: pd.DataFrame) -> None:
+            if not writers:
+                schema = pa.Schema.from_pandas(frame, preserve_index=False)
+                writers.append(stack.enter_context(pq.ParquetWriter(temporary, schema)))
+            writers[0].write_table(pa.Table.from_pandas(frame, writers[0].schema, preserve_index=False))
+
+        yield add
+
+
+@contextlib.contextmanager
+def h5_sink(path: Path, count: int) -> Iterator[Callable[[pd.DataFrame], None]]:
+    """The same for HDF5: z, s [N, L], and the other columns by name."""
+    import h5py
+
+    with files.whole(path) as temporary, h5py.File(temporary, "w") as file:
+        at = 0
+
+        def place(name: str, values: np.ndarray) -> None:
+            if name not in file:
+                file.create_dataset(name, (count, *values.shape[1:]), values.dtype)
+            file[name][at : at + len(values)] = values
+
+        def add(frame: pd.DataFrame) -> None:
+            nonlocal at
+            for letter in "zs":
+                units = [name for name in frame if name.startswith(f"{letter}_")]
+                place(letter, frame[units].to_numpy(np.float32))
+            for name in frame:
+                if name in TEXTS:
+                    place(name, frame[name].to_numpy(dtype=h5py.string_dtype()))
+                elif not name.startswith(("z_", "s_")):
+                    place(name, frame[name].to_numpy(np.float64, na_value=np.nan))
+            at += len(frame)
+
+        yield add
 
 
 def read_labels(given: str, packed: Packed) -> np.ndarray:
@@ -183,21 +231,19 @@ def read_labels(given: str, packed: Packed) -> np.ndarray:
 
 
 def probed(frame: pd.DataFrame, labels: np.ndarray, path: Path) -> str:
-    """Probe the embedding, and nine statistics by hand beside it;
+    """Probe the embedding of labelled curves [N], and nine statistics by hand beside it;
     write the figures and return a table of them.
     """
-    labelled = labels != ""
-    frame, labels = frame[labelled], labels[labelled].astype(str)
     sets = dict(
         embedding=[name for name in frame if name.startswith(("z_", "s_"))],
         latent_means=[name for name in frame if name.startswith("z_")],
         nine_statistics=[name for name in frame if name.startswith("stat_")],
     )
     spread = frame[[name for name in frame if name.startswith("s_")]]
+    features = frame.assign(**np.log(spread))
     try:
         results = {
-            name: probe(frame.assign(**np.log(spread))[columns].to_numpy(np.float64), labels)
-            for name, columns in sets.items()
+            name: probe(features[columns].to_numpy(np.float64), labels) for name, columns in sets.items()
         }
     except ValueError as error:
         raise Mistake(f"--probe: {error}") from error
@@ -206,29 +252,15 @@ def probed(frame: pd.DataFrame, labels: np.ndarray, path: Path) -> str:
     return f"{path}: {len(labels)} labelled curves, five-fold cross-validation\n{table(results)}"
 
 
-def write_h5(path: Path, what: str, frame: pd.DataFrame, saved: dict[str, Any]) -> str:
-    """The embedding (z, s [N, L], and the other columns by name) or the weights (one dataset a tensor,
-    the options as attributes).
-    """
+def write_weights(out: Path, saved: dict[str, Any]) -> str:
+    """weights.h5: one dataset a tensor, the options and bands as attributes."""
     import h5py
 
+    path = out / "weights.h5"
+    weights = weights_of(saved)
     with files.whole(path) as temporary, h5py.File(temporary, "w") as file:
-        if what == "weights":
-            for name, tensor in (saved["model"] if "model" in saved else saved["state"]["ema"]).items():
-                file[name.replace(".", "/")] = tensor.cpu().numpy()
-            file.attrs["options"] = json.dumps(saved["record"]["options"])
-            file.attrs["bands"] = json.dumps(saved["record"]["data"]["bands"])
-            return f"{path}: {len(saved.get('model', ())) or 'all'} tensors"
-        for letter in "zs":
-            file[letter] = frame[[name for name in frame if name.startswith(f"{letter}_")]].to_numpy(
-                np.float32
-            )
-        for name in frame:
-            if not name.startswith(("z_", "s_")):
-                text = frame[name].dtype == object or pd.api.types.is_string_dtype(frame[name])
-                file[name] = (
-                    frame[name].astype(str).to_numpy(dtype=h5py.string_dtype())
-                    if text
-                    else frame[name].to_numpy(np.float64, na_value=np.nan)
-                )
-    return f"{path}: {len(frame)} rows"
+        for name, tensor in weights.items():
+            file[name.replace(".", "/")] = tensor.cpu().numpy()
+        file.attrs["options"] = json.dumps(saved["record"]["options"])
+        file.attrs["bands"] = json.dumps(saved["record"]["data"]["bands"])
+    return f"{path}: {len(weights)} tensors"

@@ -18,6 +18,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Config(Inputs, Reading):
+    model: Literal["recurrent_vae"] = "recurrent_vae"  # a name in model.py (python model.py lists them)
     min_points: int = 3  # shorter curves are left out
     max_points: int = 1024  # longer curves are cut to their first so many
     split_seed: int = 42  # of the split by source; the same for every --seed

@@ -4,6 +4,7 @@ or optical curves in bands.
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,9 +21,15 @@ from tasks.light_curve.config import Config
 from tasks.light_curve import plots as curve_plots, scores
 from tasks.light_curve.inputs import content_digest, counts_and_likelihood, examples, read, split_of
 from utils import distributed, plots
+from utils.config import recorded
 from utils.mistake import Mistake
 
 SHOWN, SAMPLES = 6, 64  # curves in the figure of reconstructions, and draws of their latent vectors
+
+
+def rebuild(record: dict[str, Any]) -> RecurrentVAE:
+    """The network that a checkpoint's record describes, freshly initialised."""
+    return build_network(recorded(Config, record["options"]), len(record["data"]["bands"]))
 
 
 def build_network(config: Config, bands: int) -> RecurrentVAE:
@@ -109,10 +116,8 @@ def loss(model: nn.Module, batch: Batch, step: int, config: Config, likelihood: 
     said = scores.described(model, shown, seen)
     cost = vae.sum_observed(scores.misfit(said, batch, likelihood), batch["observed"])
     divergence = vae.kl_gaussian(said.mean, said.logvar, config.free_nats)
-    return Loss(
-        cost + vae.kl_weight(step, config.kl_warm_up, config.kl_weight) * divergence,
-        dict(misfit=cost, kl=divergence),
-    )
+    weighted = vae.kl_weight(step, config.kl_warm_up, config.kl_weight) * divergence
+    return Loss(cost + weighted, dict(misfit=cost, kl=divergence), dict(misfit=cost, kl=weighted))
 
 
 def redrawn(batch: Batch, share: float) -> Batch:

@@ -193,7 +193,7 @@ def test_the_slope_is_that_of_the_mixture():
             list(model.parameters()),
         )
         torch.manual_seed(5)
-        value, terms = adversarial(loss, steps=3, share=share)(model, batch, 0)
+        value, terms, _ = adversarial(loss, steps=3, share=share)(model, batch, 0)
         found = torch.autograd.grad(value.sum(), list(model.parameters()))
         assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(found, expected))
         assert torch.allclose(
@@ -248,7 +248,7 @@ def test_a_loss_from_a_loss_from_a_loss():
     twice = adversarial(
         adversarial(loss, "linf", 0.2, steps=10, share=1.0), "l2", 0.5, steps=20, step_size=0.5, share=1.0
     )
-    value, terms = twice(model, batch, 0)
+    value, terms, _ = twice(model, batch, 0)
     sign, weight = 1 - 2 * batch["label"], model.weight.detach()
     normal = noise_rms(batch["image"], batch["present"])[:, :, None, None] * weight
     outer = (
@@ -303,7 +303,7 @@ def test_through_preprocessing_augmentation_and_half_precision():
     model, batch = Preprocessed(network, 15), batch_of(12, side=15)
     batch["image"][0, 0] = 3.0  # not one pixel differs
     for dtype in (torch.float32, torch.bfloat16):
-        value, terms = Objective(model, adversarial(loss, radius=1.0), dtype)(batch, 0)
+        value, terms, _ = Objective(model, adversarial(loss, radius=1.0), dtype)(batch, 0)
         assert value.dtype == torch.float32 and value.isfinite().all()
         assert terms["adversarial_loss"].mean() > terms["clean_loss"].mean()
         value.sum().backward()

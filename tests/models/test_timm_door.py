@@ -73,7 +73,8 @@ def test_absent_packages_say_what_to_install(monkeypatch, absent):
 
 def test_nothing_else_imports_timm():
     code = (
-        "import model, models.convnextv2, models.preprocess, models.augment, models.pretrained\n"
+        "import model, models.convnextv2, models.layers.preprocess, models.layers.augment, "
+        "models.pretrained\n"
         "assert not {'timm', 'torchvision'} & set(sys.modules)"
     )
     answer = python(code, ROOT)

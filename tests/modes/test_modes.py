@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import train
-from modes import MODES
+from train import ALL_MODES as MODES
 from tests import toys
 from utils import checkpoint
 from utils.mistake import Mistake

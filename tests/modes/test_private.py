@@ -34,7 +34,6 @@ def loss(model, batch, step):
 
 def run_of(model, data, batch_size=8, steps=10, scaler=OFF, loss=loss, **options):
     return Run(
-        model,
         Objective(model, loss, torch.float32),
         data,
         scaler,

@@ -21,7 +21,6 @@ from torch.utils._pytree import tree_leaves
 import train
 from contract import Objective
 from model import MODELS
-from modes import elastic
 from tasks import lens
 from tasks.lens.asked import answered
 from tests import toys
@@ -99,7 +98,7 @@ def noted_on_meta(task, monkeypatch, ask=None) -> set[str]:
     model = task.model.to(META)
     for _ in range(2):
         with Watch() as watch:
-            value, terms = Objective(model.train(), task.loss, torch.float32)(batch, 0)
+            value, terms, _ = Objective(model.train(), task.loss, torch.float32)(batch, 0)
             value.sum().backward()
             with torch.no_grad():
                 columns = task.measure(model.eval(), batch) | (ask(model, batch) if ask else {})
@@ -150,10 +149,10 @@ class Enough(Exception):
     """The steps that were to be seen are over."""
 
 
-@pytest.mark.parametrize("mode", [None, partial(elastic.build, lanes=4)], ids=["single", "elastic"])
+@pytest.mark.parametrize("deterministic", ["run", "elastic"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_the_loop(precision, accumulate, mode, tmp_path, monkeypatch):
+def test_the_loop(precision, accumulate, deterministic, tmp_path, monkeypatch):
     """Between two logged lines; the verdict on a step is read a step later,
     when it has arrived (utils/finite.py).
     """
@@ -188,7 +187,9 @@ def test_the_loop(precision, accumulate, mode, tmp_path, monkeypatch):
         resident="yes",
         log_every=10**6,
         lanes=4,
-        deterministic="elastic" if mode else "run",
+        deterministic=deterministic,
+        save_dir=str(tmp_path),
     )
+    monkeypatch.setattr(train.distributed, "device_for", lambda name: (META, ""))
     with pytest.raises(Enough):
-        train.train(task, mode, told, train.ScheduleConfig(), tmp_path, dict(options={}, data={}), META)
+        train.run(train.Configs(told, train.OptimizerConfig(), train.ScheduleConfig()), task=task)

@@ -6,12 +6,13 @@ from typing import Literal
 import pytest
 import yaml
 
-from modes import MODES
+from train import ALL_MODES as MODES
 from tasks import TASKS
 from train import TrainConfig
 from utils import config
 from utils.config import free, several
 from utils.mistake import Mistake
+from utils.optimizers import OptimizerConfig
 from utils.schedule import ScheduleConfig
 
 
@@ -124,7 +125,8 @@ def test_what_was_stated_and_what_changed(tmp_path):
 def test_every_option_of_the_house_has_one_name_and_a_comment():
     for task in TASKS.values():
         for mode in MODES.values():
-            classes = [TrainConfig, ScheduleConfig, task.Config] + ([mode.Config] if mode else [])
+            classes = [TrainConfig, OptimizerConfig, ScheduleConfig, task.Config]
+            classes += [mode.config] if mode.config else []
             fields = config.fields_of(*classes)  # asserts that names are unique
             comments = {name for cls in classes for name in config.comments_of(cls)}
             assert fields.keys() <= comments

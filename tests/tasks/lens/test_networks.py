@@ -240,7 +240,7 @@ def test_quantities_that_no_table_tells_are_named(arguments, tmp_path, capsys, m
     lens.build(config, tmp_path, 1)
     assert "no quantity of any training lens" not in capsys.readouterr().out
     monkeypatch.setattr(
-        "tasks.lens.inputs.parameters.read", lambda paths: pd.DataFrame(dict(object=pd.Series([], dtype=str)))
+        "tasks.lens.inputs.truth.read", lambda paths: pd.DataFrame(dict(object=pd.Series([], dtype=str)))
     )
     lens.build(config, tmp_path, 1)
     assert capsys.readouterr().out.count("no quantity of any training lens is known") == 1
@@ -265,7 +265,7 @@ def test_labels_of_one_domain_alone(arguments, tmp_path):
     )
     batch = task.data["train"].__getitems__(list(range(len(task.data["train"]))))
     task.model.eval()
-    value, terms = task.loss(task.model, batch, 0)
+    value, terms, _ = task.loss(task.model, batch, 0)
     there = batch["domain"] == 0
     assert (terms["domain"] > 0).all()
     torch.testing.assert_close(value[~there], 0.1 / 1000 * terms["domain"][~there])
