@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from data.parts import PART, predict_parts
+from data.parts import how_cut, predict_parts
 from tasks import TASKS
 from trained import Compute, as_asked, load_weights, read_checkpoint
 from utils import checkpoint, config, distributed
@@ -82,7 +82,14 @@ def main(argv: list[str]) -> None:
         total = min(len(answer.data), options.max_samples or len(answer.data))
 
         # What an interrupted prediction of just this has done is taken up; of anything else it is not.
-        asked = [answer.key, options.precision, options.compile, options.which, options.max_samples, PART]
+        asked = [
+            answer.key,
+            options.precision,
+            options.compile,
+            options.which,
+            options.max_samples,
+            how_cut(),
+        ]
         same = checkpoint.digest([model.state_dict(), *asked])
         out = Path(options.output_dir)
         folder = out / f"parts_{same[:16]}"

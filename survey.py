@@ -33,7 +33,7 @@ import torch
 from contract import Batch, Columns, InPrecision
 from data.cutouts import examples as cutouts
 from data.packing import locked
-from data.parts import PART, predict_parts
+from data.parts import how_cut, predict_parts
 from data.survey import plan as shards, predictions, proof
 from tasks import lens
 from tasks.lens import asked as question
@@ -221,7 +221,7 @@ def predict_shard(
     )
     parts = (
         target.with_suffix(".parts")
-        / checkpoint.digest([packed.manifest["index"], packed.manifest["crc32"], PART])[:16]
+        / checkpoint.digest([packed.manifest["index"], packed.manifest["crc32"], how_cut()])[:16]
     )
     parts.mkdir(parents=True, exist_ok=True)
     with locked(parts.parent, lambda line: say(line.replace("packing", "predicting"))):

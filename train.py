@@ -251,7 +251,7 @@ def run(
         seed = partial(seed_step, options.seed, distributed.rank())
         stream = with_graphs(model, stream, gradient, seed, progress.step, log.info)
 
-    weights = run.parameters
+    weights = optimizer.weights  # in their order the norm of the gradient is summed
     verdict = Verdicts(train_data.names, scaler.is_enabled())
     one = torch.ones((), device=device)
     patience = options.patience or math.inf

@@ -24,6 +24,11 @@ PART_BYTES = 2**26  # ... and bytes, where an answer is large
 KEPT = 4  # parts that are kept in memory for whoever asks for single examples
 
 
+def how_cut() -> tuple[int, int]:
+    """For whoever names a folder of parts: those of another cut are not these."""
+    return PART, PART_BYTES
+
+
 class Parts:
     """What was predicted of `total` examples, on the disk in parts of `size` each."""
 

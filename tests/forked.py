@@ -1,7 +1,7 @@
-"""Runs of the toy task, one after another, their ranks forks of one process that has imported everything:
+"""Runs of the toy task, or of others, one after another, their ranks forks of one process that has imported everything:
 torchrun takes seconds a run.
 
-    python tests/forked.py RANKS:STOP_AT:SAVE_DIR [RANKS:STOP_AT:SAVE_DIR ...] -- [flags of toys.py]
+    python tests/forked.py RANKS:STOP_AT:SAVE_DIR [RANKS:STOP_AT:SAVE_DIR ...] -- [flags of train.py] [++ ...]
 
 STOP_AT > 0: every rank gets a SIGTERM in the step before that one,
 so that the run stops there with a checkpoint.
@@ -61,7 +61,11 @@ def run_ranks(ranks: int, stop_at: int, argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cut = sys.argv.index("--")
-    for told in sys.argv[1:cut]:
-        how_many, stop, folder = told.split(":", 2)
-        run_ranks(int(how_many), int(stop), [*sys.argv[cut + 1 :], "--save_dir", folder])
+    words = sys.argv[1:]
+    while words:
+        end = words.index("++") if "++" in words else len(words)
+        group, words = words[:end], words[end + 1 :]
+        cut = group.index("--")
+        for told in group[:cut]:
+            how_many, stop, folder = told.split(":", 2)
+            run_ranks(int(how_many), int(stop), [*group[cut + 1 :], "--save_dir", folder])

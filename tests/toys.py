@@ -28,6 +28,7 @@ class Config:
     norm: str = "layer"  # layer, batch, or none
     pause: float = free(0.0)  # seconds that each batch takes, so that a test can interrupt it
     poison: int = -1  # this example is not a number
+    learnt: bool = False  # the weights of the two parts of the loss are learnt (Kendall et al. 2018)
 
 
 class Clouds(Examples):
@@ -76,6 +77,22 @@ def loss(model: nn.Module, batch: Batch, step: int) -> Loss:
     return Loss(value, {"acc": ((logit > 0) == (batch["y"] > 0)).float()})
 
 
+class Kendall(nn.Module):
+    """Two parts of a loss, each with a weight that is learnt: exp(-s) L + s (Kendall et al. 2018, eq. 10)."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_var = nn.Parameter(torch.zeros(2))
+
+    def forward(self, model: nn.Module, batch: Batch, step: int) -> Loss:
+        plain = loss(model, batch, step)
+        small = model(batch["x"]).square()
+        parts = {}
+        for name, value, log_var in zip(("label", "size"), (plain.value, small), self.log_var):
+            parts[name] = torch.exp(-log_var) * value + log_var
+        return Loss(parts["label"] + parts["size"], plain.terms, parts)
+
+
 def measure(model: nn.Module, batch: Batch):
     value, terms, _ = loss(model, batch, 0)
     return dict(loss=value, acc=terms["acc"], index=batch["index"].float())
@@ -86,7 +103,7 @@ def build(config: Config, run_dir: Path, workers: int) -> Task:
     return Task(
         Classifier(config),
         data,
-        loss,
+        Kendall() if config.learnt else loss,
         measure,
         {"loss": "min", "acc": "max"},
         record=dict(width=config.width),

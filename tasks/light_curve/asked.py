@@ -184,7 +184,8 @@ def h5_sink(path: Path, count: int) -> Iterator[Callable[[pd.DataFrame], None]]:
 
         def place(name: str, values: np.ndarray) -> None:
             if name not in file:
-                file.create_dataset(name, (count, *values.shape[1:]), values.dtype)
+                kind = h5py.string_dtype() if values.dtype == object else values.dtype
+                file.create_dataset(name, (count, *values.shape[1:]), kind)
             file[name][at : at + len(values)] = values
 
         def add(frame: pd.DataFrame) -> None:
@@ -194,7 +195,7 @@ def h5_sink(path: Path, count: int) -> Iterator[Callable[[pd.DataFrame], None]]:
                 place(letter, frame[units].to_numpy(np.float32))
             for name in frame:
                 if name in TEXTS:
-                    place(name, frame[name].to_numpy(dtype=h5py.string_dtype()))
+                    place(name, frame[name].to_numpy(dtype=object))
                 elif not name.startswith(("z_", "s_")):
                     place(name, frame[name].to_numpy(np.float64, na_value=np.nan))
             at += len(frame)

@@ -157,7 +157,7 @@ def test_the_symmetries_average_to_a_prediction_that_turning_does_not_change(
 
 def test_an_interrupted_prediction_goes_on(run, trained, challenge, tmp_path, monkeypatch):
     whole = run(trained["single"], "--data", challenge, "--which", "all", "--batch_size", "16")
-    monkeypatch.setattr(predict, "PART", 32)
+    monkeypatch.setattr("data.parts.PART", 32)
     real, calls = asked.answered, []
 
     def dying(*arguments):
@@ -186,7 +186,8 @@ def test_an_interrupted_prediction_goes_on(run, trained, challenge, tmp_path, mo
     with pytest.raises(KeyboardInterrupt):
         predict.main(argv)
     predict.main(argv)
-    assert len(calls) == 6 + 4  # 2 parts of 2 batches were done; the rest is 2 parts of 2
+    # one to see how large an answer is; 2 parts of 2 batches were done; the rest is 2 parts of 2
+    assert len(calls) == 6 + 1 + 4
     again = pd.read_csv(tmp_path / "broken" / "pred_all.csv")
     pd.testing.assert_frame_equal(again, whole, check_exact=False, rtol=1e-5)
     assert not list((tmp_path / "broken").glob("parts_*"))

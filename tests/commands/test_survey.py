@@ -3,6 +3,7 @@ each file has one row in the order of the input.
 """
 
 import errno
+import fcntl
 import gzip
 import itertools
 import json
@@ -24,7 +25,7 @@ import torch
 
 import predict
 import survey
-from data import listing
+from data import listing, parts
 from data.cutouts import store
 from data.survey import plan as shards, predictions, proof
 from tasks import lens
@@ -128,7 +129,7 @@ def start(command: str, *options, die_at: int = 0, locks: bool = True) -> multip
     """
 
     def work():
-        predict.PART, store.BLOCK_ROWS = 8, 8
+        parts.PART, store.BLOCK_ROWS = 8, 8
         count = itertools.count(1)
 
         def dying(real):
@@ -138,7 +139,7 @@ def start(command: str, *options, die_at: int = 0, locks: bool = True) -> multip
 
         os.fsync, os.replace, shutil.rmtree = map(dying, (os.fsync, os.replace, shutil.rmtree))
         if not locks:
-            store.fcntl.flock = mock.Mock(side_effect=OSError(errno.ENOLCK, "no locks"))
+            fcntl.flock = mock.Mock(side_effect=OSError(errno.ENOLCK, "no locks"))
         run(command, *options)
 
     process = multiprocessing.get_context("fork").Process(target=work)
@@ -344,15 +345,16 @@ def test_a_shard_goes_on_at_the_part_where_it_was_killed(tmp_path, networks, mon
     # one fsync and one rename for settings.json and each part
     assert code(start("predict", *argv, die_at=2 + 2 * 4)) == -signal.SIGKILL
     assert len(list(folder_of(tmp_path / "S").glob("*.parts/*/*.npz"))) == 3
-    asked, real = [], predict.read
-    monkeypatch.setattr(predict, "PART", 8)
+    asked, real = [], parts.read
+    monkeypatch.setattr("data.parts.PART", 8)
     monkeypatch.setattr(
-        predict,
+        parts,
         "read",
         lambda data, shares, *rest: real(data, (asked.extend(share) or share for share in shares), *rest),
     )
     run("predict", *argv)
-    assert asked == list(range(24, 48))
+    assert asked[:4] == [0, 1, 2, 3]  # how large an answer is
+    assert asked[4:] == list(range(24, 48))
 
 
 @pytest.mark.parametrize("locks", [True, False])

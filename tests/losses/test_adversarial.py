@@ -177,7 +177,7 @@ def test_weights_have_no_slope_and_the_batch_is_as_it_was():
             loss(model, attack(model, batch, loss, radius=2.0), 0).value.sum()
             > loss(model, batch, 0).value.sum()
         )
-        value, _ = adversarial(loss)(model, batch, 0)
+        value = adversarial(loss)(model, batch, 0).value
     assert not value.requires_grad
 
 
@@ -212,7 +212,7 @@ def test_attack_and_loss_see_the_same_random_view():
     the logit would not move as far as it can.
     """
     model, batch, radius = Linear(augment=Augment(noise=0.1), dropout=0.5), batch_of(40), 0.2
-    _, terms = adversarial(loss, radius=radius, steps=10)(model, batch, 0)
+    terms = adversarial(loss, radius=radius, steps=10)(model, batch, 0).terms
     moved = (terms["adversarial_logit"] - terms["logit"]) * (1 - 2 * batch["label"])
     rms = noise_rms(batch["image"], batch["present"])
     # dropout keeps about half, at double weight

@@ -277,21 +277,22 @@ def test_kill_9_of_a_writer_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
 
 def test_parts_that_do_not_fit_are_named(tmp_path):
     class Part:
-        def __init__(self):
+        def __init__(self, memory=None):
             self.state = None
+            self.memory = {} if memory is None else memory
 
         def state_dict(self):
-            return {"a": 1}
+            return self.memory
 
         def load_state_dict(self, state):
             self.state = state
 
-    parts = dict(one=Part(), two=Part(), stateless=object())
+    parts = dict(one=Part({"a": 1}), two=Part({"a": 1}), forgetful=Part())
     states = checkpoint.collect(parts)
     checkpoint.restore(parts, states, "x")
     assert parts["one"].state == {"a": 1}
     with pytest.raises(Mistake, match=r"lacks \['two'\] and holds \['three'\]"):
-        checkpoint.restore(parts, dict(one={}, three={}), "x")
+        checkpoint.restore(parts, dict(one={"a": 1}, three={"a": 1}), "x")
     with pytest.raises(Mistake, match="its model does not fit"):
         checkpoint.restore(dict(model=nn.Linear(2, 3)), dict(model=nn.Linear(3, 3).state_dict()), "x")
 

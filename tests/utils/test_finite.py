@@ -88,9 +88,9 @@ def test_the_average_stays_where_the_weights_stay():
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p))
-    before = checkpoint.digest(told.state_dict())
+    before = checkpoint.digest(told.model.state_dict())
     told.update(50, torch.tensor(0.0))
-    assert checkpoint.digest(told.state_dict()) == before
+    assert checkpoint.digest(told.model.state_dict()) == before
     told.update(50, torch.tensor(1.0))
     plain.update(50)
     for ours, theirs in zip(told.model.parameters(), plain.model.parameters(), strict=True):
@@ -113,8 +113,8 @@ def test_a_poisoned_run_leaves_whole_weights_moments_and_average(precision, tmp_
     held = {}
     real = train.Ema.__init__
 
-    def noting(self, model, decay):
-        real(self, model, decay)
+    def noting(self, model, decay, loss):
+        real(self, model, decay, loss)
         held.update(model=model, ema=self, begun=copy.deepcopy(model.state_dict()))
 
     monkeypatch.setattr(train.Ema, "__init__", noting)
@@ -140,7 +140,7 @@ def test_a_poisoned_run_leaves_whole_weights_moments_and_average(precision, tmp_
                 "0",
             ]
         )
-    for part in (held["model"].state_dict(), held["ema"].state_dict()):
+    for part in (held["model"].state_dict(), held["ema"].model.state_dict()):
         assert checkpoint.digest(dict(part)) == checkpoint.digest(dict(held["begun"]))
 
 

@@ -388,7 +388,7 @@ def test_nothing_to_predict_is_one_line(run, survey):
 
 def test_an_interrupted_prediction_goes_on(run, trained, survey, tmp_path, monkeypatch):
     whole = run("--which", "all", "--batch_size", 8)
-    monkeypatch.setattr(predict, "PART", 16)
+    monkeypatch.setattr("data.parts.PART", 16)
     real, calls = asked.embed, []
 
     def dying(*arguments):
@@ -417,7 +417,8 @@ def test_an_interrupted_prediction_goes_on(run, trained, survey, tmp_path, monke
     with pytest.raises(KeyboardInterrupt):
         predict.main(argv)
     predict.main(argv)
-    assert len(calls) == 4 + 4  # one part of two batches was done; the rest is two parts of two
+    # one to see how large an answer is; one part of two batches was done; the rest is two parts of two
+    assert len(calls) == 4 + 1 + 4
     pd.testing.assert_frame_equal(
         pd.read_parquet(tmp_path / "broken" / "embedding_all.parquet"),
         whole,
@@ -431,7 +432,7 @@ def test_an_interrupted_prediction_goes_on(run, trained, survey, tmp_path, monke
 def test_parts_of_other_data_are_not_taken_for_these(trained, survey, tmp_path, monkeypatch):
     """Interrupted, and the files are replaced by better ones: what was done of the old ones is not used."""
     shutil.copytree(survey, tmp_path / "D")
-    monkeypatch.setattr(predict, "PART", 16)
+    monkeypatch.setattr("data.parts.PART", 16)
     argv = [
         "--model_path",
         str(trained / "best.pt"),

@@ -564,14 +564,12 @@ def test_a_few_curves_without_counts_decide_for_all(build, survey, tmp_path):
 def sheet(name: str, *flags: str):
     return config.read(
         ["--config", str(SHEETS / f"{name}.yaml"), *flags],
-        train.TrainConfig,
-        train.ScheduleConfig,
-        light_curve.Config,
+        *train.classes_for("light_curve", "single"),
     )
 
 
 def test_the_requests_sheet_is_the_request():
-    options, schedule, settings = sheet("light_curve_request")
+    options, _, schedule, settings = sheet("light_curve_request")
     assert (settings.hidden, settings.latent, settings.layers, settings.dropout) == (64, 40, 2, 0.2)
     assert (options.epochs, options.batch_size, schedule.lr, options.clip_norm) == (12000, 32, 1e-5, 1.0)
     assert (
