@@ -3,6 +3,7 @@ each file has one row in the order of the input.
 """
 
 import errno
+import fcntl
 import gzip
 import itertools
 import json
@@ -138,7 +139,7 @@ def start(command: str, *options, die_at: int = 0, locks: bool = True) -> multip
 
         os.fsync, os.replace, shutil.rmtree = map(dying, (os.fsync, os.replace, shutil.rmtree))
         if not locks:
-            store.fcntl.flock = mock.Mock(side_effect=OSError(errno.ENOLCK, "no locks"))
+            fcntl.flock = mock.Mock(side_effect=OSError(errno.ENOLCK, "no locks"))
         run(command, *options)
 
     process = multiprocessing.get_context("fork").Process(target=work)

@@ -32,7 +32,7 @@ from utils.mistake import Mistake
 PACK = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from data import buckets, store
+from data.cutouts import buckets, store
 from utils.mistake import Mistake
 store.BLOCK_ROWS = 8
 try:

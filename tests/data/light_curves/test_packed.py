@@ -170,8 +170,8 @@ def test_workers_end_with_a_killed_parent_and_its_blocks_stay(folder, tmp_path, 
     script.write_text(f"""
 import os, sys, time
 sys.path.insert(0, {str(ROOT)!r})
-from data import light_curves
-from data.light_curve_files import Reading
+from data.light_curves import packed as light_curves
+from data.light_curves.files import Reading
 read_block = light_curves._read_block
 def slow(*job):
     os.write(1, b'%d\\n' % os.getpid())          # at once: two workers' lines must not mix
