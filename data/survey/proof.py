@@ -19,28 +19,11 @@ from data.survey import predictions
 from data.survey.plan import Survey
 from utils import files
 from utils.files import write_durably
+from utils.ledger import Ledger
 from utils.mistake import Mistake
 
 BINS = 100  # of the histogram of prob, from 0 to 1
 CLASSES = 100  # of reasons; what is beyond is counted together
-
-
-@dataclass
-class Ledger:
-    """An order-free account of paths: how many, and the sum and the xor of their 64-bit hashes."""
-
-    count: int = 0
-    sum: int = 0
-    xor: int = 0
-
-    def add(self, hashes: np.ndarray) -> None:
-        """hashes [n] uint64"""
-        self.count += len(hashes)
-        self.sum = (self.sum + int(hashes.sum(dtype=np.uint64))) % 2**64
-        self.xor ^= int(np.bitwise_xor.reduce(hashes, initial=np.uint64(0)))
-
-    def summary(self) -> dict:
-        return dict(count=self.count, sum=f"{self.sum:016x}", xor=f"{self.xor:016x}")
 
 
 @dataclass
@@ -105,7 +88,7 @@ def prove(survey: Survey, folder: Path, networks: int, parts: int, with_csv: boo
             )
             table = stack.enter_context(csv.CSVWriter(stream, predictions.schema(networks)))
         for shard in range(len(survey)):
-            listed.add(expected := hashes(survey.paths(shard)))
+            listed.note(expected := hashes(survey.paths(shard)))
             path = predictions.path_of(folder, shard)
             try:
                 rows, record = predictions.read(path, networks)
@@ -116,7 +99,7 @@ def prove(survey: Survey, folder: Path, networks: int, parts: int, with_csv: boo
                 path.replace(path.with_suffix(".damaged"))
                 wrong[shard] = f"damaged: {error}"
             else:
-                found.add(hashes(rows["path"]))
+                found.note(hashes(rows["path"]))
                 totals.add(rows, record)
                 if with_csv:
                     table.write(rows)
@@ -130,7 +113,8 @@ def prove(survey: Survey, folder: Path, networks: int, parts: int, with_csv: boo
     assert found == listed and found.count == survey.plan["files"]
     for left in folder.glob("*.tmp"):  # of tasks that were killed
         left.unlink(missing_ok=True)
-    summary = totals.summary() | dict(shards=len(survey), settings=settings, paths=found.summary())
+    account = dict(count=found.count, sum=f"{found.sum:016x}", xor=f"{found.xor:016x}")
+    summary = totals.summary() | dict(shards=len(survey), settings=settings, paths=account)
     write_durably(folder / "summary.json", json.dumps(summary, indent=1).encode())
     return summary
 
@@ -140,8 +124,8 @@ def check(rows: pa.Table, record: dict, expected: np.ndarray, stated: dict) -> N
     uint64.
     """
     got, wanted, found = Ledger(), Ledger(), hashes(rows["path"])
-    got.add(found)
-    wanted.add(expected)
+    got.note(found)
+    wanted.note(expected)
     if got != wanted:
         raise predictions.Damaged(
             f"its {got.count:,} paths (sum {got.sum:016x}, xor {got.xor:016x}) are not the {wanted.count:,} "
