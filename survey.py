@@ -223,7 +223,7 @@ def predict_shard(
         / checkpoint.digest([packed.manifest["index"], packed.manifest["crc32"], PART])[:16]
     )
     parts.mkdir(parents=True, exist_ok=True)
-    with locked(parts.parent, lambda line: say(line.replace("packing", "predicting"))):
+    with locked(parts.parent, say, "predicting"):
         if target.exists():
             return
         # mapped: a worker would only copy

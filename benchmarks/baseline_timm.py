@@ -44,7 +44,7 @@ class Config:
 
 def main(argv: list[str]) -> None:
     options, task = config.read(argv, Config, lens.Config)
-    packed = inputs.pack(buckets.inventory(task.sources()), task, options.num_workers)
+    packed = inputs.pack(buckets.inventory_of_buckets(task.sources()), task, options.num_workers)
     index = inputs.split_index(packed.index, task)
     bands = inputs.used_bands(index, task.bands)
     data = {

@@ -1,6 +1,5 @@
 """A prediction in parts: each is written whole, so that an interrupted prediction goes on where it was."""
 
-import os
 import sys
 import zipfile
 from collections.abc import Callable
@@ -11,8 +10,8 @@ import torch
 from tqdm import tqdm
 
 from contract import Batch, Columns, Examples
-from data.order import read
-from utils import files
+from data.order import read_shares
+from data.packing import write_arrays_durably
 from utils.mistake import Mistake
 from utils.transfer import beside
 
@@ -39,14 +38,9 @@ def predict_parts(
             path, stop = folder / f"{start:012d}.npz", min(start + PART, total)
             if not path.exists():
                 shares = (np.arange(at, min(at + batch_size, stop)) for at in range(start, stop, batch_size))
-                rows = [ask(batch) for batch, _ in beside(read(data, shares, workers, device), device)]
-                with files.whole(path) as temporary, open(temporary, "wb") as file:
-                    np.savez(
-                        file,
-                        **{name: torch.cat([row[name] for row in rows]).cpu().numpy() for name in rows[0]},
-                    )
-                    file.flush()
-                    os.fsync(file.fileno())  # its name must not outlive a power failure that its bytes do not
+                rows = [ask(batch) for batch, _ in beside(read_shares(data, shares, workers, device), device)]
+                columns = {name: torch.cat([row[name] for row in rows]).cpu().numpy() for name in rows[0]}
+                write_arrays_durably(path, columns)
             bar.update(min(total - bar.n, (stop - start) * ranks))
 
 

@@ -30,8 +30,8 @@ from data.cutouts.fits import (
     fits_bytes,
 )
 from data.cutouts.metadata import LETTERS
-from data.listing import walked
-from data.names import check_utf8
+from data.listing import walk_folders
+from data.names import NOT_CUTOUTS, SUFFIXES
 from utils.mistake import Mistake
 
 BLOCK = 2880
@@ -250,13 +250,13 @@ def fits_files(folder: str, flag: str = "--input") -> list[str]:
     """
     if not os.path.isdir(folder):
         raise Mistake(f"{flag} {folder!r} is not a folder: expected the folder of the FITS files")
-    paths = [path for some in walked(folder) for path in some]
+    folders = walk_folders(os.path.abspath(folder), SUFFIXES, NOT_CUTOUTS)
+    paths = [path for found in folders for path in found.paths]
     if not paths:
         raise Mistake(
             f"{flag} {folder!r} holds no FITS file (.fits, .fit, .fits.gz, .fit.gz): give the folder of "
             "the images"
         )
-    check_utf8(paths)
     return paths
 
 

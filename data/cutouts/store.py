@@ -18,7 +18,6 @@ import json
 import math
 import os
 import shutil
-import sys
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,20 +30,17 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from data.cutouts.blocks import WorkerLost, pack_blocks
+from data.cutouts.blocks import files_of_block, pack_block
 from data.cutouts.source import Source
-from data.packing import locked, read_manifest, statuses, sync_folder
-from utils.files import FULL, write_durably, written_into
+from data.packing import pack_once, publish_pack, read_manifest, say_on_stderr, statuses
+from data.workers import work_through
+from utils.files import FULL, flush_to_disk, write_durably
 from utils.mistake import Mistake
 
 VERSION = 1
 METADATA = "metadata.parquet"
 COLUMNS = ["path", "object", "band", "domain", "label"]
 BLOCK_ROWS, BLOCK_BYTES = 1024, 2**24  # a block is the memory of a worker, and what a kill can cost
-
-
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,13 +209,13 @@ def open_store(directory: str | os.PathLike) -> Store:
     return store
 
 
-def pack(
+def pack_cutouts(
     inventory: pd.DataFrame,
     directory: str | os.PathLike,
     shape: tuple[int, int] = (41, 41),
     workers: int = 1,
     digest: str | None = None,
-    say: Callable[[str], None] = _to_stderr,
+    say: Callable[[str], None] = say_on_stderr,
     source: Source | None = None,
 ) -> Store:
     """Reads every file of an inventory into a store, or finds that done;
@@ -235,22 +231,14 @@ def pack(
     """
     directory = Path(directory)
     digest = digest or inventory_digest(inventory, shape)
-    if not _complete(directory, digest):
-        try:
-            with written_into(directory, "the store", f"{len(inventory) * math.prod(shape) * 4:,} bytes"):
-                directory.mkdir(parents=True, exist_ok=True)
-                with locked(directory, say):
-                    if not _complete(directory, digest):
-                        _pack(inventory, directory, tuple(shape), workers, digest, say, source)
-        except WorkerLost as error:
-            raise Mistake(
-                f"{error}; what is packed stays: run the same command again, with fewer workers if memory "
-                "was short"
-            ) from error
-        except OSError:
-            # without locks another node may have finished the very same store under our hands
-            if not _complete(directory, digest):
-                raise
+    pack_once(
+        directory,
+        complete=lambda: _complete(directory, digest),
+        pack=lambda: _pack(inventory, directory, tuple(shape), workers, digest, say, source),
+        what="the store",
+        say=say,
+        needed=f"{len(inventory) * math.prod(shape) * 4:,} bytes",
+    )
     store = open_store(directory)
     as_spelled = inventory[COLUMNS].reset_index(drop=True)
     return Store(directory, store.manifest, as_spelled.assign(reason=store.index["reason"]))
@@ -293,8 +281,8 @@ def _pack(
             }
 
     with tqdm(total=count, initial=count - left, unit="file", desc="packing", disable=None) as bar:
-        for files in pack_blocks(jobs(), max(1, min(workers, len(missing)))):
-            bar.update(files)
+        for job in work_through(pack_block, jobs(), max(1, min(workers, len(missing))), files_of_block):
+            bar.update(job["count"])
     manifest = {
         "version": VERSION,
         "files": count,
@@ -305,7 +293,6 @@ def _pack(
     }
     _finish(
         inventory,
-        directory,
         partial,
         [json.loads(record.read_bytes()) for record in records],
         manifest,
@@ -325,7 +312,7 @@ def _prepare_pixels(path: Path, shape: tuple) -> int:
         with open(path, "wb") as file:
             file.write(header.getvalue())
             _reserve(file.fileno(), header.tell() + math.prod(shape) * 4)
-            os.fsync(file.fileno())
+            flush_to_disk(file)
     return header.tell()
 
 
@@ -356,7 +343,6 @@ def _check_room(directory: Path, needed: int) -> None:
 
 def _finish(
     inventory: pd.DataFrame,
-    directory: Path,
     partial: Path,
     records: list[dict],
     manifest: dict,
@@ -394,16 +380,7 @@ def _finish(
         write_durably(partial / METADATA, content.getvalue())
         manifest["metadata"] = _digest(content.getvalue())
         names.append(METADATA)
-    # the old store in this place ends here, the new one begins with its manifest
-    for name in ("manifest.json", METADATA):
-        (directory / name).unlink(missing_ok=True)
-    for name in names:
-        os.replace(partial / name, directory / name)
-    sync_folder(directory)  # the renames before the manifest that vouches for them
-    write_durably(directory / "manifest.json", json.dumps(manifest, indent=1).encode())
-    sync_folder(directory)
-    for old in directory.glob("partial_*"):
-        shutil.rmtree(old, ignore_errors=True)
+    publish_pack(partial, names, manifest, outdated=("manifest.json", METADATA))
 
 
 def _complete(directory: Path, digest: str) -> bool:

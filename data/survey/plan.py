@@ -12,7 +12,6 @@ memory is that of one shard. A cut never parts the bands of an object that are a
 import gzip
 import json
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -25,9 +24,9 @@ import pandas as pd
 from data.cutouts import store
 from data.cutouts.buckets import UNKNOWN
 from data.cutouts.fits import BadFile, read_cutout
-from data.listing import cut, input_paths, state_of
+from data.listing import cut_between_objects, list_images, state_of_images
 from data.names import parse_name
-from data.packing import locked, sync_folder
+from data.packing import locked_for_writing, publish_file, remove_partials, sync_folder
 from utils import distributed
 from utils.files import write_durably
 from utils.mistake import Mistake
@@ -114,7 +113,9 @@ class Survey:
         index = inventory(self.paths(shard))
         if not there:
             try:
-                return store.pack(index, path, self.shape, max(1, workers), self.store_digest(shard), say)
+                return store.pack_cutouts(
+                    index, path, self.shape, max(1, workers), self.store_digest(shard), say
+                )
             except Mistake:  # of a whole survey one shard may hold nothing that is good
                 reasons = list(takewhile(bool, (reason_against(name, self.shape) for name in index["path"])))
                 if len(reasons) < len(index):
@@ -135,8 +136,7 @@ class Survey:
                 reasons=reasons,
             )
             write_durably(path / NOTHING, json.dumps(there).encode())
-            for partial in path.glob("partial_*"):  # its pixels are zeros
-                shutil.rmtree(partial, ignore_errors=True)
+            remove_partials(path)  # its pixels are zeros
         return store.Store(path, there, index.assign(reason=pd.array(there["reasons"], dtype="str")))
 
 
@@ -170,10 +170,12 @@ def plan(
         )
     directory = Path(directory)
     asked = dict(
-        images=os.path.abspath(images), state=state_of(images), shard_size=shard_size, image_size=image_size
+        images=os.path.abspath(images),
+        state=state_of_images(images),
+        shard_size=shard_size,
+        image_size=image_size,
     )
-    directory.mkdir(parents=True, exist_ok=True)
-    with locked(directory, lambda line: say(line.replace("packing", "planning"))):
+    with locked_for_writing(directory, "the plan", say, "planning"):
         if (directory / "plan.json").exists():
             survey = open_survey(directory)
             refuse_changes(asked, survey.plan, f"{directory} was planned", "plan in another folder")
@@ -183,7 +185,7 @@ def plan(
         for old in (directory / "shards").iterdir():
             old.unlink()
         shards, apart, before = [], [], set()
-        for paths in cut(input_paths(images), shard_size):
+        for paths in cut_between_objects(list_images(images), shard_size):
             text = "".join(f"{path}\n" for path in paths).encode()
             write_durably(list_path(directory, len(shards)), gzip.compress(text, 1, mtime=0))
             if both := sorted(before & objects(paths[:LOOK])):
@@ -196,8 +198,7 @@ def plan(
         done = dict(
             version=VERSION, **asked, files=sum(count for count, _ in shards), apart=apart, shards=shards
         )
-        write_durably(directory / "plan.json", json.dumps(done, indent=1).encode())
-        sync_folder(directory)
+        publish_file(directory / "plan.json", json.dumps(done, indent=1).encode())
     return Survey(directory, done)
 
 

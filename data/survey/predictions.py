@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from data.cutouts import file_rows
 from data.cutouts.examples import Cutouts
-from data.packing import sync_folder
+from data.packing import publish_file
 from data.survey.plan import refuse_changes
 from utils.files import write_durably
 
@@ -85,8 +85,7 @@ def write(path: Path, rows: pa.Table, record: dict) -> None:
         write_statistics=False,
         use_dictionary=["band", "pred", "reason"],
     )
-    write_durably(path, content.getvalue())
-    sync_folder(path.parent)
+    publish_file(path, content.getvalue())
 
 
 def read(path: Path, networks: int) -> tuple[pa.Table, dict]:

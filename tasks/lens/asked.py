@@ -142,7 +142,7 @@ def read_index(options: Any, own: Asked, task: Config) -> tuple[store.Store, np.
     if own.images and (task.sources() or task.store):
         raise Mistake(f"--images {own.images!r}: give it, or buckets or a store, not both")
     packed = (
-        inputs.pack(buckets.images_inventory(own.images), task, options.num_workers)
+        inputs.pack(buckets.inventory_of_images(own.images), task, options.num_workers)
         if own.images
         else inputs.opened(task, options.num_workers)
     )

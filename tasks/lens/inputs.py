@@ -78,7 +78,7 @@ def streamed(config: Any) -> tuple[dict[str, streaming.Streamed], list[str], dic
 def opened(config: Any, workers: int) -> store.Store:
     """The store of the labelled inputs, given as such or packed now."""
     if not config.store:
-        return pack(buckets.inventory(config.sources()), config, workers)
+        return pack(buckets.inventory_of_buckets(config.sources()), config, workers)
     if sources := config.sources():
         raise Mistake(
             f"--store {config.store!r} and --{next(iter(sources))}: give the store or FITS files, not both"
@@ -96,7 +96,7 @@ def pack(table: pd.DataFrame, config: Any, workers: int) -> store.Store:
     """The store of these files, packed now or earlier."""
     shape = (config.image_size, config.image_size)
     digest = store.inventory_digest(table, shape)
-    return store.pack(
+    return store.pack_cutouts(
         table, store.store_directory(config.store_dir, table, shape, digest), shape, max(1, workers), digest
     )
 
@@ -166,7 +166,7 @@ def summary(
 ) -> None:
     """Say what was found, what was refused and how even the split is; keep the split beside the run."""
     shares, warnings = split.stratification(index)
-    twice = buckets.duplicates(index)
+    twice = buckets.duplicate_files(index)
     lines = [f"{len(index):,} files, {index['object'].nunique():,} objects"]
     lines += (
         [f"{name}: {line}" for name, examples in data.items() for line in examples.report]

@@ -478,9 +478,9 @@ def test_a_flipped_bit_is_never_believed(predicted):
 def test_a_second_time_is_free_and_another_plan_is_refused(predicted, monkeypatch, networks, capsys):
     out, folder, paths, argv = predicted
     for module, name in (
-        (listing, "walked"),
-        (shards, "cut"),
-        (shards.store, "pack"),
+        (listing, "walk_folders"),
+        (shards, "cut_between_objects"),
+        (shards.store, "pack_cutouts"),
         (survey, "predict_shard"),
     ):
         monkeypatch.setattr(module, name, None)  # whoever works now fails

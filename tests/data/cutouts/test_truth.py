@@ -91,9 +91,9 @@ def test_without_tables_nothing_is_known(tmp_path):
 
 def test_a_store_that_was_packed_elsewhere_still_knows_them(challenge, table, tmp_path, monkeypatch):
     monkeypatch.chdir(challenge)
-    inventory = buckets.inventory({"slsim_lenses": "slsim_lenses"})
+    inventory = buckets.inventory_of_buckets({"slsim_lenses": "slsim_lenses"})
     assert not inventory["path"].map(os.path.isabs).any()
-    store.pack(inventory, tmp_path / "store", say=lambda line: None)
+    store.pack_cutouts(inventory, tmp_path / "store", say=lambda line: None)
     monkeypatch.chdir(tmp_path)
     found = parameters.read(store.open_store("store").index["path"])
     assert len(found) and set(found["object"]) <= set(table["object"])

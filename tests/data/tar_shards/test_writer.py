@@ -93,7 +93,7 @@ def packed(folder, source, monkeypatch, name="store", block=16):
     with monkeypatch.context() as patch:
         patch.setattr(blocks, "opened", lambda recipe: source)
         patch.setattr(store, "BLOCK_ROWS", block)
-        return store.pack(source.index, folder / name, source.shape, 1, "digest", quiet, source)
+        return store.pack_cutouts(source.index, folder / name, source.shape, 1, "digest", quiet, source)
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_a_store_comes_back_to_the_last_bit(tmp_path, monkeypatch, scattered, wo
     pd.testing.assert_frame_equal(source.index, first.index[store.COLUMNS], check_exact=True)
     pd.testing.assert_frame_equal(source.metadata, first.metadata, check_exact=True)
     monkeypatch.setattr(store, "BLOCK_ROWS", 16)
-    store.pack(source.index, tmp_path / "back", source.shape, workers, "digest", quiet, source)
+    store.pack_cutouts(source.index, tmp_path / "back", source.shape, workers, "digest", quiet, source)
     # also -0.0, infinities and quarantined rows: all files are the same bytes
     assert content(tmp_path / "back") == content(tmp_path / "store")
 
@@ -135,7 +135,7 @@ def test_a_store_without_metadata_comes_back_too(tmp_path, monkeypatch):
     source = shard_source.open_source(directory=str(tmp_path / "shards"))
     assert source.metadata is None
     monkeypatch.setattr(store, "BLOCK_ROWS", 16)
-    store.pack(source.index, tmp_path / "back", source.shape, 1, "digest", quiet, source)
+    store.pack_cutouts(source.index, tmp_path / "back", source.shape, 1, "digest", quiet, source)
     assert content(tmp_path / "back") == content(tmp_path / "store")
 
 
@@ -376,7 +376,7 @@ def test_foreign_shards_by_the_documented_rules(tmp_path):
         and "tar_shards_l" not in known
         and known["bands"][0] == "g r i"
     )
-    back = store.pack(source.index, tmp_path / "store", source.shape, 2, "digest", quiet, source)
+    back = store.pack_cutouts(source.index, tmp_path / "store", source.shape, 2, "digest", quiet, source)
     assert np.array_equal(back.pixels, pixels) and back.manifest["quarantined"] == 3
 
 
