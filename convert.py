@@ -129,7 +129,7 @@ def pack(options: Packing, source: Source) -> None:
     packed = store.pack_cutouts(
         source.index, options.output, source.shape, options.workers, store.source_digest(source), say, source
     )
-    quality = quality_table.of(packed, say)
+    quality = quality_table.quality_of(packed, say)
     print("\n".join(packed.summary()))
     if packed.metadata is not None:
         table = metadata.typed(packed.metadata)

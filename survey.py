@@ -83,7 +83,7 @@ def say(line: str) -> None:
 
 
 def plan(options: PlanConfig) -> None:
-    survey = shards.plan(options.images, options.out, options.shard_size, options.image_size, say)
+    survey = shards.plan_survey(options.images, options.out, options.shard_size, options.image_size, say)
     for left, right, count, name in survey.plan["apart"][:3]:
         say(
             f"warning: objects ({name!r}, {count:,} in all) have files in shards {left} and {right}; "
@@ -94,7 +94,7 @@ def plan(options: PlanConfig) -> None:
 
 def pack(options: PackConfig) -> None:
     survey = shards.open_survey(options.out)
-    mine = shards.share(len(survey), options.part, options.parts)
+    mine = shards.share_of_shards(len(survey), options.part, options.parts)
     left = [shard for shard in mine if not survey.manifest(shard)]
     for shard in left:
         packed = survey.pack(shard, options.num_workers, say)
@@ -158,16 +158,16 @@ def read_networks(
 
 def predict_shards(options: PredictConfig) -> None:
     survey = shards.open_survey(options.out)
-    mine = shards.share(len(survey), options.part, options.parts)
+    mine = shards.share_of_shards(len(survey), options.part, options.parts)
     saved, wanted, folder = read_networks(options.model_path, survey)
     precisions = [
         each["record"]["options"]["precision"] if options.precision == "auto" else options.precision
         for each in saved
     ]
-    predictions.claim(
+    predictions.claim_predictions(
         folder, settings := dict(wanted, precision=precisions, tta=options.tta, threshold=options.threshold)
     )
-    left = {shard for shard in mine if not predictions.path_of(folder, shard).exists()}
+    left = {shard for shard in mine if not predictions.prediction_path(folder, shard).exists()}
     device, warning = distributed.device_for(options.device)
     if warning:
         say(warning)
@@ -176,7 +176,7 @@ def predict_shards(options: PredictConfig) -> None:
         model = lens.build_network(config.recorded(lens.Config, each["record"]["options"]), channels)
         networks.append(as_asked(load_weights(model, each, device), precision, options))
     for shard in mine:
-        target = predictions.path_of(folder, shard)
+        target = predictions.prediction_path(folder, shard)
         try:
             if shard in left:
                 predict_shard(
@@ -228,7 +228,7 @@ def predict_shard(
             return
         # mapped: a worker would only copy
         predict_parts(examples, asked, options.batch_size, 0, device, parts, len(examples))
-        rows = predictions.table(
+        rows = predictions.prediction_table(
             examples, gather_parts(parts, len(examples)), options.threshold, len(settings["precision"])
         )
         seconds = time.perf_counter() - start
@@ -240,7 +240,7 @@ def predict_shard(
             seconds=seconds,
             incomplete=int((examples.rows < 0).any(1).sum()),
         )
-        predictions.write(target, rows, record)
+        predictions.write_predictions(target, rows, record)
     print(
         f"{target}: {len(rows):,} files, {len(examples):,} examples, {packing:.1f} s to pack and check, "
         f"{seconds - packing:.1f} s to predict",
@@ -258,7 +258,7 @@ def reduce(options: ReduceConfig) -> None:
         )
         return
     saved, _, folder = read_networks(options.model_path, survey)
-    summary = proof.prove(survey, folder, len(saved), options.parts, options.csv)
+    summary = proof.prove_survey(survey, folder, len(saved), options.parts, options.csv)
     print(
         f"{folder}/summary.json: {summary['files']:,} files, each in one row, "
         f"{summary['with_probability']:,} with a probability, "

@@ -89,8 +89,11 @@ def main(argv: list[str]) -> None:
                 for rows in np.array_split(np.arange(len(data[name])), max(1, len(data[name]) // 512))
             ]
         rows = inputs.chosen(index, name, task)
-        file_rows.write(
-            file_rows.frames(rows, data[name], np.concatenate(probs), 0.5, False), len(rows), out, name
+        file_rows.write_frames_of_files(
+            file_rows.frames_of_files(rows, data[name], np.concatenate(probs), 0.5, False),
+            len(rows),
+            out,
+            name,
         )
 
 

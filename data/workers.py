@@ -2,7 +2,7 @@
 
 They are not forked: the parent has torch's threads and a run's signal handlers, none of which survive a fork
 well. Nor are they multiprocessing's spawned ones, which import the parent's script again, and with it torch:
-a worker that imports only numpy and astropy starts in a third of a second. They speak JSON lines.
+a worker that imports only numpy, pandas and astropy starts in a third of the time. They speak JSON lines.
 
 The loader's processes are torch's own (data/order.py): they are forked, so that they share what a store has
 found sound, and hand over tensors in shared memory.

@@ -15,7 +15,7 @@ from utils import files
 ROWS = 200_000  # rows of a table that are put into words at once
 
 
-def frames(
+def frames_of_files(
     rows: np.ndarray, examples: Cutouts, probs: np.ndarray, threshold: float, refused_are_zero: bool
 ) -> Iterator[pd.DataFrame]:
     """path, domain, label, prob, pred and reason of the input files, some rows at a time, in input order.
@@ -44,7 +44,7 @@ def frames(
         )
 
 
-def write(tables: Iterator[pd.DataFrame], rows: int, out: Path, which: str) -> int:
+def write_frames_of_files(tables: Iterator[pd.DataFrame], rows: int, out: Path, which: str) -> int:
     """Write pred_<which>.csv, quarantine_<which>.csv and probs_, labels_, preds_<which>.npy;
     count files without a prob.
 
@@ -78,7 +78,7 @@ def write(tables: Iterator[pd.DataFrame], rows: int, out: Path, which: str) -> i
     return refused
 
 
-def write_more(rows: np.ndarray, examples: Cutouts, table: pd.DataFrame, path: Path) -> None:
+def write_more_of_files(rows: np.ndarray, examples: Cutouts, table: pd.DataFrame, path: Path) -> None:
     """A CSV of path, then the columns of `table` [E]; a row for each input file,
     empty where nothing was predicted.
     """

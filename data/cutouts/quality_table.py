@@ -17,7 +17,7 @@ NAME = "quality.parquet"
 AT_ONCE = 4096  # images that are read and measured at once
 
 
-def of(store: Store, say: Callable[[str], None]) -> pd.DataFrame:
+def quality_of(store: Store, say: Callable[[str], None]) -> pd.DataFrame:
     """One row an image: the measures of data/cutouts/quality.py, `weight`, and `outlier`,
     the measures in which it is unlike its band.
 

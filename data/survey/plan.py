@@ -110,7 +110,7 @@ class Survey:
         there, path = self.manifest(shard), self.store_path(shard)
         if there and "reasons" not in there:
             return store.open_store(path)
-        index = inventory(self.paths(shard))
+        index = inventory_of_shard(self.paths(shard))
         if not there:
             try:
                 return store.pack_cutouts(
@@ -156,7 +156,7 @@ def open_survey(directory: str | os.PathLike) -> Survey:
     return Survey(Path(directory), plan)
 
 
-def plan(
+def plan_survey(
     images: str, directory: str | os.PathLike, shard_size: int, image_size: int, say: Callable[[str], None]
 ) -> Survey:
     """Cut the input into shards, or find that done. Raises: Mistake for an input that cannot be read,
@@ -188,9 +188,9 @@ def plan(
         for paths in cut_between_objects(list_images(images), shard_size):
             text = "".join(f"{path}\n" for path in paths).encode()
             write_durably(list_path(directory, len(shards)), gzip.compress(text, 1, mtime=0))
-            if both := sorted(before & objects(paths[:LOOK])):
+            if both := sorted(before & objects_of(paths[:LOOK])):
                 apart.append([len(shards) - 1, len(shards), len(both), both[0]])
-            before = objects(paths[-LOOK:])
+            before = objects_of(paths[-LOOK:])
             shards.append([len(paths), digest_of(text)])
             if len(shards) % 100 == 0:
                 say(f"{len(shards):,} shards, {sum(count for count, _ in shards):,} files")
@@ -202,7 +202,7 @@ def plan(
     return Survey(directory, done)
 
 
-def share(count: int, part: int, parts: int) -> range:
+def share_of_shards(count: int, part: int, parts: int) -> range:
     """The shards, of `count`, of one part and, under torchrun, of this rank;
     a negative part is the array index of the scheduler.
     """
@@ -228,7 +228,7 @@ def refuse_changes(asked: dict, there: dict, what: str, cure: str) -> None:
             )
 
 
-def inventory(paths: list[str]) -> pd.DataFrame:
+def inventory_of_shard(paths: list[str]) -> pd.DataFrame:
     """One row a line, also where two lines are the same file;
     else as data/cutouts/buckets.py has it for unlabelled cutouts.
     """
@@ -244,7 +244,7 @@ def inventory(paths: list[str]) -> pd.DataFrame:
     return table.astype("str").assign(label=np.int8(UNKNOWN[1]))
 
 
-def objects(paths: list[str]) -> set[str]:
+def objects_of(paths: list[str]) -> set[str]:
     return {parse_name(path)[0] for path in paths}
 
 

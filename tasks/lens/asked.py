@@ -97,17 +97,17 @@ def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Ans
             prob = calibration.apply(found["probability"][own.calibration], predictions.logit(prob)).astype(
                 np.float32
             )
-        frames = file_rows.frames(rows, examples, prob, own.threshold, own.quarantined == "nonlens")
-        without = file_rows.write(frames, len(rows), out, options.which)
+        frames = file_rows.frames_of_files(rows, examples, prob, own.threshold, own.quarantined == "nonlens")
+        without = file_rows.write_frames_of_files(frames, len(rows), out, options.which)
         said, table = f"{out}/pred_{options.which}.csv: {len(rows)} files, {len(prob)} examples", None
         if names:
             table = quantities(names, columns["mean"], columns["variance"], found.get("quantities", {}))
             if "plausibility" in columns:
                 table = table.join(plausibilities(columns["plausibility"], Plausibility._fields[1:]))
-            file_rows.write_more(rows, examples, table, out / f"parameters_{options.which}.csv")
+            file_rows.write_more_of_files(rows, examples, table, out / f"parameters_{options.which}.csv")
             said += f", what they are like in parameters_{options.which}.csv"
         if own.samples:
-            file_rows.write_more(
+            file_rows.write_more_of_files(
                 rows,
                 examples,
                 pd.DataFrame(columns["uncertainty"], columns=UNCERTAINTY),

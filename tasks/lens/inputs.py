@@ -27,7 +27,7 @@ def from_store(
     packed = opened(config, workers)
     index = split_index(packed.index, config)
     bands = used_bands(index, config.bands)
-    table = truth.read(index["path"]) if config.use_metadata or inferred(config) else None
+    table = truth.read_truth(index["path"]) if config.use_metadata or inferred(config) else None
     data = {
         name: known(
             cutouts.examples(packed, chosen(index, name, config), bands, config.band_mode), config, table
@@ -147,15 +147,17 @@ def known(examples: cutouts.Cutouts, config: Any, table: pd.DataFrame | None = N
         about = examples.store.metadata
         if about is None:
             about = metadata.typed(
-                truth.metadata(truth.read(examples.store.index["path"]) if table is None else table)
+                truth.truth_metadata(
+                    truth.read_truth(examples.store.index["path"]) if table is None else table
+                )
             )
         about = about.set_index("object").reindex(objects).reset_index()
         columns["metadata"], columns["metadata_mask"] = metadata.arrays(about, metadata_columns(config))
     if table is not None and (names := inferred(config)):
-        columns["targets"] = truth.components(table, objects, names)
+        columns["targets"] = truth.truth_components(table, objects, names)
         columns["targets"][examples.label != 1] = np.nan
     if config.quality_weight:
-        weight = quality_table.of(examples.store, say)["weight"].to_numpy(np.float32)
+        weight = quality_table.quality_of(examples.store, say)["weight"].to_numpy(np.float32)
         there = examples.rows >= 0
         columns["weight"] = np.where(there, weight[examples.rows], 0).sum(1) / there.sum(1)
     return replace(examples, columns=columns)

@@ -444,8 +444,8 @@ def test_what_is_missing_or_damaged_is_named_and_predicted_again(predicted, netw
 def test_rows_that_are_lost_doubled_or_turned_are_found(predicted):
     out, folder, paths, argv = predicted
     path = folder / "000001.parquet"
-    rows, record = predictions.read(path, 1)
-    expected = proof.hashes(rows["path"])
+    rows, record = predictions.read_predictions(path, 1)
+    expected = proof.hashes_of_paths(rows["path"])
     for order, why in (
         ([*range(8), 7], "its 9 paths"),
         (range(7), "its 7 paths"),
@@ -453,22 +453,22 @@ def test_rows_that_are_lost_doubled_or_turned_are_found(predicted):
         ([1, 0, *range(2, 8)], "row 0 is not"),
     ):
         spoiled = rows.take(list(order))
-        predictions.write(path, spoiled, record | dict(files=len(spoiled)))
+        predictions.write_predictions(path, spoiled, record | dict(files=len(spoiled)))
         with pytest.raises(predictions.Damaged, match=why):
-            proof.check(*predictions.read(path, 1), expected, {})
-    proof.check(rows, record, expected, {})
+            proof.check_predictions(*predictions.read_predictions(path, 1), expected, {})
+    proof.check_predictions(rows, record, expected, {})
 
 
 def test_a_flipped_bit_is_never_believed(predicted):
     _, folder, _, _ = predicted
     path = folder / "000001.parquet"
-    good, content = predictions.read(path, 1), path.read_bytes()
+    good, content = predictions.read_predictions(path, 1), path.read_bytes()
     dice = random.Random(0)
     for _ in range(300):
         at = dice.randrange(len(content))
         path.write_bytes(content[:at] + bytes([content[at] ^ 1 << dice.randrange(8)]) + content[at + 1 :])
         try:
-            rows, record = predictions.read(path, 1)
+            rows, record = predictions.read_predictions(path, 1)
         except predictions.Damaged:
             continue
         # a bit that says nothing, such as the writer's name
@@ -641,12 +641,12 @@ def test_parts_and_ranks_share_all_shards(name, monkeypatch):
     for part, rank in itertools.product(range(3), range(2)):
         for variable, value in ((name, part), ("RANK", rank), ("WORLD_SIZE", 2)):
             monkeypatch.setenv(variable, str(value))
-        assert shards.share(20, -1, 3) == shards.share(20, part, 3)
-        taken += shards.share(20, -1, 3)
+        assert shards.share_of_shards(20, -1, 3) == shards.share_of_shards(20, part, 3)
+        taken += shards.share_of_shards(20, -1, 3)
     assert sorted(taken) == list(range(20))
     monkeypatch.setenv(name, "7")
     with pytest.raises(Mistake, match=rf"\${name} 7 of --parts 3: expected a part from 0 to 2"):
-        shards.share(20, -1, 3)
+        shards.share_of_shards(20, -1, 3)
 
 
 @pytest.mark.parametrize(
