@@ -29,18 +29,18 @@ import pandas as pd
 from data.catalogues.masked import check_max_masked, filled_pixels, masked_share
 from data.catalogues.planes import (
     by,
+    central_pixels,
     check_finite,
     check_geometry,
     check_shape,
     common_shape,
+    file_stem,
     fits_files,
     fitted_images,
     geometries,
     image_of,
     joined_bands,
-    central_pixels,
     read_plane,
-    file_stem,
 )
 from data.catalogues.sky import Place, place_on_sky
 from data.catalogues.tables import is_numeric, numeric_column, read_table

@@ -38,13 +38,13 @@ from data.catalogues.planes import (
     check_geometry,
     check_shape,
     common_shape,
+    file_stem,
     fits_files,
     fitted_images,
     geometries,
     image_of,
     joined_bands,
     read_plane,
-    file_stem,
 )
 from data.catalogues.sky import card_value, place_on_sky
 from data.catalogues.tables import numeric_column, read_table

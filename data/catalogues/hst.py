@@ -32,16 +32,16 @@ from data.catalogues.masked import check_max_masked, filled_pixels, masked_share
 from data.catalogues.planes import (
     Hdu,
     by,
+    central_pixels,
     check_geometry,
     check_shape,
     common_shape,
+    file_stem,
     fits_files,
     fitted_images,
-    read_hdus,
     joined_bands,
-    central_pixels,
+    read_hdus,
     read_plane,
-    file_stem,
 )
 from data.catalogues.sky import card_value, place_on_sky
 from data.cutouts.fits import LARGEST, BadFile

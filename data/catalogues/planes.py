@@ -17,7 +17,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from astropy.io import fits
 
-from data.catalogues.resample import shape_text, cropped, resampled
+from data.catalogues.resample import cropped, resampled, shape_text
 from data.catalogues.sky import card_value
 from data.cutouts.fits import (
     LARGEST_CUTOUT,

@@ -33,19 +33,19 @@ import pandas as pd
 from data.catalogues.masked import check_max_masked, filled_pixels, masked_share
 from data.catalogues.planes import (
     by,
+    central_pixels,
     check_finite,
     check_geometry,
     check_shape,
     common_shape,
+    file_stem,
     fits_files,
     fitted_images,
     geometries,
-    read_hdus,
     image_of,
     joined_bands,
-    central_pixels,
+    read_hdus,
     read_plane,
-    file_stem,
 )
 from data.catalogues.resample import rescaled_pixel_scale
 from data.catalogues.sky import card_value, place_on_sky

@@ -140,7 +140,7 @@ def known(examples: cutouts.Cutouts, config: Any, table: pd.DataFrame | None = N
     """The examples with what is asked for of their objects: metadata and metadata_mask [B, M], targets [B,
     P] to train on, weight [B].
 
-    table: data/parameters.read of their folders; without it there are no targets.
+    table: data/cutouts/truth.read_truth of their folders; without it there are no targets.
     """
     columns, objects = {}, examples.object
     if config.use_metadata:
