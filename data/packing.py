@@ -7,6 +7,7 @@ So whatever is killed, the same call goes on where it was, and a folder with a m
 
 import errno
 import fcntl
+import io
 import json
 import os
 import shutil
@@ -15,10 +16,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from data.workers import WorkerLost
 from utils.files import flush_to_disk, whole, write_durably, written_into
@@ -67,23 +71,79 @@ def locked_for_writing(
             yield
 
 
+@dataclass(frozen=True)
+class PackKind:
+    """What all packs of a kind have in common: their version, and what errors call them."""
+
+    version: int
+    noun: str  # "store"
+    subject: str  # of the sentence that one is damaged: "the store {} is"
+    anew: str  # what happens when it is removed: "it is packed anew from the FITS files"
+
+    def damaged(self, directory: Path, what: str) -> Mistake:
+        return Mistake(
+            f"{self.subject.format(repr(str(directory)))} damaged or foreign: {what}; remove the folder and "
+            f"run again, {self.anew}"
+        )
+
+    def read_manifest(self, directory: Path) -> dict[str, Any] | None:
+        """The manifest.json of a folder, None where there is none. Raises:
+        Mistake if it is damaged, or of another version.
+        """
+        try:
+            manifest = json.loads((directory / MANIFEST).read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValueError as error:
+            raise self.damaged(directory, f"{MANIFEST}: {error}") from error
+        if not isinstance(manifest, dict) or manifest.get("version") != self.version:
+            raise self.damaged(directory, f"{MANIFEST} is not of version {self.version}")
+        return manifest
+
+    def open_manifest(self, directory: Path) -> dict[str, Any]:
+        """As `read_manifest`. Raises: Mistake also where there is none."""
+        manifest = self.read_manifest(directory)
+        if manifest is None:
+            raise Mistake(
+                f"{str(directory)!r} holds no complete {self.noun} (no {MANIFEST}): run the packing command "
+                "again, it goes on where it was interrupted"
+            )
+        return manifest
+
+    def holds(self, directory: Path, digest: str) -> bool:
+        """Whether a folder holds a complete pack of what `digest` stands for."""
+        manifest = self.read_manifest(directory)
+        return manifest is not None and manifest["inventory"] == digest
+
+    def read_checked(self, directory: Path, name: str, digest: str) -> bytes:
+        """A file of a pack. Raises: Mistake if it is gone, or not of this `content_digest`."""
+        try:
+            content = (directory / name).read_bytes()
+        except OSError as error:
+            raise self.damaged(directory, str(error)) from error
+        if content_digest(content) != digest:
+            raise self.damaged(directory, f"{name} differs from its checksum")
+        return content
+
+
 def pack_once(
+    kind: PackKind,
     directory: Path,
-    complete: Callable[[], bool],
+    digest: str,
     pack: Callable[[], None],
     what: str,
     say: Callable[[str], None],
     needed: str = "",
 ) -> None:
-    """Calls `pack` unless the folder is complete, one process at a time.
+    """Calls `pack` unless the folder holds what `digest` stands for, one process at a time.
 
     Raises: Mistake as `locked_for_writing`, and for a lost worker; OSError for trouble of the machine.
     """
-    if complete():
+    if kind.holds(directory, digest):
         return
     try:
         with locked_for_writing(directory, what, say, needed=needed):
-            if not complete():  # now: another process may have packed while this one waited
+            if not kind.holds(directory, digest):  # another process may have packed while this one waited
                 pack()
     except WorkerLost as error:
         raise Mistake(
@@ -92,23 +152,8 @@ def pack_once(
         ) from error
     except OSError:
         # without locks another node may have finished the very same pack under our hands
-        if not complete():
+        if not kind.holds(directory, digest):
             raise
-
-
-def read_manifest(directory: Path, version: int, damaged: Callable[[Path, str], Mistake]) -> dict | None:
-    """The manifest.json of a folder, None where there is none. Raises:
-    `damaged` of it, if it is not of this version.
-    """
-    try:
-        manifest = json.loads((directory / MANIFEST).read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError as error:
-        raise damaged(directory, f"{MANIFEST}: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("version") != version:
-        raise damaged(directory, f"{MANIFEST} is not of version {version}")
-    return manifest
 
 
 def publish_pack(
@@ -126,6 +171,34 @@ def publish_pack(
     sync_folder(directory)  # the renames before the manifest
     publish_file(directory / MANIFEST, json.dumps(manifest, indent=1, allow_nan=False).encode())
     remove_partials(directory)
+
+
+def content_digest(content: bytes) -> str:
+    """What a manifest says of a file, to know it by."""
+    return blake2b(content, digest_size=16).hexdigest()
+
+
+def parquet_bytes(table: pd.DataFrame) -> bytes:
+    content = io.BytesIO()
+    table.to_parquet(content, index=False, compression="zstd")
+    return content.getvalue()
+
+
+def quarantine_lines(quarantined: pd.DataFrame, most: int) -> list[str]:
+    """Lines for the log: the first so many of the refused files, by name and reason, and how many more.
+
+    quarantined: columns path, reason.
+    """
+    first = quarantined[["path", "reason"]].head(most).itertuples(index=False)
+    lines = [f"  {path}: {reason}" for path, reason in first]
+    more = len(quarantined) - most
+    return lines + ([f"  and {more:,} more"] if more > 0 else [])
+
+
+def first_reasons(quarantined: pd.DataFrame) -> str:
+    """The same in one line, for an error: three of them."""
+    first = quarantined[["path", "reason"]].head(3).itertuples(index=False)
+    return "; ".join(f"{path}: {reason}" for path, reason in first)
 
 
 def publish_file(path: Path, content: bytes) -> None:

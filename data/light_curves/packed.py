@@ -35,9 +35,13 @@ from data.cutouts.fits import BadFile
 from data.light_curves.files import Reading, find_light_curves, with_rates
 from data.listing import read_listing, walk_folders
 from data.packing import (
+    PackKind,
+    content_digest,
+    first_reasons,
     pack_once,
+    parquet_bytes,
     publish_pack,
-    read_manifest,
+    quarantine_lines,
     say_on_stderr,
     statuses,
     write_arrays_durably,
@@ -47,6 +51,8 @@ from utils.files import flush_to_disk, write_durably
 from utils.mistake import Mistake
 
 VERSION = 1
+PACKS = PackKind(VERSION, "light curves", "the light curves in {} are", "they are read anew")
+CURVES = "curves.parquet"
 BLOCK_FILES = 2048
 SUFFIXES = (".fits", ".fit", ".fits.gz", ".fit.gz", ".evt", ".evt.gz", ".lc", ".lc.gz", ".csv", ".csv.gz")
 MANIFESTS = (".txt", ".txt.gz")
@@ -148,11 +154,7 @@ class Packed:
             f"{' '.join(self.bands)} in {self.directory}, "
             f"{len(bad):,} quarantined (quarantine.csv)"
         ]
-        lines += [
-            f"  {path}: {reason}"
-            for path, reason in bad[["path", "reason"]].head(most).itertuples(index=False)
-        ]
-        return lines + ([f"  and {len(bad) - most:,} more"] if len(bad) > most else [])
+        return lines + quarantine_lines(bad, most)
 
     def __getstate__(self) -> dict:
         # a pickled memmap would be all of its bytes
@@ -236,7 +238,7 @@ def pack_light_curves(
         _read_blocks(paths, reading, partial, workers)
         _finish(paths, partial, digest)
 
-    pack_once(directory, lambda: _complete(directory, digest), pack, "light curves", say_on_stderr)
+    pack_once(PACKS, directory, digest, pack, "light curves", say_on_stderr)
     return open_packed(directory)
 
 
@@ -245,28 +247,18 @@ def open_packed(directory: str | os.PathLike) -> Packed:
     or it is damaged or of another version.
     """
     directory = Path(directory)
-    manifest = _manifest(directory)
-    if manifest is None:
-        raise Mistake(
-            f"{str(directory)!r} holds no complete light curves (no manifest.json): run the packing "
-            "command again, it goes on "
-            "where it was interrupted"
-        )
+    manifest = PACKS.open_manifest(directory)
+    content = PACKS.read_checked(directory, CURVES, manifest["curves"])
     try:
-        content = (directory / "curves.parquet").read_bytes()
-        if blake2b(content, digest_size=16).hexdigest() != manifest["curves"]:
-            raise _damaged(directory, "curves.parquet differs from its checksum")
         packed = Packed(directory, manifest, pd.read_parquet(io.BytesIO(content)))
         shapes = {name: (field.shape, field.dtype.str) for name, field in packed.fields.items()}
-    except Mistake:
-        raise
     except (OSError, ValueError) as error:
-        raise _damaged(directory, str(error)) from error
+        raise PACKS.damaged(directory, str(error)) from error
     expected = {
         name: (_shape(name, manifest["points"], manifest["channels"]), kind) for name, kind in FIELDS.items()
     }
     if wrong := [name for name in FIELDS if shapes[name] != expected[name]]:
-        raise _damaged(directory, f"{wrong[0]}.npy is {shapes[wrong[0]]}, not {expected[wrong[0]]}")
+        raise PACKS.damaged(directory, f"{wrong[0]}.npy is {shapes[wrong[0]]}, not {expected[wrong[0]]}")
     return packed
 
 
@@ -363,12 +355,9 @@ def _finish(paths: Sequence[str], partial: Path, digest: str) -> None:
     channels = curves["bands"].map(len).to_numpy(dtype=np.int64)
     good = (curves["reason"] == "").to_numpy(dtype=bool)
     if not good.any():
-        first = "; ".join(
-            f"{path}: {reason}" for path, reason in curves[["path", "reason"]].head(3).itertuples(index=False)
-        )
         raise Mistake(
-            f"none of {len(paths):,} files can be used: {first}; expected light curves (FITS) or tables of "
-            "them (CSV)"
+            f"none of {len(paths):,} files can be used: {first_reasons(curves)}; expected light curves "
+            "(FITS) or tables of them (CSV)"
         )
     most = Counter(channels[good].tolist()).most_common(1)[0][0]
     other = good & (channels != most)
@@ -413,15 +402,23 @@ def _finish(paths: Sequence[str], partial: Path, digest: str) -> None:
 
 
 def _publish(curves: pd.DataFrame, partial: Path, manifest: dict) -> None:
-    content = io.BytesIO()
-    curves.astype(
-        {"path": "str", "source": "str", "points": np.int64, "counts": bool, "bands": "str", "reason": "str"}
-    ).to_parquet(content, index=False, compression="zstd")
+    content = parquet_bytes(
+        curves.astype(
+            {
+                "path": "str",
+                "source": "str",
+                "points": np.int64,
+                "counts": bool,
+                "bands": "str",
+                "reason": "str",
+            }
+        )
+    )
     bad = curves.loc[curves["reason"] != "", ["path", "reason"]]
-    write_durably(partial / "curves.parquet", content.getvalue())
+    write_durably(partial / CURVES, content)
     write_durably(partial / "quarantine.csv", bad.to_csv(index=False).encode())
-    manifest["curves"] = blake2b(content.getvalue(), digest_size=16).hexdigest()
-    names = ["curves.parquet", "quarantine.csv", *(f"{name}.npy" for name in FIELDS)]
+    manifest["curves"] = content_digest(content)
+    names = [CURVES, "quarantine.csv", *(f"{name}.npy" for name in FIELDS)]
     publish_pack(partial, names, manifest)
 
 
@@ -435,19 +432,3 @@ def _digest(paths: Sequence[str], reading: Reading) -> str:
     for path, status in zip(paths, statuses(list(paths))):
         digest.update(repr((os.path.abspath(path), status)).encode())
     return digest.hexdigest()
-
-
-def _complete(directory: Path, digest: str) -> bool:
-    manifest = _manifest(directory)
-    return manifest is not None and manifest["inventory"] == digest
-
-
-def _manifest(directory: Path) -> dict | None:
-    return read_manifest(directory, VERSION, _damaged)
-
-
-def _damaged(directory: Path, what: str) -> Mistake:
-    return Mistake(
-        f"the light curves in {str(directory)!r} are damaged or foreign: {what}; remove the folder and run "
-        "again, they are read anew"
-    )

@@ -14,7 +14,6 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import takewhile
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from data.cutouts.buckets import UNKNOWN
 from data.cutouts.fits import BadFile, read_cutout
 from data.listing import cut_between_objects, list_images, state_of_images
 from data.names import parse_name
-from data.packing import locked_for_writing, publish_file, remove_partials, sync_folder
+from data.packing import content_digest, locked_for_writing, publish_file, remove_partials, sync_folder
 from utils import distributed
 from utils.files import write_durably
 from utils.mistake import Mistake
@@ -60,7 +59,7 @@ class Survey:
             raise Mistake(
                 f"{path} cannot be read ({error}): remove {self.directory}/plan.json and plan again"
             ) from error
-        if digest_of(text) != self.plan["shards"][shard][1]:
+        if content_digest(text) != self.plan["shards"][shard][1]:
             raise Mistake(f"{path} is not what was planned: remove {self.directory}/plan.json and plan again")
         return text.decode().split("\n")[:-1]
 
@@ -71,7 +70,7 @@ class Survey:
         """A shard's store follows from its list and geometry alone:
         no file is asked again whether it has changed.
         """
-        return digest_of(repr((store.VERSION, self.plan["shards"][shard][1], self.shape)).encode())
+        return content_digest(repr((store.VERSION, self.plan["shards"][shard][1], self.shape)).encode())
 
     def manifest(self, shard: int) -> dict | None:
         """What a shard's store holds, None where it is not packed, or not from this list."""
@@ -191,7 +190,7 @@ def plan_survey(
             if both := sorted(before & objects_of(paths[:LOOK])):
                 apart.append([len(shards) - 1, len(shards), len(both), both[0]])
             before = objects_of(paths[-LOOK:])
-            shards.append([len(paths), digest_of(text)])
+            shards.append([len(paths), content_digest(text)])
             if len(shards) % 100 == 0:
                 say(f"{len(shards):,} shards, {sum(count for count, _ in shards):,} files")
         sync_folder(directory / "shards")
@@ -258,7 +257,3 @@ def reason_against(path: str, shape: tuple[int, int]) -> str:
 
 def list_path(directory: Path, shard: int) -> Path:
     return directory / "shards" / f"{shard:06d}.txt.gz"
-
-
-def digest_of(text: bytes) -> str:
-    return blake2b(text, digest_size=16).hexdigest()

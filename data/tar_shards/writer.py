@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 
 from data.cutouts import store as stores
-from data.packing import locked_for_writing, publish_pack, remove_partials, say_on_stderr
+from data.packing import locked_for_writing, parquet_bytes, publish_pack, remove_partials, say_on_stderr
 from data.tar_shards.manifest import FORMAT, VERSION, open_manifest
 from data.tar_shards.records import json_values
 from data.tar_shards.tar import ending, header, padding
@@ -153,10 +153,9 @@ def _write(plan: Plan, directory: Path, workers: int, say: Callable[[str], None]
         except BaseException:
             threads.shutdown(cancel_futures=True)
             raise
-    table = io.BytesIO()
-    _samples(plan).to_parquet(table, index=False, compression="zstd")
-    write_durably(partial / "samples.parquet", table.getvalue())
-    manifest = _manifest(plan, [records[name] for name in names], table.getvalue())
+    table = parquet_bytes(_samples(plan))
+    write_durably(partial / "samples.parquet", table)
+    manifest = _manifest(plan, [records[name] for name in names], table)
     there = [name for name in (*names, "samples.parquet") if (partial / name).exists()]
     publish_pack(partial, there, manifest)
     return manifest

@@ -14,6 +14,7 @@ from astropy.io import fits
 
 from tasks.lens import asked
 import predict
+from data import parts
 from tests.promises.test_ranks import ENVIRONMENT, free_port
 from tests.spoiled import spoil
 from tests.conftest import ROOT
@@ -157,7 +158,7 @@ def test_the_symmetries_average_to_a_prediction_that_turning_does_not_change(
 
 def test_an_interrupted_prediction_goes_on(run, trained, challenge, tmp_path, monkeypatch):
     whole = run(trained["single"], "--data", challenge, "--which", "all", "--batch_size", "16")
-    monkeypatch.setattr(predict, "PART", 32)
+    monkeypatch.setattr(parts, "PART", 32)
     real, calls = asked.answered, []
 
     def dying(*arguments):

@@ -25,7 +25,7 @@ import torch
 
 import predict
 import survey
-from data import listing
+from data import listing, parts
 from data.cutouts import store
 from data.survey import plan as shards, predictions, proof
 from tasks import lens
@@ -129,7 +129,7 @@ def start(command: str, *options, die_at: int = 0, locks: bool = True) -> multip
     """
 
     def work():
-        predict.PART, store.BLOCK_ROWS = 8, 8
+        parts.PART = survey.PART = store.BLOCK_ROWS = 8
         count = itertools.count(1)
 
         def dying(real):
@@ -345,11 +345,12 @@ def test_a_shard_goes_on_at_the_part_where_it_was_killed(tmp_path, networks, mon
     # one fsync and one rename for settings.json and each part
     assert code(start("predict", *argv, die_at=2 + 2 * 4)) == -signal.SIGKILL
     assert len(list(folder_of(tmp_path / "S").glob("*.parts/*/*.npz"))) == 3
-    asked, real = [], predict.read
-    monkeypatch.setattr(predict, "PART", 8)
+    asked, real = [], parts.read_shares
+    monkeypatch.setattr(parts, "PART", 8)
+    monkeypatch.setattr(survey, "PART", 8)
     monkeypatch.setattr(
-        predict,
-        "read",
+        parts,
+        "read_shares",
         lambda data, shares, *rest: real(data, (asked.extend(share) or share for share in shares), *rest),
     )
     run("predict", *argv)
@@ -528,8 +529,8 @@ def test_a_manifest_that_changed_is_refused_and_an_interrupted_plan_is_made_agai
     with monkeypatch.context() as patch:
         patch.setattr(
             shards,
-            "digest_of",
-            lambda text, real=shards.digest_of: real(text) if b"00002" not in text else 1 / 0,
+            "content_digest",
+            lambda text, real=shards.content_digest: real(text) if b"00002" not in text else 1 / 0,
         )
         with pytest.raises(ZeroDivisionError):
             run("plan", *argv)

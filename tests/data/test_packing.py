@@ -7,13 +7,17 @@ import os
 import threading
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from data.packing import (
+    PackKind,
+    content_digest,
+    first_reasons,
     locked,
     pack_once,
     publish_pack,
-    read_manifest,
+    quarantine_lines,
     remove_partials,
     statuses,
     write_arrays_durably,
@@ -22,12 +26,13 @@ from data.workers import WorkerLost
 from utils.mistake import Mistake
 
 
+KIND = PackKind(1, "pack of numbers", "the pack of numbers {} is", "it is counted anew")
+DONE = '{"version": 1, "inventory": "123"}'
+
+
 def packed(directory, say=lambda line: None, trouble=None):
     """How often a pack of one file was made by this call."""
     made = []
-
-    def complete():
-        return (directory / "manifest.json").exists()
 
     def pack():
         made.append(True)
@@ -36,9 +41,9 @@ def packed(directory, say=lambda line: None, trouble=None):
         partial = directory / "partial_1"
         partial.mkdir(exist_ok=True)
         (partial / "numbers").write_text("123")
-        publish_pack(partial, ["numbers"], {"version": 1})
+        publish_pack(partial, ["numbers"], {"version": 1, "inventory": "123"})
 
-    pack_once(directory, complete, pack, "numbers", say, needed="3 bytes")
+    pack_once(KIND, directory, "123", pack, "numbers", say, needed="3 bytes")
     return len(made)
 
 
@@ -56,7 +61,7 @@ def test_who_waited_for_another_looks_again(tmp_path):
         waiting.start()
         while not said:
             pass
-        (tmp_path / "manifest.json").write_text("{}")
+        (tmp_path / "manifest.json").write_text(DONE)
     waiting.join()
     assert said == [f"another process is packing {tmp_path}: waiting for it"] and made == [0]
 
@@ -115,7 +120,7 @@ def test_trouble_of_the_machine_is_raised_unless_another_node_has_finished_the_p
         packed(tmp_path, trouble=stale)
 
     def finished_elsewhere():
-        (tmp_path / "manifest.json").write_text("{}")
+        (tmp_path / "manifest.json").write_text(DONE)
         stale()
 
     assert packed(tmp_path, trouble=finished_elsewhere) == 1
@@ -153,19 +158,38 @@ def test_the_manifest_is_there_only_when_all_is(tmp_path, monkeypatch):
                 assert not partial.exists()
 
 
-def test_a_manifest_is_read_or_called_damaged(tmp_path):
-    def damaged(directory, what):
-        return Mistake(f"{directory.name} is damaged: {what}")
-
-    assert read_manifest(tmp_path / "nowhere", 1, damaged) is None
-    (tmp_path / "manifest.json").write_text('{"version": 1, "files": 3}')
-    assert read_manifest(tmp_path, 1, damaged) == {"version": 1, "files": 3}
-    with pytest.raises(Mistake, match="is damaged: manifest.json is not of version 2"):
-        read_manifest(tmp_path, 2, damaged)
-    for text in ("[1]", '{"version": 1'):
+def test_a_manifest_is_read_or_the_pack_is_called_damaged(tmp_path):
+    assert KIND.read_manifest(tmp_path / "nowhere") is None and not KIND.holds(tmp_path / "nowhere", "123")
+    with pytest.raises(Mistake, match="nowhere' holds no complete pack of numbers .no manifest.json.: run"):
+        KIND.open_manifest(tmp_path / "nowhere")
+    (tmp_path / "manifest.json").write_text(DONE)
+    assert KIND.open_manifest(tmp_path) == KIND.read_manifest(tmp_path) == json.loads(DONE)
+    assert KIND.holds(tmp_path, "123") and not KIND.holds(tmp_path, "124")
+    for text in ("[1]", '{"version": 1', '{"version": 2}'):
         (tmp_path / "manifest.json").write_text(text)
-        with pytest.raises(Mistake, match="is damaged: manifest.json"):
-            read_manifest(tmp_path, 1, damaged)
+        with pytest.raises(Mistake) as caught:
+            KIND.holds(tmp_path, "123")
+        said = str(caught.value)
+        assert said.startswith(f"the pack of numbers '{tmp_path}' is damaged or foreign: manifest.json")
+        assert said.endswith("; remove the folder and run again, it is counted anew")
+
+
+def test_a_file_of_a_pack_is_known_by_its_digest(tmp_path):
+    (tmp_path / "a").write_bytes(b"one")
+    assert KIND.read_checked(tmp_path, "a", content_digest(b"one")) == b"one"
+    with pytest.raises(Mistake, match="is damaged or foreign: a differs from its checksum; remove"):
+        KIND.read_checked(tmp_path, "a", content_digest(b"two"))
+    with pytest.raises(Mistake, match="is damaged or foreign: .*No such file"):
+        KIND.read_checked(tmp_path, "b", content_digest(b"one"))
+
+
+def test_the_first_refused_files_are_named_and_the_others_counted():
+    refused = pd.DataFrame(
+        dict(path=list("abcd"), reason=["cut short", "empty", "empty", "no image"], label=0)
+    )
+    assert quarantine_lines(refused, 3) == ["  a: cut short", "  b: empty", "  c: empty", "  and 1 more"]
+    assert quarantine_lines(refused[:3], 3) == ["  a: cut short", "  b: empty", "  c: empty"]
+    assert first_reasons(refused) == "a: cut short; b: empty; c: empty"
 
 
 def test_what_is_left_of_others_goes_and_one_s_own_stays(tmp_path):

@@ -91,7 +91,7 @@ class Images:
 
 def packed(folder, source, monkeypatch, name="store", block=16):
     with monkeypatch.context() as patch:
-        patch.setattr(blocks, "opened", lambda recipe: source)
+        patch.setattr(blocks, "_opened", lambda recipe: source)
         patch.setattr(store, "BLOCK_ROWS", block)
         return store.pack_cutouts(source.index, folder / name, source.shape, 1, "digest", quiet, source)
 
