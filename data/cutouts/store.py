@@ -33,6 +33,7 @@ from tqdm import tqdm
 from data.cutouts.blocks import files_of_block, pack_block
 from data.cutouts.source import Source
 from data.packing import (
+    MANIFEST,
     PackKind,
     content_digest,
     first_reasons,
@@ -370,4 +371,5 @@ def _finish(
     for name, content in contents.items():
         write_durably(partial / name, content)
     names = [*contents, "pixels.npy"]
-    publish_pack(partial, names, manifest, outdated=("manifest.json", METADATA))
+    # without them the folder holds no store until the new one is whole
+    publish_pack(partial, names, manifest, outdated=(MANIFEST, METADATA))

@@ -68,6 +68,14 @@ OF_BAND = {
     "observed": "|b1",
 }
 FIELDS = OF_POINT | OF_BAND
+OF_CURVE = {
+    "path": "str",
+    "source": "str",
+    "points": np.int64,
+    "counts": bool,
+    "bands": "str",
+    "reason": "str",
+}
 
 
 def list_light_curves(source: str) -> list[str]:
@@ -331,7 +339,7 @@ def _load(block: Path, *names: str) -> list[np.ndarray]:
 
 def _table(block: Path) -> pd.DataFrame:
     table = json.loads(_load(block, "table")[0].tobytes())
-    return pd.DataFrame(table, columns=["path", "source", "points", "counts", "bands", "reason"])
+    return pd.DataFrame(table, columns=list(OF_CURVE))
 
 
 def _sound(block: Path) -> bool:
@@ -402,18 +410,7 @@ def _finish(paths: Sequence[str], partial: Path, digest: str) -> None:
 
 
 def _publish(curves: pd.DataFrame, partial: Path, manifest: dict) -> None:
-    content = parquet_bytes(
-        curves.astype(
-            {
-                "path": "str",
-                "source": "str",
-                "points": np.int64,
-                "counts": bool,
-                "bands": "str",
-                "reason": "str",
-            }
-        )
-    )
+    content = parquet_bytes(curves.astype(OF_CURVE))
     bad = curves.loc[curves["reason"] != "", ["path", "reason"]]
     write_durably(partial / CURVES, content)
     write_durably(partial / "quarantine.csv", bad.to_csv(index=False).encode())
