@@ -28,7 +28,6 @@ import pandas as pd
 
 from data.catalogues.masked import check_max_masked, filled_pixels, masked_share
 from data.catalogues.planes import (
-    by,
     central_pixels,
     check_finite,
     check_geometry,
@@ -41,6 +40,7 @@ from data.catalogues.planes import (
     image_of,
     joined_bands,
     read_plane,
+    shape_text,
 )
 from data.catalogues.sky import Place, place_on_sky
 from data.catalogues.tables import is_numeric, numeric_column, read_table
@@ -269,7 +269,7 @@ class Bologna:
     def _image(self, row: int) -> np.ndarray:
         image = read_plane(self.files[row], image_of(self.files[row])[1])
         if image.ndim != 2:
-            raise BadFile(f"wrong geometry: {by(image.shape)}, expected H x W")
+            raise BadFile(f"wrong geometry: {shape_text(image.shape)}, expected H x W")
         image = central_pixels(image, self.crop)
         check_finite(image)
         if self.cameras[row].startswith("SDSS") and (mask := image == np.float32(self.masked_value)).any():

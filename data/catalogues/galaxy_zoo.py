@@ -33,7 +33,6 @@ import numpy as np
 import pandas as pd
 
 from data.catalogues.planes import (
-    by,
     check_finite,
     check_geometry,
     check_shape,
@@ -45,6 +44,7 @@ from data.catalogues.planes import (
     image_of,
     joined_bands,
     read_plane,
+    shape_text,
 )
 from data.catalogues.sky import card_value, place_on_sky
 from data.catalogues.tables import numeric_column, read_table
@@ -394,10 +394,8 @@ class GalaxyZoo:
             cube = cube[None]
         expected = 1 if single else len(self.planes)
         if cube.ndim != 3 or len(cube) != expected:
-            raise BadFile(
-                f"wrong geometry: {by(cube.shape)}, expected {expected} plane{'s' if expected > 1 else ''} "
-                "of H x W"
-            )
+            planes = "planes" if expected > 1 else "plane"
+            raise BadFile(f"wrong geometry: {shape_text(cube.shape)}, expected {expected} {planes} of H x W")
         if expected > 1 and (bands := _bands(hdu)) != self.planes:
             raise BadFile(f"its planes are {joined_bands(bands)}, expected {joined_bands(self.planes)}")
         check_finite(cube)

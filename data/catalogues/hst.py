@@ -31,7 +31,6 @@ import pandas as pd
 from data.catalogues.masked import check_max_masked, filled_pixels, masked_share
 from data.catalogues.planes import (
     Hdu,
-    by,
     central_pixels,
     check_geometry,
     check_shape,
@@ -42,6 +41,7 @@ from data.catalogues.planes import (
     joined_bands,
     read_hdus,
     read_plane,
+    shape_text,
 )
 from data.catalogues.sky import card_value, place_on_sky
 from data.cutouts.fits import LARGEST, BadFile
@@ -266,7 +266,9 @@ class HST:
         for name, hdu in image.planes.items():
             planes[name] = self._plane(image, hdu, integers=name == "DQ")
             if planes[name].shape != sci.shape:
-                raise BadFile(f"wrong geometry: {name} is {by(planes[name].shape)}, SCI {by(sci.shape)}")
+                raise BadFile(
+                    f"wrong geometry: {name} is {shape_text(planes[name].shape)}, SCI {shape_text(sci.shape)}"
+                )
         mask = ~np.isfinite(sci)
         if "DQ" in planes:
             mask |= (planes["DQ"] & ~self.good_bits) != 0
@@ -302,7 +304,7 @@ def _images(path: str) -> list[Image]:
     ][:1]
     if not science:
         seen = "; ".join(
-            f"HDU {hdu.number} {hdu.name} {by(hdu.shape) or 'without image'}" for hdu in found[:6]
+            f"HDU {hdu.number} {hdu.name} {shape_text(hdu.shape) or 'without image'}" for hdu in found[:6]
         )
         return [Image(path, path, name, _band_of_name(path), reason=f"no image [H, W]: {seen}")]
     images = []

@@ -32,7 +32,6 @@ import pandas as pd
 
 from data.catalogues.masked import check_max_masked, filled_pixels, masked_share
 from data.catalogues.planes import (
-    by,
     central_pixels,
     check_finite,
     check_geometry,
@@ -46,6 +45,7 @@ from data.catalogues.planes import (
     joined_bands,
     read_hdus,
     read_plane,
+    shape_text,
 )
 from data.catalogues.resample import rescaled_pixel_scale
 from data.catalogues.sky import card_value, place_on_sky
@@ -414,8 +414,8 @@ class SurveyFits:
             found = found[image.plane]
         if found.ndim != 2:
             raise BadFile(
-                f"wrong geometry: {by(found.shape)}, expected H x W (a column `plane`, or --planes, for "
-                "cubes)"
+                f"wrong geometry: {shape_text(found.shape)}, expected H x W (a column `plane`, or "
+                "--planes, for cubes)"
             )
         return central_pixels(found, self.crop)
 
