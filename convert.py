@@ -126,10 +126,10 @@ def pack(options: Packing, source: Source) -> None:
     """Pack a catalogue, measure the quality of its images, check its metadata."""
     for line in getattr(source, "report", ()):
         say(line)
-    packed = store.pack(
+    packed = store.pack_cutouts(
         source.index, options.output, source.shape, options.workers, store.source_digest(source), say, source
     )
-    quality = quality_table.of(packed, say)
+    quality = quality_table.quality_of(packed, say)
     print("\n".join(packed.summary()))
     if packed.metadata is not None:
         table = metadata.typed(packed.metadata)

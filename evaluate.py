@@ -212,7 +212,7 @@ def write_report(options: Config) -> None:
     packed = store.open_store(options.report)
     path = Path(options.out_dir) / f"report_{packed.directory.resolve().name}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    store_report.write(packed, path, print)
+    store_report.write_store_report(packed, path, print)
     print(path)
 
 

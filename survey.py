@@ -84,7 +84,7 @@ def say(line: str) -> None:
 
 
 def plan(options: PlanConfig) -> None:
-    survey = shards.plan(options.images, options.out, options.shard_size, options.image_size, say)
+    survey = shards.plan_survey(options.images, options.out, options.shard_size, options.image_size, say)
     for left, right, count, name in survey.plan["apart"][:3]:
         say(
             f"warning: objects ({name!r}, {count:,} in all) have files in shards {left} and {right}; "
@@ -95,7 +95,7 @@ def plan(options: PlanConfig) -> None:
 
 def pack(options: PackConfig) -> None:
     survey = shards.open_survey(options.out)
-    mine = shards.share(len(survey), options.part, options.parts)
+    mine = shards.share_of_shards(len(survey), options.part, options.parts)
     left = [shard for shard in mine if not survey.manifest(shard)]
     for shard in left:
         packed = survey.pack(shard, options.num_workers, say)
@@ -159,16 +159,16 @@ def read_networks(
 
 def predict_shards(options: PredictConfig) -> None:
     survey = shards.open_survey(options.out)
-    mine = shards.share(len(survey), options.part, options.parts)
+    mine = shards.share_of_shards(len(survey), options.part, options.parts)
     saved, wanted, folder = read_networks(options.model_path, survey)
     precisions = [
         each["record"]["options"]["precision"] if options.precision == "auto" else options.precision
         for each in saved
     ]
-    predictions.claim(
+    predictions.claim_predictions(
         folder, settings := dict(wanted, precision=precisions, tta=options.tta, threshold=options.threshold)
     )
-    left = {shard for shard in mine if not predictions.path_of(folder, shard).exists()}
+    left = {shard for shard in mine if not predictions.prediction_path(folder, shard).exists()}
     device, warning = distributed.device_for(options.device)
     if warning:
         say(warning)
@@ -177,7 +177,7 @@ def predict_shards(options: PredictConfig) -> None:
         model = load_weights(lens.rebuild(each["record"]), each, device)
         networks.append(as_asked(model, precision, options))
     for shard in mine:
-        target = predictions.path_of(folder, shard)
+        target = predictions.prediction_path(folder, shard)
         try:
             if shard in left:
                 predict_shard(
@@ -224,13 +224,13 @@ def predict_shard(
         / checkpoint.digest([packed.manifest["index"], packed.manifest["crc32"], how_cut()])[:16]
     )
     parts.mkdir(parents=True, exist_ok=True)
-    with locked(parts.parent, lambda line: say(line.replace("packing", "predicting"))):
+    with locked(parts.parent, say, "predicting"):
         if target.exists():
             return
         # mapped: a worker would only copy
         found = predict_parts(examples, asked, options.batch_size, 0, device, parts, len(examples))
         networks = len(settings["precision"])
-        rows = predictions.table(examples, found.columns(), options.threshold, networks)
+        rows = predictions.prediction_table(examples, found.columns(), options.threshold, networks)
         seconds = time.perf_counter() - start
         record = dict(
             shard=shard,
@@ -240,7 +240,7 @@ def predict_shard(
             seconds=seconds,
             incomplete=int((examples.rows < 0).any(1).sum()),
         )
-        predictions.write(target, rows, record)
+        predictions.write_predictions(target, rows, record)
     print(
         f"{target}: {len(rows):,} files, {len(examples):,} examples, {packing:.1f} s to pack and check, "
         f"{seconds - packing:.1f} s to predict",
@@ -258,7 +258,7 @@ def reduce(options: ReduceConfig) -> None:
         )
         return
     saved, _, folder = read_networks(options.model_path, survey)
-    summary = proof.prove(survey, folder, len(saved), options.parts, options.csv)
+    summary = proof.prove_survey(survey, folder, len(saved), options.parts, options.csv)
     print(
         f"{folder}/summary.json: {summary['files']:,} files, each in one row, "
         f"{summary['with_probability']:,} with a probability, "

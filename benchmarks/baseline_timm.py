@@ -44,7 +44,7 @@ class Config:
 
 def main(argv: list[str]) -> None:
     options, task = config.read(argv, Config, lens.Config)
-    packed = inputs.pack(buckets.inventory(task.sources()), task, options.num_workers)
+    packed = inputs.pack(buckets.inventory_of_buckets(task.sources()), task, options.num_workers)
     index = inputs.split_index(packed.index, task)
     bands = inputs.used_bands(index, task.bands)
     data = {
@@ -89,8 +89,11 @@ def main(argv: list[str]) -> None:
                 for rows in np.array_split(np.arange(len(data[name])), max(1, len(data[name]) // 512))
             ]
         rows = inputs.chosen(index, name, task)
-        file_rows.write(
-            file_rows.frames(rows, data[name], np.concatenate(probs), 0.5, False), len(rows), out, name
+        file_rows.write_frames_of_files(
+            file_rows.frames_of_files(rows, data[name], np.concatenate(probs), 0.5, False),
+            len(rows),
+            out,
+            name,
         )
 
 

@@ -81,14 +81,14 @@ def ours(path: Path, out: Path, side: int) -> None:
     from hashlib import blake2b
 
     from data.catalogues.galaxiesml import open_source
-    from data.cutouts.store import pack
+    from data.cutouts.store import pack_cutouts
 
     source = open_source(path, image_size=side if side != SIDE else 0)
     status = os.stat(path)
     digest = blake2b(
         repr((source.recipe, status.st_size, status.st_mtime_ns)).encode(), digest_size=16
     ).hexdigest()
-    pack(source.index, out, source.shape, 1, digest, source=source)
+    pack_cutouts(source.index, out, source.shape, 1, digest, source=source)
 
 
 def by_astropy(path: Path, out: Path, side: int) -> None:

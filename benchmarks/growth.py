@@ -70,7 +70,7 @@ def stage(name: str, folder: str, size: int) -> None:
         from tasks.lens import inputs
 
         task = lens.Config(data=f"{folder}/data", store_dir=f"{folder}/stores")
-        index = inputs.pack(buckets.inventory(task.sources()), task, 1).index
+        index = inputs.pack(buckets.inventory_of_buckets(task.sources()), task, 1).index
         row = float(index.memory_usage(deep=True).sum()) / size
     elif name == "train":
         train.main(

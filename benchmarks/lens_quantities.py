@@ -55,7 +55,7 @@ def known(folder: Path, which: str = "test") -> tuple[pd.DataFrame, pd.DataFrame
     inferred = inferred[inferred["object"].isin(labels.loc[labels["label"] == 1, "object"])].set_index(
         "object"
     )
-    truth = parameters.read(inferred["path"]).set_index("object").reindex(inferred.index)
+    truth = parameters.read_truth(inferred["path"]).set_index("object").reindex(inferred.index)
     return inferred, truth
 
 

@@ -107,7 +107,7 @@ def with_metadata(options: Config, run: Path, known: bool) -> Path:
     if (out / "manifest.json").exists():
         return out
     packed = opened(run, *inputs(options))[1].data.store
-    table = metadata.typed(truth.metadata(truth.read(packed.index["path"])))
+    table = metadata.typed(truth.truth_metadata(truth.read_truth(packed.index["path"])))
     lens = (
         packed.index.drop_duplicates("object")
         .set_index("object")["label"]

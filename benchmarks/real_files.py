@@ -22,7 +22,7 @@ from astropy.wcs import WCS
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.catalogues.planes import hdus  # noqa: E402
+from data.catalogues.planes import read_hdus  # noqa: E402
 from data.cutouts.source import Source, open_source  # noqa: E402
 
 
@@ -49,7 +49,7 @@ class Entry(NamedTuple):
 
 def real_images(root: Path) -> list[Path]:
     """The FITS files that hold images, not tables alone."""
-    return [path for path in sorted(root.rglob("*.fits")) if any(hdu.shape for hdu in hdus(path))]
+    return [path for path in sorted(root.rglob("*.fits")) if any(hdu.shape for hdu in read_hdus(path))]
 
 
 def source_of(path: Path, scratch: Path) -> Source:
@@ -63,7 +63,7 @@ def source_of(path: Path, scratch: Path) -> Source:
         return open_source({"kind": "hst", "input": str(folder), "catalog": "slacs"})
     if path.parent.name == "galaxy_zoo_decals":
         return open_source({"kind": "galaxy_zoo", "images": str(folder)})
-    found = [hdu for hdu in hdus(path) if hdu.shape]
+    found = [hdu for hdu in read_hdus(path) if hdu.shape]
     rows = [{"file": path.name}]
     if len(found) > 1:
         rows = [

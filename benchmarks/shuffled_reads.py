@@ -37,9 +37,9 @@ import numpy as np  # noqa: E402  the path above comes first
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from data.cutouts.buckets import inventory  # noqa: E402
+from data.cutouts.buckets import inventory_of_buckets  # noqa: E402
 from data.cutouts.examples import examples  # noqa: E402
-from data.cutouts.store import open_store, pack  # noqa: E402
+from data.cutouts.store import open_store, pack_cutouts  # noqa: E402
 from data.order import ShuffledEpochs, batches  # noqa: E402
 from models.timm_door import import_torchvision  # noqa: E402
 from simulations.challenge import files as challenge  # noqa: E402
@@ -70,7 +70,9 @@ def write_store(folder: Path, options: Config) -> Path:
     for number in range(options.samples):
         name, image = f"D1_L_{number:08d}", generator.standard_normal((SIDE, SIDE))
         (files / f"{name}_g.fits").write_bytes(challenge.encode(files.name, name, 1, "g", image))
-    return pack(inventory({files.name: files}), folder / "store", say=lambda line: None).directory
+    return pack_cutouts(
+        inventory_of_buckets({files.name: files}), folder / "store", say=lambda line: None
+    ).directory
 
 
 class Ours:

@@ -1,44 +1,163 @@
-"""The files of a folder or manifest as a stream, however many they are, and its cuts between objects."""
+"""Which files there are: in a folder and those below it, or in a manifest; a stream, however many they are.
+
+A manifest is a text file, or a .gz of one, of one path a line: relative to its own folder, or absolute;
+empty lines and those that begin with # say nothing. It stands for a folder wherever a folder can stand.
+"""
 
 import gzip
 import os
 import stat
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Container, Iterator
 from itertools import islice
+from typing import NamedTuple
 
 from data.names import NOT_CUTOUTS, SUFFIXES, check_utf8, parse_name
 from utils.mistake import Mistake
 
 LINES = 65_536  # read at once
 LONGEST = 1_000  # files of one object that a shard may hold more than its size
+MOST_LINKS = 40  # in a row, as many as Linux follows
 
 
-def state_of(images: str) -> str:
-    """What a second look at the input compares without reading it."""
+class Folder(NamedTuple):
+    """The files of one folder that are looked for."""
+
+    path: str  # as it was found
+    names: list[str]  # sorted
+    paths: list[str]  # the same, with the folder before them
+    links: set[str]  # those of the names that are symbolic links
+    below: list[str]  # names of the folders in it, sorted
+
+
+def files_of_folder(path: str, suffixes: tuple[str, ...], but: Container[str] = ()) -> Folder:
+    """The files whose names end so, in whatever case, and are not among `but`; a broken link is a file too.
+
+    Raises: Mistake for a folder that may not be read, or a name that no table can hold.
+    """
+    names: list[str] = []
+    links: set[str] = set()
+    below: list[str] = []
     try:
-        status = os.stat(images)
-    except OSError:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                is_link = entry.is_symlink()
+                if entry.is_dir(follow_symlinks=False) or (is_link and os.path.isdir(entry.path)):
+                    below.append(entry.name)
+                elif entry.name.lower().endswith(suffixes) and entry.name not in but:
+                    names.append(entry.name)
+                    if is_link:
+                        links.add(entry.name)
+    except OSError as error:
         raise Mistake(
-            f"--images {images!r} does not exist: expected a folder of cutouts or a manifest (one path a "
-            "line)"
+            f"the folder {path!r} may not be read: {error.strerror}; mend that, or leave it out"
         ) from None
-    if stat.S_ISDIR(status.st_mode):
-        return "a folder"
+    names.sort()
+    home = os.path.join(path, "")
+    paths = [home + name for name in names]
+    check_utf8(paths)
+    return Folder(path, names, paths, links, sorted(below))
+
+
+def walk_folders(top: str, suffixes: tuple[str, ...], but: Container[str] = ()) -> Iterator[Folder]:
+    """A folder, then those below it, sorted, links to folders followed. Raises: as `files_of_folder`."""
+    seen = set()  # each folder once: links in a circle end
+    waiting = [top]
+    while waiting:
+        path = waiting.pop()
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise Mistake(f"the folder {path!r} is gone: {error.strerror}") from None
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folder = files_of_folder(path, suffixes, but)
+        yield folder
+        waiting += [os.path.join(path, name) for name in reversed(folder.below)]
+
+
+def read_listing(manifest: str, flag: str, home: str | None = None) -> Iterator[list[str]]:
+    """The paths of a manifest, some at a time, in its order.
+
+    home: what they are relative to, else the folder of the manifest as it is spelled. flag: who asked for it.
+    Raises: Mistake for what cannot be read, or is not text.
+    """
+    home = os.path.join(os.path.dirname(manifest) if home is None else home, "")
+    opened = gzip.open if manifest.lower().endswith(".gz") else open
+    try:
+        with opened(manifest, "rt", encoding="utf-8-sig") as file:
+            while lines := list(islice(file, LINES)):
+                names = [name for line in lines if (name := line.strip()) and name[0] != "#"]
+                if any("\0" in name for name in names):
+                    raise Mistake(f"{flag} {manifest!r} is not text: expected a manifest (one path a line)")
+                paths = [name if name[0] == "/" else home + name for name in names]
+                check_utf8(paths)
+                yield paths
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise Mistake(
+            f"{flag} {manifest!r} cannot be read as a manifest (text, one path a line): {error}"
+        ) from None
+
+
+class RealPaths:
+    """os.path.realpath of many files; each folder is resolved once,
+    where realpath asks the disk for all its parts.
+    """
+
+    def __init__(self):
+        self.folders: dict[str, str] = {}
+
+    def of_folder(self, folder: str) -> str:
+        if folder not in self.folders:
+            self.folders[folder] = os.path.realpath(folder)
+        return self.folders[folder]
+
+    def __call__(self, path: str) -> str:
+        for _ in range(MOST_LINKS):
+            folder, name = os.path.split(path)
+            path = f"{self.of_folder(folder)}/{name}"
+            try:
+                path = os.path.join(self.of_folder(folder), os.readlink(path))
+            except OSError:  # not a link, or not there
+                return path
+        return path
+
+
+def check_images(images: str, flag: str) -> None:
+    """Raises: Mistake for what is no folder of cutouts and no manifest."""
+    if os.path.isdir(images):
+        return
+    if not os.path.exists(images):
+        raise Mistake(
+            f"{flag} {images!r} does not exist: expected a folder of cutouts or a manifest (one path a line)"
+        )
     if images.lower().endswith(SUFFIXES):
         raise Mistake(
-            f"--images {images!r} is one FITS file: expected its folder, or a manifest (one path a line)"
+            f"{flag} {images!r} is one FITS file: expected its folder, or a manifest (one path a line)"
         )
+
+
+def state_of_images(images: str) -> str:
+    """What a second look at the input of a survey compares without reading it."""
+    check_images(images, "--images")
+    status = os.stat(images)
+    if stat.S_ISDIR(status.st_mode):
+        return "a folder"
     return f"{status.st_size} bytes of {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(status.st_mtime))} UTC"
 
 
-def input_paths(images: str) -> Iterator[list[str]]:
+def list_images(images: str) -> Iterator[list[str]]:
     """The absolute paths of a folder (folder after folder, each sorted) or of a manifest, some at a time."""
-    some = walked(images) if os.path.isdir(images) else listed(images)
+    top = os.path.abspath(images)
+    if os.path.isdir(images):
+        some = (folder.paths for folder in walk_folders(top, SUFFIXES, NOT_CUTOUTS))
+    else:
+        some = read_listing(images, "--images", os.path.dirname(top))
     empty = True
     for paths in some:
-        check_utf8(paths)
-        if wrong := [path for path in paths if "\n" in path or "\0" in path]:
+        if wrong := [path for path in paths if "\n" in path]:
             raise Mistake(
                 f"--images {images!r}: the name {wrong[0]!r} is no line of text: rename the file, or give "
                 "a manifest of text"
@@ -52,40 +171,7 @@ def input_paths(images: str) -> Iterator[list[str]]:
         )
 
 
-def listed(manifest: str) -> Iterator[list[str]]:
-    home = os.path.join(os.path.dirname(os.path.abspath(manifest)), "")
-    opened = gzip.open if manifest.endswith(".gz") else open
-    try:
-        with opened(manifest, "rt", encoding="utf-8-sig") as file:
-            while lines := list(islice(file, LINES)):
-                names = [name for line in lines if (name := line.strip()) and name[0] != "#"]
-                yield [name if name[0] == "/" else home + name for name in names]
-    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
-        raise Mistake(
-            f"--images {manifest!r} cannot be read as a manifest (text, one path a line): {error}"
-        ) from None
-
-
-def walked(top: str) -> Iterator[list[str]]:
-    def unreadable(error: OSError) -> None:
-        raise Mistake(f"the folder {error.filename!r} may not be read: {error.strerror}")
-
-    seen = set()  # links in a circle end
-    for folder, below, names in os.walk(os.path.abspath(top), onerror=unreadable, followlinks=True):
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:
-            below.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        below.sort()
-        yield [
-            os.path.join(folder, name)
-            for name in sorted(names)
-            if name.lower().endswith(SUFFIXES) and name not in NOT_CUTOUTS
-        ]
-
-
-def cut(some: Iterator[list[str]], size: int) -> Iterator[list[str]]:
+def cut_between_objects(some: Iterator[list[str]], size: int) -> Iterator[list[str]]:
     """Shards of `size` files, and as many more as the object of the last one has."""
     shard: list[str] = []
     for paths in some:

@@ -3,7 +3,6 @@ so a resume at any step costs nothing.
 """
 
 import atexit
-import signal
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from contract import Batch, Examples, Order, checked
 from data.resident import Resident
+from data.workers import leave_signals_to_the_parent
 from utils import distributed
 from utils.mistake import Mistake
 from utils.seeding import seed_from
@@ -120,7 +120,7 @@ def batches(
     data.follow(order, steps.start)
     mine = lanes_of(lanes)
     sizes: list[int] = []  # filled by the sampler, which runs ahead of the batches by the prefetch
-    for batch, ids in read(data, shares(), workers, device):
+    for batch, ids in read_shares(data, shares(), workers, device):
         yield Share(batch, sizes.pop(0), ids)
 
 
@@ -136,7 +136,7 @@ def in_turn(
         for lane in mine
         for start in range(0, len(lane), batch_size)
     )
-    return (batch for batch, _ in read(data, shares, workers, device))
+    return (batch for batch, _ in read_shares(data, shares, workers, device))
 
 
 def place_in_turn(size: int, lanes: int) -> Tensor:
@@ -144,7 +144,7 @@ def place_in_turn(size: int, lanes: int) -> Tensor:
     return torch.cat([torch.arange(lane, size, lanes) for lane in range(lanes)]).argsort()
 
 
-def read(
+def read_shares(
     data: Examples, shares: Iterable[np.ndarray], workers: int, device: torch.device
 ) -> Iterator[tuple[Batch, np.ndarray]]:
     """(the batch of each share, on the device; its `index`, on the host),
@@ -174,7 +174,7 @@ def loader(
             collate_fn=as_it_is,
             num_workers=workers,
             pin_memory=device.type == "cuda",
-            worker_init_fn=leave_signals_to_the_parent,
+            worker_init_fn=leave_signals_to_the_parent,  # a forked one inherits the run's handlers
         )
     )
     # Workers that mind no SIGTERM must be told to end, also where an error keeps this generator alive:
@@ -192,12 +192,6 @@ def loader(
 def as_it_is(batch: Batch) -> Batch:
     """The data set has made the batch already."""
     return batch
-
-
-def leave_signals_to_the_parent(_worker: int) -> None:
-    """A forked worker inherits the run's handlers; it must not answer a signal meant for the run."""
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

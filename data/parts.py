@@ -2,7 +2,6 @@
 read one after another, so that no more than a few need memory at once.
 """
 
-import os
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
@@ -14,8 +13,8 @@ import torch
 from tqdm import tqdm
 
 from contract import Batch, Columns, Examples
-from data.order import read
-from utils import files
+from data.order import read_shares
+from data.packing import write_arrays_durably
 from utils.mistake import Mistake
 from utils.transfer import beside
 
@@ -107,7 +106,7 @@ def predict_parts(
             stop = min(start + size, total)
             if not path.exists():
                 shares = (np.arange(at, min(at + batch_size, stop)) for at in range(start, stop, batch_size))
-                batches = beside(read(data, shares, workers, device), device)
+                batches = beside(read_shares(data, shares, workers, device), device)
                 write_part(path, [ask(batch) for batch, _ in batches])
             bar.update(min(total - bar.n, (stop - start) * ranks))
     return Parts(folder, total, size)
@@ -120,7 +119,7 @@ def part_size(
     if not total:
         return PART
     some = np.arange(min(batch_size, total))
-    batch, _ = next(read(data, [some], 0, device))
+    batch, _ = next(read_shares(data, [some], 0, device))
     bytes_each = sum(column.nbytes for column in ask(batch).values()) / len(some)
     return int(np.clip(PART_BYTES // max(1, bytes_each), 1, PART))
 
@@ -131,7 +130,4 @@ def part_path(folder: Path, start: int) -> Path:
 
 def write_part(path: Path, rows: list[Columns]) -> None:
     columns = {name: torch.cat([row[name] for row in rows]).cpu().numpy() for name in rows[0]}
-    with files.whole(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **columns)
-        file.flush()
-        os.fsync(file.fileno())  # its name must not outlive a power failure that its bytes do not
+    write_arrays_durably(path, columns)

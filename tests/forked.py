@@ -1,4 +1,5 @@
-"""Runs of the toy task, or of others, one after another, their ranks forks of one process that has imported everything:
+"""Runs of the toy task, or of others, one after another, their ranks forks of one process that has imported
+everything:
 torchrun takes seconds a run.
 
     python tests/forked.py RANKS:STOP_AT:SAVE_DIR [RANKS:STOP_AT:SAVE_DIR ...] -- [flags of train.py] [++ ...]

@@ -218,7 +218,7 @@ def test_a_batch_of_other_lengths_ends_with_the_names(tmp_path, monkeypatch):
         run(tmp_path)
 
 
-# run() -------------------------------------------------------------------------------------------------------
+# run() ------------------------------------------------------------------------------------------------------
 
 
 def test_run_works_off_the_main_thread(tmp_path):

@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from utils.mistake import Mistake
 
@@ -47,11 +48,16 @@ def whole(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def flush_to_disk(file: BinaryIO) -> None:
+    """What was written is on the disk when it returns."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
 def write_durably(path: str | os.PathLike, content: bytes) -> None:
     """The file is there whole or not at all, whenever the power goes: temporary file, fsync, rename."""
     temporary = f"{os.fspath(path)}.{uuid.uuid4().hex}.tmp"
     with open(temporary, "wb") as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        flush_to_disk(file)
     os.replace(temporary, path)

@@ -1,48 +1,59 @@
-"""Which examples an epoch has seen, in three numbers that do not depend on their order:
-count, sum and exclusive or of their ids.
+"""Which numbers were seen, in three numbers that do not depend on their order:
+their count, their sum and their exclusive or.
+
+An epoch keeps account of the ids of its examples, the proof of a survey of the hashes of its paths.
 """
 
 from collections.abc import Iterable
-from functools import reduce
-from operator import xor
+from dataclasses import dataclass
 
 import numpy as np
 
+WORDS = 2**64  # sums are taken modulo this, as unsigned integers of 64 bits add
 
+
+@dataclass
 class Ledger:
-    """The ids of a rank so far. What is lost, or read twice, changes at least one of the numbers."""
+    """An account of 64-bit integers. What is lost, or there twice, changes at least one of the numbers."""
 
-    def __init__(self, count: int = 0, total: int = 0, exclusive_or: int = 0):
-        self.numbers = count, total, exclusive_or
+    count: int = 0
+    sum: int = 0  # modulo 2^64
+    xor: int = 0
 
-    def note(self, ids: np.ndarray) -> None:
-        """ids: [B] int64."""
-        count, total, exclusive_or = self.numbers
-        self.numbers = (
-            count + len(ids),
-            total + int(np.add.reduce(ids)),
-            exclusive_or ^ int(np.bitwise_xor.reduce(ids)),
-        )
+    @property
+    def numbers(self) -> tuple[int, int, int]:
+        return self.count, self.sum, self.xor
+
+    def note(self, values: np.ndarray) -> None:
+        """values: [N] uint64, or int64 from 0."""
+        words = np.asarray(values).astype(np.uint64, copy=False)
+        self.count += len(words)
+        self.sum = (self.sum + int(np.add.reduce(words))) % WORDS
+        self.xor ^= int(np.bitwise_xor.reduce(words))
 
     def checked(self, size: int, epoch: int) -> str:
         """A line for the log. Raises RuntimeError unless the ids are those of a data set of this size,
         0 to size - 1, once each.
         """
         last = size - 1
-        expected = size, size * last // 2, (last, 1, size, 0)[last % 4]
+        expected = size, size * last // 2 % WORDS, (last, 1, size, 0)[last % 4]
         if self.numbers != expected:
             raise RuntimeError(
                 f"epoch {epoch} has not seen each of the {size} training examples once: count, sum and xor "
-                "of their ids are "
-                f"{self.numbers}, expected {expected}; does the data set's `index` say which examples were "
-                "asked for?"
+                f"of their ids are {self.numbers}, expected {expected}; does the data set's `index` say "
+                "which examples were asked for?"
             )
-        return "epoch {} saw each example once: {} ids, their sum {}, their xor {}".format(
-            epoch, *self.numbers
+        return (
+            f"epoch {epoch} saw each example once: {self.count} ids, their sum {self.sum}, "
+            f"their xor {self.xor}"
         )
 
 
-def together(ledgers: Iterable[tuple[int, int, int]]) -> Ledger:
-    """The ledger of several ranks."""
-    counts, totals, exclusive_ors = zip(*ledgers)
-    return Ledger(sum(counts), sum(totals), reduce(xor, exclusive_ors))
+def joined_ledger(shares: Iterable[tuple[int, int, int]]) -> Ledger:
+    """The account of several ranks, from the numbers of each."""
+    joined = Ledger()
+    for count, total, exclusive_or in shares:
+        joined.count += count
+        joined.sum = (joined.sum + total) % WORDS
+        joined.xor ^= exclusive_or
+    return joined

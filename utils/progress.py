@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from utils import config, distributed
-from utils.ledger import Ledger, together
+from utils.ledger import Ledger, joined_ledger
 
 
 class Progress:
@@ -40,7 +40,7 @@ class Progress:
 
     def close_epoch(self) -> tuple[dict[str, float], Ledger]:
         """(means over the epoch, what it has seen), over all ranks; both begin anew."""
-        totals, seen = distributed.sums(self.mine()), together(distributed.gather(self.seen.numbers))
+        totals, seen = distributed.sums(self.mine()), joined_ledger(distributed.gather(self.seen.numbers))
         self.sums, self.names, self.seen = {}, (), Ledger()
         return {name: total / seen.numbers[0] for name, total in totals.items()}, seen
 
@@ -60,7 +60,7 @@ class Progress:
             totals: dict[str, float] = {}
             for name, total in ((name, total) for rank in ranks for name, total in rank["sums"].items()):
                 totals[name] = totals.get(name, 0.0) + total
-            ranks = [dict(sums=totals, seen=together(rank["seen"] for rank in ranks).numbers)] + [
+            ranks = [dict(sums=totals, seen=joined_ledger(rank["seen"] for rank in ranks).numbers)] + [
                 dict(sums={}, seen=(0, 0, 0))
             ] * (distributed.world_size() - 1)
         mine = ranks[distributed.rank()]

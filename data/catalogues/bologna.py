@@ -26,24 +26,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data.catalogues.masked import check_max_masked, filled, masked_share
+from data.catalogues.masked import check_max_masked, filled_pixels, masked_share
 from data.catalogues.planes import (
-    by,
+    central_pixels,
     check_finite,
     check_geometry,
     check_shape,
     common_shape,
+    file_stem,
     fits_files,
-    fitted,
+    fitted_images,
     geometries,
     image_of,
-    joined,
-    middle,
-    pixels,
-    stem,
+    joined_bands,
+    read_plane,
+    shape_text,
 )
-from data.catalogues.sky import Place, place
-from data.catalogues.tables import is_numeric, numbers, read_table
+from data.catalogues.sky import Place, place_on_sky
+from data.catalogues.tables import is_numeric, numeric_column, read_table
 from data.cutouts.fits import BadFile
 from utils.mistake import Mistake
 
@@ -98,7 +98,7 @@ class Bologna:
             "crop": crop,
         }
         files = fits_files(input)
-        named = [(found, path) for path in files if (found := NAME.fullmatch(stem(path)))]
+        named = [(found, path) for path in files if (found := NAME.fullmatch(file_stem(path)))]
         if not named:
             raise Mistake(
                 f"--input {input!r} has no file named like imageSDSS_R-100000.fits or "
@@ -169,7 +169,7 @@ class Bologna:
         lower = {name.lower(): name for name in self.truth.columns}
         if "is_lens" in lower:
             values = self.truth[lower["is_lens"]].str.lower().replace({"true": "1", "false": "0"})
-            values = numbers(pd.DataFrame({"is_lens": values}), "is_lens", "--labels")
+            values = numeric_column(pd.DataFrame({"is_lens": values}), "is_lens", "--labels")
             if not np.isin(values[np.isfinite(values)], (0, 1)).all():
                 raise Mistake(
                     f"--labels: is_lens has {values[~np.isin(values, (0, 1))][0]:g}, expected 1 (lens) or 0"
@@ -180,7 +180,9 @@ class Bologna:
                 f"--labels has neither a column is_lens nor {missing[0]}: expected is_lens, or "
                 f"{', '.join(CRITERIA)}"
             )
-        images, magnification, size = (numbers(self.truth, lower[name], "--labels") for name in CRITERIA)
+        images, magnification, size = (
+            numeric_column(self.truth, lower[name], "--labels") for name in CRITERIA
+        )
         known = np.isfinite(images) & np.isfinite(magnification) & np.isfinite(size)
         is_lens = (images > 0) & (magnification > 1.6) & (size > 20)
         return np.where(known, is_lens, -1).astype(
@@ -208,7 +210,7 @@ class Bologna:
                 "object": list(first),
                 "source_catalog": DOMAIN,
                 "instrument": [self.cameras[number] for number in first.values()],
-                "bands": [joined(dict.fromkeys(names)) for names in bands.values()],
+                "bands": [joined_bands(dict.fromkeys(names)) for names in bands.values()],
                 "ra": [found.ra for found in places],
                 "dec": [found.dec for found in places],
                 "pixel_scale": [found.pixel_scale for found in places],
@@ -233,7 +235,7 @@ class Bologna:
         for name in self.truth.columns:
             if name.lower() in NOT_NUMBERS or not is_numeric(self.truth[name]):
                 continue
-            values = np.where(known, numbers(self.truth, name, "--labels")[rows], np.nan)
+            values = np.where(known, numeric_column(self.truth, name, "--labels")[rows], np.nan)
             if name.lower() == "z_lens":
                 # objects without a lens have 0 or less there
                 metadata["redshift"] = np.where(values > 0, values, np.nan)
@@ -245,7 +247,7 @@ class Bologna:
         camera = self.cameras[number]
         try:
             primary, hdu = image_of(self.files[number])
-            found = place(hdu.shape, hdu.header, primary, image_size=self.image_size, crop=self.crop)
+            found = place_on_sky(hdu.shape, hdu.header, primary, image_size=self.image_size, crop=self.crop)
         except (BadFile, Mistake):
             return Place()
         if not np.isnan(found.pixel_scale):
@@ -265,15 +267,15 @@ class Bologna:
         return images, bad
 
     def _image(self, row: int) -> np.ndarray:
-        image = pixels(self.files[row], image_of(self.files[row])[1])
+        image = read_plane(self.files[row], image_of(self.files[row])[1])
         if image.ndim != 2:
-            raise BadFile(f"wrong geometry: {by(image.shape)}, expected H x W")
-        image = middle(image, self.crop)
+            raise BadFile(f"wrong geometry: {shape_text(image.shape)}, expected H x W")
+        image = central_pixels(image, self.crop)
         check_finite(image)
         if self.cameras[row].startswith("SDSS") and (mask := image == np.float32(self.masked_value)).any():
             masked_share(mask, self.max_masked)
-            image = filled(image, mask)
-        image = fitted(image[None], self.image_size, 0)
+            image = filled_pixels(image, mask)
+        image = fitted_images(image[None], self.image_size, 0)
         check_shape(image, self.shape)
         return image[0]
 

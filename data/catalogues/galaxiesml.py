@@ -104,7 +104,7 @@ class GalaxiesML:
         self.path = os.path.abspath(path)
         named = re.search(r"training|validation|testing", os.path.basename(self.path))
         self.split = split or (named[0] if named else "")
-        self.file = hdf5.opened(self.path)
+        self.file = hdf5.opened_hdf5(self.path)
         try:
             self.image, self.channels_last = _image(self.path, self.file)
         except BaseException:
@@ -228,17 +228,17 @@ class GalaxiesML:
         return values.astype(np.float64)
 
     def _has(self, name: str) -> bool:
-        with hdf5.reading(self.path, name):
+        with hdf5.reading_hdf5(self.path, name):
             return self.file.id.links.exists(name.encode())
 
     def _column(self, name: str) -> np.ndarray | None:
         if not self._has(name):
             return None
-        with hdf5.reading(self.path, name):
+        with hdf5.reading_hdf5(self.path, name):
             return _column(
                 self.path,
                 name,
-                hdf5.dataset(self.path, self.file, name),
+                hdf5.hdf5_dataset(self.path, self.file, name),
                 self.objects,
                 whole=name == "object_id",
             )
@@ -324,14 +324,14 @@ def _not_finite(images: np.ndarray) -> list[tuple[int, int]]:
 
 def _image(path: str, file: h5py.File) -> tuple[h5py.Dataset, bool]:
     """The images, checked, and whether their channels come last."""
-    with hdf5.reading(path, "its list of data sets"):
+    with hdf5.reading_hdf5(path, "its list of data sets"):
         name = next((name for name in IMAGES if file.id.links.exists(name.encode())), None)
     if name is None:
         raise Mistake(
             f"{path!r} has no data set {' or '.join(IMAGES)}: expected a GalaxiesML file, image [N, 5, H, W]"
         )
-    with hdf5.reading(path, name):
-        image = hdf5.dataset(path, file, name)
+    with hdf5.reading_hdf5(path, name):
+        image = hdf5.hdf5_dataset(path, file, name)
         shape, kind = image.shape, image.dtype
         if kind.kind not in "fiu" or kind.itemsize > 8:
             raise Mistake(f"{path!r}: {name} is of type {kind}, expected float32")

@@ -33,21 +33,21 @@ import numpy as np
 import pandas as pd
 
 from data.catalogues.planes import (
-    by,
     check_finite,
     check_geometry,
     check_shape,
     common_shape,
+    file_stem,
     fits_files,
-    fitted,
+    fitted_images,
     geometries,
     image_of,
-    joined,
-    pixels,
-    stem,
+    joined_bands,
+    read_plane,
+    shape_text,
 )
-from data.catalogues.sky import card, place
-from data.catalogues.tables import numbers, read_table
+from data.catalogues.sky import card_value, place_on_sky
+from data.catalogues.tables import numeric_column, read_table
 from data.cutouts.fits import BadFile
 from data.names import parse_name
 from utils.mistake import Mistake
@@ -196,7 +196,7 @@ class GalaxyZoo:
         files = fits_files(images)
         self.report: list[str] = []
         self.table, self.without_row, self.without_file = None, [], []
-        names = [stem(path) for path in files]
+        names = [file_stem(path) for path in files]
         if labels:
             self.table, names = self._matched(labels, id_column, files, names)
         else:
@@ -204,7 +204,7 @@ class GalaxyZoo:
         order = sorted(range(len(files)), key=lambda number: (names[number], files[number]))
         self.files, self.names = [files[number] for number in order], [names[number] for number in order]
         # of one band, which its name says
-        self.single = [name != stem(path) for name, path in zip(self.names, self.files)]
+        self.single = [name != file_stem(path) for name, path in zip(self.names, self.files)]
         self.planes, self.shape = self._geometry()
         self.index = self._index()
 
@@ -310,7 +310,9 @@ class GalaxyZoo:
         needed = [
             name for name in self.table.columns if name in self.rule.needs() or ODD_FEATURE.fullmatch(name)
         ]
-        return self.rule.apply(pd.DataFrame({name: numbers(self.table, name, "--labels") for name in needed}))
+        return self.rule.apply(
+            pd.DataFrame({name: numeric_column(self.table, name, "--labels") for name in needed})
+        )
 
     @cached_property
     def metadata(self) -> pd.DataFrame:
@@ -321,7 +323,7 @@ class GalaxyZoo:
         metadata = pd.DataFrame(said).assign(object=names, source_catalog=DOMAIN)
         metadata["bands"] = (
             self.index.groupby("object", sort=False)["band"]
-            .agg(lambda bands: joined(dict.fromkeys(bands)))
+            .agg(lambda bands: joined_bands(dict.fromkeys(bands)))
             .to_numpy()
         )
         metadata["label_source"], metadata["label_confidence"] = "", np.nan
@@ -332,14 +334,14 @@ class GalaxyZoo:
         for ours in ("ra", "dec"):
             theirs = next((name for name in self.table.columns if name.lower() == ours), None)
             if theirs:  # the table knows the galaxy, the header only where the cutout was made
-                values = numbers(self.table, theirs, "--labels")[rows]
+                values = numeric_column(self.table, theirs, "--labels")[rows]
                 metadata[ours] = np.where(known & np.isfinite(values), values, metadata[ours])
         if self.votes is not None:
             metadata["label_source"] = np.where(known & (self.votes[0][rows] >= 0), self.rule.source, "")
             metadata["label_confidence"] = np.where(known, self.votes[1][rows], np.nan)
         columns = {
             f"galaxy_zoo_{name.replace('-', '_')}": np.where(
-                known, numbers(self.table, name, "--labels")[rows], np.nan
+                known, numeric_column(self.table, name, "--labels")[rows], np.nan
             ).astype(np.float32)
             for name in self.table.columns
             if _is_vote(name) and not name.endswith("_flag")
@@ -352,11 +354,11 @@ class GalaxyZoo:
         except BadFile:
             return {"ra": np.nan, "dec": np.nan, "pixel_scale": np.nan, "instrument": ""}
         try:
-            found = place(hdu.shape, hdu.header, primary, image_size=self.image_size, crop=self.crop)
+            found = place_on_sky(hdu.shape, hdu.header, primary, image_size=self.image_size, crop=self.crop)
         except Mistake:  # smaller than the crop: `read` says so
-            found = place(hdu.shape, hdu.header, primary)
+            found = place_on_sky(hdu.shape, hdu.header, primary)
         named = [
-            card(header, name)
+            card_value(header, name)
             for name in ("INSTRUME", "TELESCOP", "SURVEY")
             for header in (hdu.header, primary)
         ]
@@ -387,19 +389,17 @@ class GalaxyZoo:
         """[planes, *shape] of a file."""
         path, single = self.files[number], self.single[number]
         _, hdu = image_of(path)
-        cube = pixels(path, hdu)
+        cube = read_plane(path, hdu)
         if cube.ndim == 2:
             cube = cube[None]
         expected = 1 if single else len(self.planes)
         if cube.ndim != 3 or len(cube) != expected:
-            raise BadFile(
-                f"wrong geometry: {by(cube.shape)}, expected {expected} plane{'s' if expected > 1 else ''} "
-                "of H x W"
-            )
+            planes = "planes" if expected > 1 else "plane"
+            raise BadFile(f"wrong geometry: {shape_text(cube.shape)}, expected {expected} {planes} of H x W")
         if expected > 1 and (bands := _bands(hdu)) != self.planes:
-            raise BadFile(f"its planes are {joined(bands)}, expected {joined(self.planes)}")
+            raise BadFile(f"its planes are {joined_bands(bands)}, expected {joined_bands(self.planes)}")
         check_finite(cube)
-        cube = fitted(cube, self.image_size, self.crop)
+        cube = fitted_images(cube, self.image_size, self.crop)
         check_shape(cube, self.shape)
         return cube
 
@@ -409,15 +409,15 @@ def _bands(hdu) -> list[str]:
     of a single image by FILTER or BAND, else "".
     """
     if len(hdu.shape) < 3:
-        named = [str(card(hdu.header, name)) for name in ("BAND", "FILTER", "BANDS")]
+        named = [str(card_value(hdu.header, name)) for name in ("BAND", "FILTER", "BANDS")]
         return [next((name for name in named if name), "")]
     count = hdu.shape[0]
     if count > 64:
         raise BadFile(f"{count} planes: expected the bands of one galaxy")
-    named = [str(card(hdu.header, f"BAND{plane}")) for plane in range(count)]
+    named = [str(card_value(hdu.header, f"BAND{plane}")) for plane in range(count)]
     if all(named) and len(set(named)) == count:
         return named
-    together = str(card(hdu.header, "BANDS"))
+    together = str(card_value(hdu.header, "BANDS"))
     return (
         list(together)
         if len(together) == count == len(set(together))

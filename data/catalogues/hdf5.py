@@ -38,7 +38,7 @@ FILTERS = (
 )
 
 
-def opened(path: str) -> h5py.File:
+def opened_hdf5(path: str) -> h5py.File:
     """Raises: Mistake if it is no HDF5 file or not a whole one; OSError for trouble of the machine."""
     try:
         status = os.stat(path)
@@ -56,7 +56,7 @@ def opened(path: str) -> h5py.File:
         ) from error
 
 
-def dataset(path: str, file: h5py.File, name: str) -> h5py.Dataset:
+def hdf5_dataset(path: str, file: h5py.File, name: str) -> h5py.Dataset:
     """Refused unless its values are in this file, readable with what h5py brings."""
     kind = file.id.links.get_info(name.encode()).type
     if kind != h5py.h5l.TYPE_HARD:
@@ -186,7 +186,7 @@ def _objects(heap: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 @contextmanager
-def reading(path: str, what: str) -> Iterator[None]:
+def reading_hdf5(path: str, what: str) -> Iterator[None]:
     """What a hostile file can raise out of h5py, in a line."""
     try:
         yield

@@ -28,22 +28,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from data.catalogues.masked import check_max_masked, filled, masked_share
+from data.catalogues.masked import check_max_masked, filled_pixels, masked_share
 from data.catalogues.planes import (
     Hdu,
-    by,
+    central_pixels,
     check_geometry,
     check_shape,
     common_shape,
+    file_stem,
     fits_files,
-    fitted,
-    hdus,
-    joined,
-    middle,
-    pixels,
-    stem,
+    fitted_images,
+    joined_bands,
+    read_hdus,
+    read_plane,
+    shape_text,
 )
-from data.catalogues.sky import card, place
+from data.catalogues.sky import card_value, place_on_sky
 from data.cutouts.fits import LARGEST, BadFile
 from utils.mistake import Mistake
 
@@ -162,7 +162,7 @@ class HST:
             path
             for path in files
             if not (
-                OTHER_PRODUCTS.fullmatch(stem(path))
+                OTHER_PRODUCTS.fullmatch(file_stem(path))
                 or os.path.basename(os.path.dirname(path)).lower() == "psf"
             )
         ]
@@ -221,16 +221,16 @@ class HST:
             row["bands"].append(image.band)
             if image.sci is None:
                 continue
-            in_file = hdus(image.path)
+            in_file = read_hdus(image.path)
             headers = in_file[image.sci.number].header, in_file[0].header
             try:
-                found = place(image.sci.shape, *headers, image_size=self.image_size, crop=self.crop)
+                found = place_on_sky(image.sci.shape, *headers, image_size=self.image_size, crop=self.crop)
                 _, masked, snr = self._measured(image)
                 row["hst_masked_fraction"] = np.fmax(row["hst_masked_fraction"], masked)
                 if image.band and not math.isnan(snr):
                     row.setdefault(f"snr_{image.band}", snr)
             except (BadFile, Mistake):  # `read` says why
-                found = place(image.sci.shape, *headers)
+                found = place_on_sky(image.sci.shape, *headers)
             for name in ("ra", "dec", "pixel_scale"):
                 if math.isnan(row[name]):
                     row[name] = getattr(found, name)
@@ -238,7 +238,9 @@ class HST:
             row["hst_unit"] = row["hst_unit"] or str(_card(headers, "BUNIT"))
             if image.band and (zero_point := _zero_point(headers)) is not None:
                 row.setdefault(f"hst_zero_point_{image.band}", zero_point)
-        return pd.DataFrame([row | {"bands": joined(dict.fromkeys(row["bands"]))} for row in rows.values()])
+        return pd.DataFrame(
+            [row | {"bands": joined_bands(dict.fromkeys(row["bands"]))} for row in rows.values()]
+        )
 
     # ---- pixels
 
@@ -246,7 +248,7 @@ class HST:
         images, bad = np.zeros((len(rows), *self.shape), dtype=np.float32), {}
         for at, row in enumerate(rows):
             try:
-                image = fitted(self._measured(self.images[row])[0][None], self.image_size, 0)
+                image = fitted_images(self._measured(self.images[row])[0][None], self.image_size, 0)
                 check_shape(image, self.shape)
                 images[at] = image[0]
             except BadFile as error:
@@ -264,7 +266,9 @@ class HST:
         for name, hdu in image.planes.items():
             planes[name] = self._plane(image, hdu, integers=name == "DQ")
             if planes[name].shape != sci.shape:
-                raise BadFile(f"wrong geometry: {name} is {by(planes[name].shape)}, SCI {by(sci.shape)}")
+                raise BadFile(
+                    f"wrong geometry: {name} is {shape_text(planes[name].shape)}, SCI {shape_text(sci.shape)}"
+                )
         mask = ~np.isfinite(sci)
         if "DQ" in planes:
             mask |= (planes["DQ"] & ~self.good_bits) != 0
@@ -272,27 +276,27 @@ class HST:
             if name in planes:
                 mask |= ~(planes[name] > 0)  # NaN too
         masked = masked_share(mask, self.max_masked)
-        good = filled(sci, mask) if masked else sci
+        good = filled_pixels(sci, mask) if masked else sci
         return good, masked, _snr(sci, planes["ERR"], ~mask) if "ERR" in planes else math.nan
 
     def _plane(self, image: Image, hdu: Hdu, integers: bool = False) -> np.ndarray:
         """[H, W]; `integers`: int64, as DQ is."""
-        plane = pixels(image.path, hdu, LARGEST)
+        plane = read_plane(image.path, hdu, LARGEST)
         if integers:
             # bits to 2^24 are exact in float32, HST has 16
             plane = np.where(np.isfinite(plane), plane, 2**31).astype(np.int64)
-        return middle(plane, self.crop)
+        return central_pixels(plane, self.crop)
 
 
 def _images(path: str) -> list[Image]:
     """The images of a file: every SCI, or else the first image that is no weight, error or mask."""
-    bare = PRODUCT.sub("", stem(path))
+    bare = PRODUCT.sub("", file_stem(path))
     try:
-        found = hdus(path, MOST_HDUS)
+        found = read_hdus(path, MOST_HDUS)
     except BadFile as error:
         return [Image(path, path, _bare_object(bare), _band_of_name(path), reason=str(error))]
     primary = found[0].header
-    target = str(card(primary, "TARGNAME"))
+    target = str(card_value(primary, "TARGNAME"))
     name = _bare_object(bare) if NO_TARGET.fullmatch(target) else target
     flat = [hdu for hdu in found if len(hdu.shape) == 2]
     science = [hdu for hdu in flat if hdu.name == "SCI"] or [
@@ -300,7 +304,7 @@ def _images(path: str) -> list[Image]:
     ][:1]
     if not science:
         seen = "; ".join(
-            f"HDU {hdu.number} {hdu.name} {by(hdu.shape) or 'without image'}" for hdu in found[:6]
+            f"HDU {hdu.number} {hdu.name} {shape_text(hdu.shape) or 'without image'}" for hdu in found[:6]
         )
         return [Image(path, path, name, _band_of_name(path), reason=f"no image [H, W]: {seen}")]
     images = []
@@ -336,7 +340,7 @@ def _band(headers: tuple) -> str:
 
 
 def _band_of_name(path: str) -> str:
-    found = FILTER.search(stem(path).replace("_", " "))
+    found = FILTER.search(file_stem(path).replace("_", " "))
     return found[0].lower() if found else ""
 
 
@@ -384,4 +388,4 @@ def _snr(sci: np.ndarray, rms: np.ndarray, good: np.ndarray) -> float:
 
 def _card(headers: tuple, name: str):
     """Of the first header that has it."""
-    return next((value for header in headers if (value := card(header, name)) != ""), "")
+    return next((value for header in headers if (value := card_value(header, name)) != ""), "")

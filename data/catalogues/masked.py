@@ -20,7 +20,7 @@ def masked_share(mask: np.ndarray, most: float) -> float:
     return share
 
 
-def filled(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def filled_pixels(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """A copy of an image [H, W] in which a masked pixel is the mean of its measured neighbours (of 8);
     in a hole, of those filled before it.
 

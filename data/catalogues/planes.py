@@ -17,8 +17,8 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from astropy.io import fits
 
-from data.catalogues.resample import by, cropped, resampled
-from data.catalogues.sky import card
+from data.catalogues.resample import cropped, resampled, shape_text
+from data.catalogues.sky import card_value
 from data.cutouts.fits import (
     LARGEST_CUTOUT,
     MACHINE_TROUBLE,
@@ -30,8 +30,8 @@ from data.cutouts.fits import (
     fits_bytes,
 )
 from data.cutouts.metadata import LETTERS
-from data.listing import walked
-from data.names import check_utf8
+from data.listing import walk_folders
+from data.names import NOT_CUTOUTS, SUFFIXES
 from utils.mistake import Mistake
 
 BLOCK = 2880
@@ -63,26 +63,28 @@ class Hdu(NamedTuple):
 
     @property
     def name(self) -> str:
-        return "PRIMARY" if self.number == 0 else str(card(self.header, "EXTNAME")).upper()
+        return "PRIMARY" if self.number == 0 else str(card_value(self.header, "EXTNAME")).upper()
 
     @property
     def version(self) -> int:
-        version = card(self.header, "EXTVER", 1)
+        version = card_value(self.header, "EXTVER", 1)
         return version if isinstance(version, int) else 1
 
     @property
     def plane_shape(self) -> tuple[int, int]:
         """(H, W). Raises: BadFile for what is no image."""
         if len(self.shape) < 2:
-            raise BadFile(f"wrong geometry: HDU {self.number} is {by(self.shape) or 'empty'}, expected H x W")
+            raise BadFile(
+                f"wrong geometry: HDU {self.number} is {shape_text(self.shape) or 'empty'}, expected H x W"
+            )
         return self.shape[-2:]
 
     @property
     def is_table(self) -> bool:
-        return str(card(self.header, "XTENSION")) == "BINTABLE"
+        return str(card_value(self.header, "XTENSION")) == "BINTABLE"
 
 
-def hdus(path: str | os.PathLike, most: int = MOST_HDUS) -> list[Hdu]:
+def read_hdus(path: str | os.PathLike, most: int = MOST_HDUS) -> list[Hdu]:
     """All HDUs of a file (of a gzip: of what is in it). Raises: BadFile, also for more than `most`;
     OSError for trouble of the machine.
     """
@@ -104,13 +106,13 @@ def image_of(path: str | os.PathLike) -> tuple[fits.Header, Hdu]:
                 return primary, hdu
             if hdu.is_table:
                 try:
-                    return primary, hdu._replace(shape=pixels(path, hdu).shape)
+                    return primary, hdu._replace(shape=read_plane(path, hdu).shape)
                 except BadFile as error:  # a table of something else, or its image is damaged
                     reason = reason or str(error)
     raise BadFile(reason or "no image: every HDU is empty")
 
 
-def pixels(path: str | os.PathLike, hdu: Hdu, limit: int = LARGEST_CUTOUT) -> np.ndarray:
+def read_plane(path: str | os.PathLike, hdu: Hdu, limit: int = LARGEST_CUTOUT) -> np.ndarray:
     """The physical values of an HDU as the file has them, non-finite ones too: float32, C-contiguous.
 
     limit: bytes of data that are taken for an image.
@@ -250,17 +252,17 @@ def fits_files(folder: str, flag: str = "--input") -> list[str]:
     """
     if not os.path.isdir(folder):
         raise Mistake(f"{flag} {folder!r} is not a folder: expected the folder of the FITS files")
-    paths = [path for some in walked(folder) for path in some]
+    folders = walk_folders(os.path.abspath(folder), SUFFIXES, NOT_CUTOUTS)
+    paths = [path for found in folders for path in found.paths]
     if not paths:
         raise Mistake(
             f"{flag} {folder!r} holds no FITS file (.fits, .fit, .fits.gz, .fit.gz): give the folder of "
             "the images"
         )
-    check_utf8(paths)
     return paths
 
 
-def stem(path: str) -> str:
+def file_stem(path: str) -> str:
     """J100620.35+101629.1.fits.gz -> J100620.35+101629.1"""
     name = os.path.basename(path)
     lower = name.lower()
@@ -280,7 +282,7 @@ def check_geometry(image_size: int, crop: int) -> None:
 
 
 def fitted_shape(shape: tuple[int, ...], image_size: int, crop: int) -> tuple[int, int]:
-    """(H, W) of images of `shape` (..., H, W) after `fitted`."""
+    """(H, W) of images of `shape` (..., H, W) after `fitted_images`."""
     side = image_size or crop
     return (side, side) if side else (shape[-2], shape[-1])
 
@@ -302,11 +304,11 @@ def geometries(images: Iterable[tuple[str, Callable[[], tuple[int, int]]]], what
 
 
 def common_shape(shapes: Counter, image_size: int, crop: int) -> tuple[int, int]:
-    """(H, W) of all images after `fitted`. Raises: Mistake that lists the geometries (their counts)
+    """(H, W) of all images after `fitted_images`. Raises: Mistake that lists the geometries (their counts)
     if they stay different.
     """
     if len(shapes) > 1 and not (image_size or crop):
-        many = ", ".join(f"{by(shape)} ({count})" for shape, count in shapes.most_common(8)) + (
+        many = ", ".join(f"{shape_text(shape)} ({count})" for shape, count in shapes.most_common(8)) + (
             ", ..." if len(shapes) > 8 else ""
         )
         raise Mistake(
@@ -316,24 +318,24 @@ def common_shape(shapes: Counter, image_size: int, crop: int) -> tuple[int, int]
     return fitted_shape(shapes.most_common(1)[0][0], image_size, crop)
 
 
-def middle(images: np.ndarray, crop: int) -> np.ndarray:
+def central_pixels(images: np.ndarray, crop: int) -> np.ndarray:
     """The central crop x crop pixels of images [..., H, W]; all of them if it is 0. Raises:
     BadFile if they are smaller.
     """
     if not crop:
         return images
     if min(images.shape[-2:]) < crop:
-        raise BadFile(f"{by(images.shape[-2:])} pixels, smaller than --crop {crop}")
+        raise BadFile(f"{shape_text(images.shape[-2:])} pixels, smaller than --crop {crop}")
     return cropped(images, crop)
 
 
-def fitted(images: np.ndarray, image_size: int, crop: int) -> np.ndarray:
+def fitted_images(images: np.ndarray, image_size: int, crop: int) -> np.ndarray:
     """Images [B, H, W], their middle cut out if `crop`, then on image_size^2 pixels with their flux kept if
     that is given.
 
     Raises: BadFile if they are smaller than `crop`.
     """
-    images = middle(images, crop)
+    images = central_pixels(images, crop)
     if image_size and images.shape[-2:] != (image_size, image_size):
         images = resampled(images, (image_size, image_size))
     return images
@@ -343,12 +345,12 @@ def check_shape(images: np.ndarray, shape: tuple[int, int]) -> None:
     """Raises: BadFile if images are not of the shape that the source has."""
     if images.shape[-2:] != tuple(shape):
         raise BadFile(
-            f"wrong geometry: {by(images.shape[-2:])}, expected {by(shape)} (--image_size or --crop makes "
-            "them alike)"
+            f"wrong geometry: {shape_text(images.shape[-2:])}, expected {shape_text(shape)} (--image_size "
+            "or --crop makes them alike)"
         )
 
 
-def joined(bands: Iterable[str]) -> str:
+def joined_bands(bands: Iterable[str]) -> str:
     """What the metadata say of the bands of an object: grz, or names set apart by blanks: f555w f814w."""
     bands = list(bands)
     letters = all(len(band) == 1 for band in bands) and LETTERS.fullmatch("".join(bands))

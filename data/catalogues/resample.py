@@ -28,7 +28,7 @@ def resampled(images: np.ndarray, shape: Shape) -> np.ndarray:
     Raises: Mistake for a shape without pixels.
     """
     if min(shape) < 1:
-        raise Mistake(f"cannot resample to {by(shape)} pixels: expected at least one each way")
+        raise Mistake(f"cannot resample to {shape_text(shape)} pixels: expected at least one each way")
     if images.shape[-2:] == tuple(shape):
         return images
     stack = np.asarray(images, dtype=np.float32).reshape(-1, *images.shape[-2:])
@@ -83,7 +83,8 @@ def crop_start(shape: Shape, side: int) -> tuple[int, int]:
     """(top, left): the first pixel that `cropped` keeps of each axis. Raises: Mistake as it does."""
     if not 1 <= side <= min(shape):
         raise Mistake(
-            f"cannot crop images of {by(shape)} pixels to {side}x{side}: expected a side of 1 to {min(shape)}"
+            f"cannot crop images of {shape_text(shape)} pixels to {side}x{side}: expected a side of 1 to "
+            f"{min(shape)}"
         )
     return (shape[0] - side) // 2, (shape[1] - side) // 2
 
@@ -115,6 +116,6 @@ def rescaled_pixel_scale(scale: float, shape: Shape, new: Shape) -> float:
     return scale * (shape[0] * shape[1] / (new[0] * new[1])) ** 0.5
 
 
-def by(shape: Shape) -> str:
+def shape_text(shape: Shape) -> str:
     """41x41"""
     return "x".join(map(str, shape))

@@ -62,7 +62,7 @@ class Place(NamedTuple):
         )
 
 
-def place(
+def place_on_sky(
     shape: tuple[int, ...], header: fits.Header, *others: fits.Header, image_size: int = 0, crop: int = 0
 ) -> Place:
     """The place of an image of `shape` (..., H, W) with this header,
@@ -143,7 +143,7 @@ def _plane(header: fits.Header) -> fits.Header | None:
     return cards if whole else None
 
 
-def card(header: fits.Header, name: str, default=""):
+def card_value(header: fits.Header, name: str, default=""):
     """The value of a card; `default` where it is missing, empty or unreadable."""
     try:
         value = header.get(name, default)
@@ -162,14 +162,17 @@ def card(header: fits.Header, name: str, default=""):
 def _sky_cards(headers: list[fits.Header]) -> tuple[float, float]:
     for header in headers:
         for names in CARDS:
-            ra, dec = degrees(card(header, names[0]), 15), degrees(card(header, names[1]), 1)
+            ra, dec = (
+                angle_degrees(card_value(header, names[0]), 15),
+                angle_degrees(card_value(header, names[1]), 1),
+            )
             # (0, 0) is what writers put who did not know
             if 0 <= ra <= 360 and abs(dec) <= 90 and (ra, dec) != (0, 0):
                 return ra, dec
     return math.nan, math.nan
 
 
-def degrees(value, unit: float) -> float:
+def angle_degrees(value, unit: float) -> float:
     """A number, in degrees; or a text: a number of degrees, or sexagesimal in `unit` degrees (RA: hours, 15).
     NaN if neither.
     """
@@ -187,7 +190,7 @@ def degrees(value, unit: float) -> float:
 def _scale_card(headers: list[fits.Header]) -> float:
     for header in headers:
         for name in SCALES:
-            scale = card(header, name)
+            scale = card_value(header, name)
             if isinstance(scale, (int, float)) and not isinstance(scale, bool) and 0 < scale < 3600:
                 return float(scale)
     return math.nan

@@ -30,26 +30,26 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from data.catalogues.masked import check_max_masked, filled, masked_share
+from data.catalogues.masked import check_max_masked, filled_pixels, masked_share
 from data.catalogues.planes import (
-    by,
+    central_pixels,
     check_finite,
     check_geometry,
     check_shape,
     common_shape,
+    file_stem,
     fits_files,
-    fitted,
+    fitted_images,
     geometries,
-    hdus,
     image_of,
-    joined,
-    middle,
-    pixels,
-    stem,
+    joined_bands,
+    read_hdus,
+    read_plane,
+    shape_text,
 )
 from data.catalogues.resample import rescaled_pixel_scale
-from data.catalogues.sky import card, place
-from data.catalogues.tables import MISSING, is_numeric, numbers, read_table
+from data.catalogues.sky import card_value, place_on_sky
+from data.catalogues.tables import MISSING, is_numeric, numeric_column, read_table
 from data.cutouts.fits import BadFile
 from data.cutouts.metadata import FIELDS, field_of
 from utils.mistake import Mistake
@@ -203,8 +203,8 @@ class SurveyFits:
         for path in files:
             by_name.setdefault(os.path.basename(path), []).append(path)
             by_name.setdefault(os.path.relpath(path, top), [path])
-            found = BAND_AT_END.fullmatch(stem(path))
-            for name in dict.fromkeys((stem(path), found[1] if found else stem(path))):
+            found = BAND_AT_END.fullmatch(file_stem(path))
+            for name in dict.fromkeys((file_stem(path), found[1] if found else file_stem(path))):
                 by_object.setdefault(name, []).append(path)
         labels, hdu, plane = self._labels(), self._integers("hdu"), self._integers("plane")
         column = {
@@ -256,7 +256,7 @@ class SurveyFits:
     @staticmethod
     def _named(path: str, known: str, band: str) -> tuple[str, str]:
         """(object, band) as far as the name of the file says it."""
-        bare = stem(path)
+        bare = file_stem(path)
         if not band and known and bare.startswith(known + "_"):
             return known, bare[len(known) + 1 :]
         found = BAND_AT_END.fullmatch(bare)
@@ -270,7 +270,11 @@ class SurveyFits:
         return next(
             filter(
                 None,
-                (str(card(header, name)) for name in ("FILTER", "BAND") for header in (hdu.header, primary)),
+                (
+                    str(card_value(header, name))
+                    for name in ("FILTER", "BAND")
+                    for header in (hdu.header, primary)
+                ),
             ),
             "",
         )
@@ -290,7 +294,7 @@ class SurveyFits:
     def _integers(self, name: str) -> list[int | None]:
         if name not in self.table:
             return [None] * len(self.table)
-        values = numbers(self.table, name, "--table")
+        values = numeric_column(self.table, name, "--table")
         wrong = np.isfinite(values) & ((values < 0) | (values != np.floor(values)) | (values > 1e6))
         if wrong.any():
             raise Mistake(f"--table: {name} {values[wrong][0]:g}, expected a whole number from 0")
@@ -319,12 +323,12 @@ class SurveyFits:
                 columns[name] = (
                     self.table[name].to_numpy()[rows]
                     if is_text
-                    else numbers(self.table, name, "--table")[rows]
+                    else numeric_column(self.table, name, "--table")[rows]
                 )
         metadata = pd.DataFrame(columns)
         metadata["bands"] = (
             self.index.groupby("object", sort=False)["band"]
-            .agg(lambda bands: joined(dict.fromkeys(bands)))
+            .agg(lambda bands: joined_bands(dict.fromkeys(bands)))
             .to_numpy()
         )
         labelled = self.index["label"].to_numpy()[first] >= 0
@@ -355,11 +359,13 @@ class SurveyFits:
         kept = (self.crop, self.crop) if self.crop else hdu.shape[-2:]
         factor = rescaled_pixel_scale(1.0, kept, self.shape) if self.image_size else 1.0
         try:
-            found = place(hdu.shape, hdu.header, primary, image_size=self.image_size, crop=self.crop)
+            found = place_on_sky(hdu.shape, hdu.header, primary, image_size=self.image_size, crop=self.crop)
         except Mistake:  # smaller than the crop: `read` says so
-            found = place(hdu.shape, hdu.header, primary)
+            found = place_on_sky(hdu.shape, hdu.header, primary)
         named = [
-            str(card(header, name)) for name in ("INSTRUME", "TELESCOP") for header in (hdu.header, primary)
+            str(card_value(header, name))
+            for name in ("INSTRUME", "TELESCOP")
+            for header in (hdu.header, primary)
         ]
         return {
             "ra": found.ra,
@@ -375,7 +381,7 @@ class SurveyFits:
         images, bad = np.zeros((len(rows), *self.shape), dtype=np.float32), {}
         for at, row in enumerate(rows):
             try:
-                image = fitted(self._image(self.images[row])[None], self.image_size, 0)
+                image = fitted_images(self._image(self.images[row])[None], self.image_size, 0)
                 check_shape(image, self.shape)
                 images[at] = image[0]
             except BadFile as error:
@@ -394,7 +400,7 @@ class SurveyFits:
         mask = ~np.isfinite(found)
         if self.max_masked and mask.any():
             masked_share(mask, self.max_masked)
-            found = filled(found, mask)
+            found = filled_pixels(found, mask)
         check_finite(found)
         return found
 
@@ -408,10 +414,10 @@ class SurveyFits:
             found = found[image.plane]
         if found.ndim != 2:
             raise BadFile(
-                f"wrong geometry: {by(found.shape)}, expected H x W (a column `plane`, or --planes, for "
-                "cubes)"
+                f"wrong geometry: {shape_text(found.shape)}, expected H x W (a column `plane`, or "
+                "--planes, for cubes)"
             )
-        return middle(found, self.crop)
+        return central_pixels(found, self.crop)
 
     @staticmethod
     def _hdu(image: Image) -> tuple:
@@ -433,12 +439,12 @@ def _hdu(path: str, number: int | None) -> tuple:
 @lru_cache(maxsize=4)
 def _hdus(path: str) -> tuple:
     """Kept, for files of many images."""
-    return tuple(hdus(path))
+    return tuple(read_hdus(path))
 
 
 @lru_cache(maxsize=6)
 def _pixels(path: str, number: int | None) -> np.ndarray:
     """Kept, for stacks of which each object has a plane in the file of each band."""
-    found = pixels(path, _hdu(path, number)[1])
+    found = read_plane(path, _hdu(path, number)[1])
     found.flags.writeable = False
     return found

@@ -150,7 +150,7 @@ def is_numeric(column: pd.Series) -> bool:
     return len(said) > 0 and bool(pd.to_numeric(said, errors="coerce").notna().all())
 
 
-def numbers(table: pd.DataFrame, name: str, flag: str) -> np.ndarray:
+def numeric_column(table: pd.DataFrame, name: str, flag: str) -> np.ndarray:
     """float64 [rows] of a column, NaN where nothing is said. Raises:
     Mistake that names the first text that is no number.
     """

@@ -7,13 +7,13 @@ folder wherever a folder can stand.
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
-from data.names import BLIND, NOT_CUTOUTS, SUFFIXES, check_utf8, parse_name
+from data.listing import RealPaths, check_images, read_listing, walk_folders
+from data.names import BLIND, NOT_CUTOUTS, SUFFIXES, parse_name
 from utils.mistake import Mistake
 
 BUCKETS = {
@@ -26,7 +26,7 @@ DOMAINS = ("slsim", "hsc")
 UNKNOWN = ("unknown", -1)  # domain and label of a file that no bucket, or more than one, vouches for
 
 
-def inventory(sources: Mapping[str, str | os.PathLike | None]) -> pd.DataFrame:
+def inventory_of_buckets(sources: Mapping[str, str | os.PathLike | None]) -> pd.DataFrame:
     """One row an input file, buckets as given and names sorted,
     each real file once though it may be linked twice.
 
@@ -49,9 +49,9 @@ def inventory(sources: Mapping[str, str | os.PathLike | None]) -> pd.DataFrame:
     return _table([(source, *BUCKETS[bucket], f"--{bucket}") for bucket, source in given.items()])
 
 
-def images_inventory(folder: str | os.PathLike) -> pd.DataFrame:
+def inventory_of_images(folder: str | os.PathLike) -> pd.DataFrame:
     """The inventory of a folder or manifest of unlabelled cutouts: domain "unknown", label -1;
-    else as `inventory`.
+    else as `inventory_of_buckets`.
     """
     return _table([(folder, *UNKNOWN, "--images")])
 
@@ -80,7 +80,7 @@ def find_buckets(root: str | os.PathLike) -> dict[str, str]:
     return found
 
 
-def duplicates(index: pd.DataFrame) -> pd.DataFrame:
+def duplicate_files(index: pd.DataFrame) -> pd.DataFrame:
     """The rows whose (object, band) occurs in more than one file, side by side: the challenge has some."""
     twice = index[index.duplicated(["object", "band"], keep=False)]
     return twice.sort_values(["object", "band"], kind="stable")
@@ -94,7 +94,6 @@ def _table(sources: list[tuple]) -> pd.DataFrame:
         real += [identity for _, identity in here]
         domains.append(np.full(len(here), domain, dtype=object))
         labels.append(np.full(len(here), label, dtype=np.int8))
-    check_utf8(paths)
     table = pd.DataFrame({"path": paths, "domain": np.concatenate(domains), "label": np.concatenate(labels)})
     table[["domain", "path"]] = table[["domain", "path"]].astype("str")
     table = _each_file_once(table, real)
@@ -125,87 +124,39 @@ def _each_file_once(table: pd.DataFrame, real: list[str]) -> pd.DataFrame:
 def _files(source: str | os.PathLike, flag: str) -> list[tuple[str, str]]:
     """(path as found, real path) of each cutout of a folder or manifest."""
     source = os.fspath(source)
-    if os.path.isdir(source):
-        files = list(_walk(source, os.path.realpath(source), set()))
-        if not files:
-            raise Mistake(
-                f"{flag} {source!r} holds no cutout: expected files named like D1_L_00000000_g.fits "
-                "(or .fits.gz) in it or below it"
-            )
-        return files
-    if not os.path.isfile(source):
+    check_images(source, flag)
+    files = _walked(source) if os.path.isdir(source) else _listed(source, flag)
+    if not files and os.path.isdir(source):
         raise Mistake(
-            f"{flag} {source!r} does not exist: expected a folder of cutouts or a manifest (one path a line)"
+            f"{flag} {source!r} holds no cutout: expected files named like D1_L_00000000_g.fits "
+            "(or .fits.gz) in it or below it"
         )
-    if source.lower().endswith(SUFFIXES):
+    if not files:
         raise Mistake(
-            f"{flag} {source!r} is one FITS file: expected its folder, or a manifest (one path a line)"
+            f"{flag} {source!r} lists no file: expected one path a line, relative to it or absolute"
         )
-    return _listed(source, flag)
+    return files
 
 
 def _listed(manifest: str, flag: str) -> list[tuple[str, str]]:
-    try:
-        text = Path(manifest).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Mistake(
-            f"{flag} {manifest!r} cannot be read as a manifest (text, one path a line): {error}"
-        ) from None
-    if "\0" in text:
-        raise Mistake(f"{flag} {manifest!r} is not text: expected a manifest (one path a line)")
-    home = os.path.dirname(manifest)
-    names = [name for line in text.split("\n") if (name := line.strip()) and not name.startswith("#")]
-    if not names:
-        raise Mistake(
-            f"{flag} {manifest!r} lists no file: expected one path a line, relative to it or absolute"
-        )
-    real = _RealPaths()
-    return [(path := os.path.join(home, name), real(path)) for name in names]
+    real = RealPaths()
+    return [(path, real(path)) for paths in read_listing(manifest, flag) for path in paths]
 
 
-def _walk(folder: str, real: str, above: set[tuple[int, int]]) -> Iterator[tuple[str, str]]:
-    """Cutouts below a folder, sorted; `above` holds (device, inode) of all folders walked:
-    links in a circle end.
-    """
-    status = os.stat(folder)
-    if (status.st_dev, status.st_ino) in above:
-        return
-    above.add((status.st_dev, status.st_ino))
-    try:
-        with os.scandir(folder) as entries:
-            entries = sorted(entries, key=lambda entry: entry.name)
-    except PermissionError:
-        raise Mistake(
-            f"the folder {folder!r} may not be read: change its permissions, or leave it out"
-        ) from None
-    resolve = _RealPaths()
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path)):
-            yield from _walk(entry.path, os.path.realpath(entry.path), above)
-        elif entry.name.lower().endswith(SUFFIXES) and entry.name not in NOT_CUTOUTS:
-            # A broken link is an input too: the quarantine will name it.
-            yield entry.path, resolve(entry.path) if entry.is_symlink() else f"{real}/{entry.name}"
-
-
-class _RealPaths:
-    """os.path.realpath of many files; each folder is resolved once,
-    where realpath asks the disk for all its parts.
-    """
-
-    def __init__(self):
-        self.folders: dict[str, str] = {}
-
-    def __call__(self, path: str) -> str:
-        for _ in range(40):  # as many links in a row as Linux follows
-            folder, name = os.path.split(path)
-            if folder not in self.folders:
-                self.folders[folder] = os.path.realpath(folder)
-            path = f"{self.folders[folder]}/{name}"
-            try:
-                path = os.path.join(self.folders[folder], os.readlink(path))
-            except OSError:  # not a link, or not there
-                return path
-        return path
+def _walked(top: str) -> list[tuple[str, str]]:
+    """Sorted as if folders and files were one list in each folder."""
+    real = RealPaths()
+    folders = list(walk_folders(top, SUFFIXES, NOT_CUTOUTS))
+    files = []
+    for folder in folders:
+        home = real.of_folder(folder.path)
+        files += [
+            (path, real(path) if name in folder.links else f"{home}/{name}")
+            for name, path in zip(folder.names, folder.paths)
+        ]
+    if len(folders) > 1:
+        files.sort(key=lambda file: file[0].split("/"))
+    return files
 
 
 def _nearest(word: str, known) -> str:

@@ -15,7 +15,7 @@ from utils import files
 ROWS = 200_000  # rows of a table that are put into words at once
 
 
-def frames(
+def frames_of_files(
     rows: np.ndarray,
     examples: Cutouts,
     prob_of: Callable[[np.ndarray], np.ndarray],
@@ -50,7 +50,7 @@ def frames(
         )
 
 
-def write(tables: Iterator[pd.DataFrame], rows: int, out: Path, which: str) -> int:
+def write_frames_of_files(tables: Iterator[pd.DataFrame], rows: int, out: Path, which: str) -> int:
     """Write pred_<which>.csv, quarantine_<which>.csv and probs_, labels_, preds_<which>.npy;
     count files without a prob.
 
@@ -84,7 +84,7 @@ def write(tables: Iterator[pd.DataFrame], rows: int, out: Path, which: str) -> i
     return refused
 
 
-def write_more(
+def write_more_of_files(
     rows: np.ndarray,
     examples: Cutouts,
     table_of: Callable[[np.ndarray], pd.DataFrame],

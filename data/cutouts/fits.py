@@ -88,12 +88,12 @@ def read_cutout(
 def by_astropy(raw: bytes, shape: tuple[int, ...] | None) -> np.ndarray:
     """The pixels of any file, [*shape] in whatever type they come. Raises BadFile."""
     # uint: astropy otherwise forgets BLANK in unsigned integers
-    with opened(raw, uint=False, disable_image_compression=True) as hdus:
+    with opened_fits(raw, uint=False, disable_image_compression=True) as hdus:
         return _first_image(hdus, len(raw), shape)
 
 
 @contextlib.contextmanager
-def opened(raw: bytes, **options: Any) -> Iterator[fits.HDUList]:
+def opened_fits(raw: bytes, **options: Any) -> Iterator[fits.HDUList]:
     """A file of these bytes by astropy; whatever astropy finds wrong, or whoever reads,
     is raised as BadFile.
     """

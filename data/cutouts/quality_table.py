@@ -17,7 +17,7 @@ NAME = "quality.parquet"
 AT_ONCE = 4096  # images that are read and measured at once
 
 
-def of(store: Store, say: Callable[[str], None]) -> pd.DataFrame:
+def quality_of(store: Store, say: Callable[[str], None]) -> pd.DataFrame:
     """One row an image: the measures of data/cutouts/quality.py, `weight`, and `outlier`,
     the measures in which it is unlike its band.
 
@@ -25,7 +25,7 @@ def of(store: Store, say: Callable[[str], None]) -> pd.DataFrame:
     Raises: Mistake where pixels differ from their checksum.
     """
     if (found := _read(store)) is None:
-        with locked(store.directory, lambda line: say(line.replace("packing", "measuring"))):
+        with locked(store.directory, say, "measuring"):
             if (found := _read(store)) is None:
                 found = _measured(store)
                 table = pa.Table.from_pandas(found, preserve_index=False)

@@ -16,10 +16,10 @@ SHOWN, IMAGES = 50, 32  # rows of a table, images of a mosaic
 BINS = 40
 
 
-def write(store: Store, path: Path, say) -> None:
+def write_store_report(store: Store, path: Path, say) -> None:
     """The page of a store. Raises Mistake where the store is damaged."""
     page, index = Page(f"Store {store.directory.name}"), store.index
-    measures = quality_table.of(store, say)
+    measures = quality_table.quality_of(store, say)
     page.lines(store.summary())
     page.section("Images")
     page.table(counts(index))

@@ -18,7 +18,6 @@ import json
 import math
 import os
 import shutil
-import sys
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,20 +30,30 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from data.cutouts.blocks import WorkerLost, pack_blocks
+from data.cutouts.blocks import files_of_block, pack_block
 from data.cutouts.source import Source
-from data.packing import locked, read_manifest, statuses, sync_folder
-from utils.files import FULL, write_durably, written_into
+from data.packing import (
+    MANIFEST,
+    PackKind,
+    content_digest,
+    first_reasons,
+    pack_once,
+    parquet_bytes,
+    publish_pack,
+    quarantine_lines,
+    say_on_stderr,
+    statuses,
+)
+from data.workers import work_through
+from utils.files import FULL, flush_to_disk, write_durably
 from utils.mistake import Mistake
 
 VERSION = 1
+STORES = PackKind(VERSION, "store", "the store {} is", "it is packed anew from the FITS files")
+INDEX = "index.parquet"
 METADATA = "metadata.parquet"
 COLUMNS = ["path", "object", "band", "domain", "label"]
 BLOCK_ROWS, BLOCK_BYTES = 1024, 2**24  # a block is the memory of a worker, and what a kill can cost
-
-
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +82,7 @@ class Store:
         """
         if "metadata" not in self.manifest:
             return None
-        try:
-            content = (self.directory / METADATA).read_bytes()
-        except OSError as error:
-            raise _damaged(self.directory, str(error)) from error
-        if _digest(content) != self.manifest["metadata"]:
-            raise _damaged(self.directory, f"{METADATA} differs from its checksum")
+        content = STORES.read_checked(self.directory, METADATA, self.manifest["metadata"])
         return pd.read_parquet(io.BytesIO(content))
 
     @cached_property
@@ -112,12 +116,7 @@ class Store:
         """Lines for the log: how many files, how many quarantined and why, the first of them by name."""
         files, quarantined = self.manifest["files"], self.manifest["quarantined"]
         lines = [f"{files:,} files in {self.directory}, {quarantined:,} of them quarantined (quarantine.csv)"]
-        bad = self.index[self.index["reason"] != ""]
-        lines += [
-            f"  {path}: {reason}"
-            for path, reason in bad[["path", "reason"]].head(most).itertuples(index=False)
-        ]
-        return lines + ([f"  and {len(bad) - most:,} more"] if len(bad) > most else [])
+        return lines + quarantine_lines(self.index[~self.good], most)
 
     def verify(self) -> None:
         """Reads every block and compares its checksum. Raises: Mistake that names the first damaged rows."""
@@ -128,7 +127,7 @@ class Store:
         first = block * self.manifest["block"]
         content = np.asarray(self.pixels)[first : first + self.manifest["block"]]
         if zlib.crc32(content) != self.manifest["crc32"][block]:
-            raise _damaged(
+            raise STORES.damaged(
                 self.directory,
                 f"rows {first} to {first + len(content) - 1} of pixels.npy differ from their checksum",
             )
@@ -189,37 +188,28 @@ def open_store(directory: str | os.PathLike) -> Store:
     Raises: Mistake if there is none, or it is damaged or of another version.
     """
     directory = Path(directory)
-    manifest = _manifest(directory)
-    if manifest is None:
-        raise Mistake(
-            f"{str(directory)!r} holds no complete store (no manifest.json): run the packing command again, "
-            "it goes on where it was interrupted"
-        )
+    manifest = STORES.open_manifest(directory)
+    content = STORES.read_checked(directory, INDEX, manifest["index"])
     try:
-        content = (directory / "index.parquet").read_bytes()
-        if _digest(content) != manifest["index"]:
-            raise _damaged(directory, "index.parquet differs from its checksum")
         store = Store(directory, manifest, pd.read_parquet(io.BytesIO(content)))
         pixels = store.pixels
-    except Mistake:
-        raise
     except (OSError, ValueError) as error:
-        raise _damaged(directory, str(error)) from error
+        raise STORES.damaged(directory, str(error)) from error
     expected = len(store.index), *manifest["shape"]
     if pixels.shape != expected or pixels.dtype != np.dtype(manifest["dtype"]):
-        raise _damaged(
+        raise STORES.damaged(
             directory, f"pixels.npy is {pixels.dtype} {pixels.shape}, not {manifest['dtype']} {expected}"
         )
     return store
 
 
-def pack(
+def pack_cutouts(
     inventory: pd.DataFrame,
     directory: str | os.PathLike,
     shape: tuple[int, int] = (41, 41),
     workers: int = 1,
     digest: str | None = None,
-    say: Callable[[str], None] = _to_stderr,
+    say: Callable[[str], None] = say_on_stderr,
     source: Source | None = None,
 ) -> Store:
     """Reads every file of an inventory into a store, or finds that done;
@@ -235,22 +225,15 @@ def pack(
     """
     directory = Path(directory)
     digest = digest or inventory_digest(inventory, shape)
-    if not _complete(directory, digest):
-        try:
-            with written_into(directory, "the store", f"{len(inventory) * math.prod(shape) * 4:,} bytes"):
-                directory.mkdir(parents=True, exist_ok=True)
-                with locked(directory, say):
-                    if not _complete(directory, digest):
-                        _pack(inventory, directory, tuple(shape), workers, digest, say, source)
-        except WorkerLost as error:
-            raise Mistake(
-                f"{error}; what is packed stays: run the same command again, with fewer workers if memory "
-                "was short"
-            ) from error
-        except OSError:
-            # without locks another node may have finished the very same store under our hands
-            if not _complete(directory, digest):
-                raise
+    pack_once(
+        STORES,
+        directory,
+        digest,
+        pack=lambda: _pack(inventory, directory, tuple(shape), workers, digest, say, source),
+        what="the store",
+        say=say,
+        needed=f"{len(inventory) * math.prod(shape) * 4:,} bytes",
+    )
     store = open_store(directory)
     as_spelled = inventory[COLUMNS].reset_index(drop=True)
     return Store(directory, store.manifest, as_spelled.assign(reason=store.index["reason"]))
@@ -293,8 +276,8 @@ def _pack(
             }
 
     with tqdm(total=count, initial=count - left, unit="file", desc="packing", disable=None) as bar:
-        for files in pack_blocks(jobs(), max(1, min(workers, len(missing)))):
-            bar.update(files)
+        for job in work_through(pack_block, jobs(), max(1, min(workers, len(missing))), files_of_block):
+            bar.update(job["count"])
     manifest = {
         "version": VERSION,
         "files": count,
@@ -305,7 +288,6 @@ def _pack(
     }
     _finish(
         inventory,
-        directory,
         partial,
         [json.loads(record.read_bytes()) for record in records],
         manifest,
@@ -325,7 +307,7 @@ def _prepare_pixels(path: Path, shape: tuple) -> int:
         with open(path, "wb") as file:
             file.write(header.getvalue())
             _reserve(file.fileno(), header.tell() + math.prod(shape) * 4)
-            os.fsync(file.fileno())
+            flush_to_disk(file)
     return header.tell()
 
 
@@ -356,7 +338,6 @@ def _check_room(directory: Path, needed: int) -> None:
 
 def _finish(
     inventory: pd.DataFrame,
-    directory: Path,
     partial: Path,
     records: list[dict],
     manifest: dict,
@@ -372,55 +353,23 @@ def _finish(
         index["path"] = [os.path.abspath(path) for path in index["path"]]
     bad = index.loc[index["reason"] != "", ["path", "reason"]]
     if len(bad) == len(index):
-        first = "; ".join(f"{path}: {reason}" for path, reason in bad.head(3).itertuples(index=False))
         geometry = "x".join(map(str, manifest["shape"]))
         raise Mistake(
-            f"none of {len(index):,} files can be used: {first}; expected FITS cutouts of {geometry} pixels"
+            f"none of {len(index):,} files can be used: {first_reasons(bad)}; expected FITS cutouts "
+            f"of {geometry} pixels"
         )
-    content = io.BytesIO()
-    index.to_parquet(content, index=False, compression="zstd")
+    contents = {INDEX: parquet_bytes(index), "quarantine.csv": bad.to_csv(index=False).encode()}
     manifest |= {
         "good": len(index) - len(bad),
         "quarantined": len(bad),
-        "index": _digest(content.getvalue()),
+        "index": content_digest(contents[INDEX]),
         "crc32": [record["crc32"] for record in records],
     }
-    write_durably(partial / "index.parquet", content.getvalue())
-    write_durably(partial / "quarantine.csv", bad.to_csv(index=False).encode())
-    names = ["index.parquet", "quarantine.csv", "pixels.npy"]
     if metadata is not None:
-        content = io.BytesIO()
-        metadata.to_parquet(content, index=False, compression="zstd")
-        write_durably(partial / METADATA, content.getvalue())
-        manifest["metadata"] = _digest(content.getvalue())
-        names.append(METADATA)
-    # the old store in this place ends here, the new one begins with its manifest
-    for name in ("manifest.json", METADATA):
-        (directory / name).unlink(missing_ok=True)
-    for name in names:
-        os.replace(partial / name, directory / name)
-    sync_folder(directory)  # the renames before the manifest that vouches for them
-    write_durably(directory / "manifest.json", json.dumps(manifest, indent=1).encode())
-    sync_folder(directory)
-    for old in directory.glob("partial_*"):
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _complete(directory: Path, digest: str) -> bool:
-    manifest = _manifest(directory)
-    return manifest is not None and manifest["inventory"] == digest
-
-
-def _manifest(directory: Path) -> dict | None:
-    return read_manifest(directory, VERSION, _damaged)
-
-
-def _digest(content: bytes) -> str:
-    return blake2b(content, digest_size=16).hexdigest()
-
-
-def _damaged(directory: Path, what: str) -> Mistake:
-    return Mistake(
-        f"the store {str(directory)!r} is damaged or foreign: {what}; remove the folder and run again, "
-        "it is packed anew from the FITS files"
-    )
+        contents[METADATA] = parquet_bytes(metadata)
+        manifest["metadata"] = content_digest(contents[METADATA])
+    for name, content in contents.items():
+        write_durably(partial / name, content)
+    names = [*contents, "pixels.npy"]
+    # without them the folder holds no store until the new one is whole
+    publish_pack(partial, names, manifest, outdated=(MANIFEST, METADATA))

@@ -24,21 +24,21 @@ METADATA = dict(RA="ra", Dec="dec", zlens="redshift", z_central="redshift") | {
 }
 
 
-def read(paths) -> pd.DataFrame:
+def read_truth(paths) -> pd.DataFrame:
     """All tables in the folders of these files, as one: `object`, then their columns as float64,
     NaN where a table lacks one.
 
     Raises Mistake for a table that cannot be read.
     """
     folders = sorted({os.path.dirname(path) for path in paths})
-    tables = [read_table(Path(folder) / NAME) for folder in folders if (Path(folder) / NAME).is_file()]
+    tables = [_read_table(Path(folder) / NAME) for folder in folders if (Path(folder) / NAME).is_file()]
     if not tables:
         return pd.DataFrame(dict(object=pd.Series([], dtype=str)))
     together = pd.concat(tables, ignore_index=True)
     return together[~together["object"].duplicated(keep=False)].reset_index(drop=True)
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def _read_table(path: Path) -> pd.DataFrame:
     try:
         with fits.open(path, memmap=False) as file:
             rows = file[1].data
@@ -56,7 +56,7 @@ def read_table(path: Path) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def components(table: pd.DataFrame, objects: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+def truth_components(table: pd.DataFrame, objects: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
     """[N, P] float32, the components of the quantities `names` for each of `objects` [N];
     NaN where a thing is not known.
 
@@ -72,7 +72,7 @@ def components(table: pd.DataFrame, objects: np.ndarray, names: tuple[str, ...])
     return out
 
 
-def metadata(table: pd.DataFrame) -> pd.DataFrame:
+def truth_metadata(table: pd.DataFrame) -> pd.DataFrame:
     """What of it is known of any galaxy, by the names of data/cutouts/metadata.py:
     place, redshift, magnitudes.
     """

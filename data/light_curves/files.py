@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from astropy.io import fits
 
-from data.cutouts.fits import MACHINE_TROUBLE, BadFile, check_size, first_line, fits_bytes, opened
+from data.cutouts.fits import MACHINE_TROUBLE, BadFile, check_size, first_line, fits_bytes, opened_fits
 from physics.count_rates import source_rate
 from utils.config import several
 from utils.mistake import Mistake
@@ -139,7 +139,7 @@ def find_light_curves(path: str | os.PathLike, reading: Reading) -> list[Found]:
     if os.fspath(path).lower().endswith(TABLES):
         return [Found(curve) for curve in _from_table(_read_table(path), path, reading)]
     raw = fits_bytes(path, LARGEST)
-    with opened(raw) as hdus:
+    with opened_fits(raw) as hdus:
         return [_from_fits(hdus, len(raw), path, reading)]
 
 

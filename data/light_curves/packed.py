@@ -15,17 +15,10 @@ after kill -9 the same call goes on.
 
 import io
 import json
-import multiprocessing
 import os
-import shutil
-import signal
-import sys
-import threading
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -39,14 +32,29 @@ from tqdm import tqdm
 from contract import Batch, Examples
 from data.cutouts.fits import BadFile
 from data.light_curves.files import Reading, find_light_curves, with_rates
-from data.names import check_utf8
-from data.packing import locked, read_manifest, statuses, sync_folder
-from utils.files import write_durably, whole, written_into
+from data.listing import read_listing, walk_folders
+from data.packing import (
+    PackKind,
+    content_digest,
+    first_reasons,
+    pack_once,
+    parquet_bytes,
+    publish_pack,
+    quarantine_lines,
+    say_on_stderr,
+    statuses,
+    write_arrays_durably,
+)
+from data.workers import work_through
+from utils.files import flush_to_disk, write_durably
 from utils.mistake import Mistake
 
 VERSION = 1
+PACKS = PackKind(VERSION, "light curves", "the light curves in {} are", "they are read anew")
+CURVES = "curves.parquet"
 BLOCK_FILES = 2048
 SUFFIXES = (".fits", ".fit", ".fits.gz", ".fit.gz", ".evt", ".evt.gz", ".lc", ".lc.gz", ".csv", ".csv.gz")
+MANIFESTS = (".txt", ".txt.gz")
 NOT_CURVES = {"labels.csv"}  # what simulate.py puts beside the curves: what each source is
 OF_POINT = {"time": "<f8", "width": "<f4"}
 OF_BAND = {
@@ -59,46 +67,43 @@ OF_BAND = {
     "observed": "|b1",
 }
 FIELDS = OF_POINT | OF_BAND
+OF_CURVE = {
+    "path": "str",
+    "source": "str",
+    "points": np.int64,
+    "counts": bool,
+    "bands": "str",
+    "reason": "str",
+}
 
 
-def inventory(source: str) -> list[str]:
+def list_light_curves(source: str) -> list[str]:
     """The light-curve files of a folder (and below it, sorted), of a manifest (.txt, one path a line),
     or the one file.
 
     Raises: Mistake for a source that does not exist or holds none.
     """
     if os.path.isdir(source):
-        files, walked = [], set()
-        for folder, below, names in os.walk(source, followlinks=True):
-            if (real := os.path.realpath(folder)) in walked:
-                below.clear()  # links in a circle end
-                continue
-            walked.add(real)
-            files += [
-                os.path.join(folder, name)
-                for name in names
-                if name.lower().endswith(SUFFIXES) and name not in NOT_CURVES
-            ]
-        files.sort()
-        check_utf8(files)
+        folders = walk_folders(source, SUFFIXES, NOT_CURVES)
+        files = sorted(path for folder in folders for path in folder.paths)
         if not files:
-            raise Mistake(f"{source!r} holds no light curve: expected files that end in {' '.join(SUFFIXES)}")
+            raise Mistake(
+                f"--data {source!r} holds no light curve: expected files that end in {' '.join(SUFFIXES)}"
+            )
         return files
     if not os.path.isfile(source):
         raise Mistake(
-            f"{source!r} does not exist: expected a folder of light curves, one file, or a manifest (.txt, "
-            "one path a line)"
+            f"--data {source!r} does not exist: expected a folder of light curves, one file, or a manifest "
+            "(.txt, one path a line)"
         )
-    if not source.lower().endswith(".txt"):
+    if not source.lower().endswith(MANIFESTS):
         return [source]
-    try:
-        lines = [line.strip() for line in Path(source).read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise Mistake(f"{source!r} cannot be read as a manifest (text, one path a line): {error}") from None
-    names = [line for line in lines if line and not line.startswith("#")]
-    if not names:
-        raise Mistake(f"{source!r} lists no file: expected one path a line, relative to it or absolute")
-    return list(dict.fromkeys(os.path.join(os.path.dirname(source), name) for name in names))
+    files = [path for paths in read_listing(source, "--data") for path in paths]
+    if not files:
+        raise Mistake(
+            f"--data {source!r} lists no file: expected one path a line, relative to it or absolute"
+        )
+    return list(dict.fromkeys(files))
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,11 +161,7 @@ class Packed:
             f"{' '.join(self.bands)} in {self.directory}, "
             f"{len(bad):,} quarantined (quarantine.csv)"
         ]
-        lines += [
-            f"  {path}: {reason}"
-            for path, reason in bad[["path", "reason"]].head(most).itertuples(index=False)
-        ]
-        return lines + ([f"  and {len(bad) - most:,} more"] if len(bad) > most else [])
+        return lines + quarantine_lines(bad, most)
 
     def __getstate__(self) -> dict:
         # a pickled memmap would be all of its bytes
@@ -224,7 +225,9 @@ class LightCurves(Examples):
         return self.source[np.asarray(indices, dtype=np.int64)].tolist()
 
 
-def pack(paths: Sequence[str], reading: Reading, store_dir: str | os.PathLike, workers: int = 1) -> Packed:
+def pack_light_curves(
+    paths: Sequence[str], reading: Reading, store_dir: str | os.PathLike, workers: int = 1
+) -> Packed:
     """Reads every file into a folder of `store_dir`, or finds that done;
     interrupted anywhere, the same call goes on.
 
@@ -236,21 +239,13 @@ def pack(paths: Sequence[str], reading: Reading, store_dir: str | os.PathLike, w
         raise Mistake("no files of light curves to read: expected at least one")
     digest = _digest(paths, reading)
     directory = Path(store_dir) / f"light_curves_{digest[:16]}"
-    if not _complete(directory, digest):
-        try:
-            with written_into(directory, "light curves"):
-                directory.mkdir(parents=True, exist_ok=True)
-                with locked(directory, _say):
-                    if not _complete(directory, digest):
-                        partial = directory / f"partial_{BLOCK_FILES}"
-                        _read_blocks(paths, reading, partial, workers)
-                        _finish(paths, directory, partial, digest)
-        except BrokenProcessPool as error:
-            raise Mistake(
-                f"a process that reads light curves was killed; what is read stays in {str(directory)!r}: "
-                "run the same command again, "
-                "with fewer workers if memory was short"
-            ) from error
+
+    def pack() -> None:
+        partial = directory / f"partial_{BLOCK_FILES}"
+        _read_blocks(paths, reading, partial, workers)
+        _finish(paths, partial, digest)
+
+    pack_once(PACKS, directory, digest, pack, "light curves", say_on_stderr)
     return open_packed(directory)
 
 
@@ -259,28 +254,18 @@ def open_packed(directory: str | os.PathLike) -> Packed:
     or it is damaged or of another version.
     """
     directory = Path(directory)
-    manifest = _manifest(directory)
-    if manifest is None:
-        raise Mistake(
-            f"{str(directory)!r} holds no complete light curves (no manifest.json): run the packing "
-            "command again, it goes on "
-            "where it was interrupted"
-        )
+    manifest = PACKS.open_manifest(directory)
+    content = PACKS.read_checked(directory, CURVES, manifest["curves"])
     try:
-        content = (directory / "curves.parquet").read_bytes()
-        if blake2b(content, digest_size=16).hexdigest() != manifest["curves"]:
-            raise _damaged(directory, "curves.parquet differs from its checksum")
         packed = Packed(directory, manifest, pd.read_parquet(io.BytesIO(content)))
         shapes = {name: (field.shape, field.dtype.str) for name, field in packed.fields.items()}
-    except Mistake:
-        raise
     except (OSError, ValueError) as error:
-        raise _damaged(directory, str(error)) from error
+        raise PACKS.damaged(directory, str(error)) from error
     expected = {
         name: (_shape(name, manifest["points"], manifest["channels"]), kind) for name, kind in FIELDS.items()
     }
     if wrong := [name for name in FIELDS if shapes[name] != expected[name]]:
-        raise _damaged(directory, f"{wrong[0]}.npy is {shapes[wrong[0]]}, not {expected[wrong[0]]}")
+        raise PACKS.damaged(directory, f"{wrong[0]}.npy is {shapes[wrong[0]]}, not {expected[wrong[0]]}")
     return packed
 
 
@@ -290,46 +275,30 @@ def _read_blocks(paths: Sequence[str], reading: Reading, partial: Path, workers:
         _block(partial, first): list(paths[first : first + BLOCK_FILES])
         for first in range(0, len(paths), BLOCK_FILES)
     }
-    jobs = {block: part for block, part in blocks.items() if not _sound(block)}
-    left = sum(map(len, jobs.values()))
-    _say(f"reading {left:,} of {len(paths):,} files into {partial.parent}")
+    missing = {block: part for block, part in blocks.items() if not _sound(block)}
+    left = sum(map(len, missing.values()))
+    say_on_stderr(f"reading {left:,} of {len(paths):,} files into {partial.parent}")
+    jobs = (
+        {"block": str(block), "paths": part, "reading": asdict(reading)} for block, part in missing.items()
+    )
     with tqdm(total=len(paths), initial=len(paths) - left, unit="file", desc="reading", disable=None) as bar:
-        workers = min(workers, len(jobs))
-        if workers <= 1:
-            for block, part in jobs.items():
-                bar.update(_read_block(block, part, reading))
-            return
-        # started afresh, not forked: the parent has torch's threads and a run's signal handlers,
-        # which do not survive a fork well
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_become_worker)
-        try:
-            for done in as_completed(
-                [pool.submit(_read_block, block, part, reading) for block, part in jobs.items()]
-            ):
-                bar.update(done.result())
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        for job in work_through(_read_block, jobs, max(1, min(workers, len(missing))), _files_of_block):
+            bar.update(len(job["paths"]))
 
 
-def _become_worker() -> None:
-    # Schedulers signal every process of a job; the parent answers for all,
-    # and when it is gone so are its workers.
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
-    threading.Thread(
-        target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True
-    ).start()
-    torch.set_num_threads(1)
+def _files_of_block(job: dict) -> str:
+    return f"files {job['paths'][0]} to {job['paths'][-1]}"
 
 
-def _read_block(block: Path, paths: list[str], reading: Reading) -> int:
+def _read_block(block: str, paths: list[str], reading: dict) -> None:
     """Reads some files and writes their curves as one .npz, whole:
     flat fields, and a table of curves as JSON.
     """
+    how = Reading(**reading)
     found, table = [], []
     for path in paths:
         try:
-            here = find_light_curves(path, reading)
+            here = find_light_curves(path, how)
         except BadFile as error:
             table.append(dict(path=path, source="", points=0, counts=False, bands=[], reason=str(error)))
             continue
@@ -354,11 +323,8 @@ def _read_block(block: Path, paths: list[str], reading: Reading) -> int:
         name: np.concatenate([values.ravel() for values in column] or [[]]).astype(FIELDS[name])
         for name, column in columns.items()
     }
-    with whole(block) as temporary, open(temporary, "wb") as file:
-        np.savez(file, table=np.frombuffer(json.dumps(table).encode(), dtype=np.uint8), **flat)
-        file.flush()
-        os.fsync(file.fileno())
-    return len(paths)
+    text = np.frombuffer(json.dumps(table).encode(), dtype=np.uint8)
+    write_arrays_durably(Path(block), {"table": text, **flat})
 
 
 def _block(partial: Path, first: int) -> Path:
@@ -372,7 +338,7 @@ def _load(block: Path, *names: str) -> list[np.ndarray]:
 
 def _table(block: Path) -> pd.DataFrame:
     table = json.loads(_load(block, "table")[0].tobytes())
-    return pd.DataFrame(table, columns=["path", "source", "points", "counts", "bands", "reason"])
+    return pd.DataFrame(table, columns=list(OF_CURVE))
 
 
 def _sound(block: Path) -> bool:
@@ -386,7 +352,7 @@ def _sound(block: Path) -> bool:
         return False
 
 
-def _finish(paths: Sequence[str], directory: Path, partial: Path, digest: str) -> None:
+def _finish(paths: Sequence[str], partial: Path, digest: str) -> None:
     """Joins the blocks, each field into one file, and leaves out curves that have another number of bands
     than most.
     """
@@ -396,12 +362,9 @@ def _finish(paths: Sequence[str], directory: Path, partial: Path, digest: str) -
     channels = curves["bands"].map(len).to_numpy(dtype=np.int64)
     good = (curves["reason"] == "").to_numpy(dtype=bool)
     if not good.any():
-        first = "; ".join(
-            f"{path}: {reason}" for path, reason in curves[["path", "reason"]].head(3).itertuples(index=False)
-        )
         raise Mistake(
-            f"none of {len(paths):,} files can be used: {first}; expected light curves (FITS) or tables of "
-            "them (CSV)"
+            f"none of {len(paths):,} files can be used: {first_reasons(curves)}; expected light curves "
+            "(FITS) or tables of them (CSV)"
         )
     most = Counter(channels[good].tolist()).most_common(1)[0][0]
     other = good & (channels != most)
@@ -423,8 +386,7 @@ def _finish(paths: Sequence[str], directory: Path, partial: Path, digest: str) -
                 size = shares[mine] if name in OF_POINT else shares[mine] * channels[mine]
                 files[name].write(flat[np.repeat(taken[mine], size)].tobytes())
         for file in files.values():
-            file.flush()
-            os.fsync(file.fileno())
+            flush_to_disk(file)
     finally:
         for file in files.values():
             file.close()
@@ -433,7 +395,6 @@ def _finish(paths: Sequence[str], directory: Path, partial: Path, digest: str) -
     curves["bands"] = curves["bands"].map(" ".join)
     _publish(
         curves,
-        directory,
         partial,
         dict(
             version=VERSION,
@@ -447,24 +408,14 @@ def _finish(paths: Sequence[str], directory: Path, partial: Path, digest: str) -
     )
 
 
-def _publish(curves: pd.DataFrame, directory: Path, partial: Path, manifest: dict) -> None:
-    content = io.BytesIO()
-    curves.astype(
-        {"path": "str", "source": "str", "points": np.int64, "counts": bool, "bands": "str", "reason": "str"}
-    ).to_parquet(content, index=False, compression="zstd")
-    write_durably(directory / "curves.parquet", content.getvalue())
-    write_durably(
-        directory / "quarantine.csv",
-        curves.loc[curves["reason"] != "", ["path", "reason"]].to_csv(index=False).encode(),
-    )
-    for name in FIELDS:
-        os.replace(partial / f"{name}.npy", directory / f"{name}.npy")
-    manifest["curves"] = blake2b(content.getvalue(), digest_size=16).hexdigest()
-    sync_folder(directory)  # the renames before the manifest that vouches for them
-    write_durably(directory / "manifest.json", json.dumps(manifest, indent=1).encode())
-    sync_folder(directory)
-    for old in directory.glob("partial_*"):
-        shutil.rmtree(old, ignore_errors=True)
+def _publish(curves: pd.DataFrame, partial: Path, manifest: dict) -> None:
+    content = parquet_bytes(curves.astype(OF_CURVE))
+    bad = curves.loc[curves["reason"] != "", ["path", "reason"]]
+    write_durably(partial / CURVES, content)
+    write_durably(partial / "quarantine.csv", bad.to_csv(index=False).encode())
+    manifest["curves"] = content_digest(content)
+    names = [CURVES, "quarantine.csv", *(f"{name}.npy" for name in FIELDS)]
+    publish_pack(partial, names, manifest)
 
 
 def _shape(name: str, points: int, channels: int) -> tuple[int, ...]:
@@ -477,23 +428,3 @@ def _digest(paths: Sequence[str], reading: Reading) -> str:
     for path, status in zip(paths, statuses(list(paths))):
         digest.update(repr((os.path.abspath(path), status)).encode())
     return digest.hexdigest()
-
-
-def _complete(directory: Path, digest: str) -> bool:
-    manifest = _manifest(directory)
-    return manifest is not None and manifest["inventory"] == digest
-
-
-def _manifest(directory: Path) -> dict | None:
-    return read_manifest(directory, VERSION, _damaged)
-
-
-def _damaged(directory: Path, what: str) -> Mistake:
-    return Mistake(
-        f"the light curves in {str(directory)!r} are damaged or foreign: {what}; remove the folder and run "
-        "again, they are read anew"
-    )
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -12,10 +12,8 @@ memory is that of one shard. A cut never parts the bands of an object that are a
 import gzip
 import json
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import takewhile
 from pathlib import Path
 
@@ -25,9 +23,9 @@ import pandas as pd
 from data.cutouts import store
 from data.cutouts.buckets import UNKNOWN
 from data.cutouts.fits import BadFile, read_cutout
-from data.listing import cut, input_paths, state_of
+from data.listing import cut_between_objects, list_images, state_of_images
 from data.names import parse_name
-from data.packing import locked, sync_folder
+from data.packing import content_digest, locked_for_writing, publish_file, remove_partials, sync_folder
 from utils import distributed
 from utils.files import write_durably
 from utils.mistake import Mistake
@@ -61,7 +59,7 @@ class Survey:
             raise Mistake(
                 f"{path} cannot be read ({error}): remove {self.directory}/plan.json and plan again"
             ) from error
-        if digest_of(text) != self.plan["shards"][shard][1]:
+        if content_digest(text) != self.plan["shards"][shard][1]:
             raise Mistake(f"{path} is not what was planned: remove {self.directory}/plan.json and plan again")
         return text.decode().split("\n")[:-1]
 
@@ -72,7 +70,7 @@ class Survey:
         """A shard's store follows from its list and geometry alone:
         no file is asked again whether it has changed.
         """
-        return digest_of(repr((store.VERSION, self.plan["shards"][shard][1], self.shape)).encode())
+        return content_digest(repr((store.VERSION, self.plan["shards"][shard][1], self.shape)).encode())
 
     def manifest(self, shard: int) -> dict | None:
         """What a shard's store holds, None where it is not packed, or not from this list."""
@@ -111,10 +109,12 @@ class Survey:
         there, path = self.manifest(shard), self.store_path(shard)
         if there and "reasons" not in there:
             return store.open_store(path)
-        index = inventory(self.paths(shard))
+        index = inventory_of_shard(self.paths(shard))
         if not there:
             try:
-                return store.pack(index, path, self.shape, max(1, workers), self.store_digest(shard), say)
+                return store.pack_cutouts(
+                    index, path, self.shape, max(1, workers), self.store_digest(shard), say
+                )
             except Mistake:  # of a whole survey one shard may hold nothing that is good
                 reasons = list(takewhile(bool, (reason_against(name, self.shape) for name in index["path"])))
                 if len(reasons) < len(index):
@@ -135,8 +135,7 @@ class Survey:
                 reasons=reasons,
             )
             write_durably(path / NOTHING, json.dumps(there).encode())
-            for partial in path.glob("partial_*"):  # its pixels are zeros
-                shutil.rmtree(partial, ignore_errors=True)
+            remove_partials(path)  # its pixels are zeros
         return store.Store(path, there, index.assign(reason=pd.array(there["reasons"], dtype="str")))
 
 
@@ -156,7 +155,7 @@ def open_survey(directory: str | os.PathLike) -> Survey:
     return Survey(Path(directory), plan)
 
 
-def plan(
+def plan_survey(
     images: str, directory: str | os.PathLike, shard_size: int, image_size: int, say: Callable[[str], None]
 ) -> Survey:
     """Cut the input into shards, or find that done. Raises: Mistake for an input that cannot be read,
@@ -170,10 +169,12 @@ def plan(
         )
     directory = Path(directory)
     asked = dict(
-        images=os.path.abspath(images), state=state_of(images), shard_size=shard_size, image_size=image_size
+        images=os.path.abspath(images),
+        state=state_of_images(images),
+        shard_size=shard_size,
+        image_size=image_size,
     )
-    directory.mkdir(parents=True, exist_ok=True)
-    with locked(directory, lambda line: say(line.replace("packing", "planning"))):
+    with locked_for_writing(directory, "the plan", say, "planning"):
         if (directory / "plan.json").exists():
             survey = open_survey(directory)
             refuse_changes(asked, survey.plan, f"{directory} was planned", "plan in another folder")
@@ -183,25 +184,24 @@ def plan(
         for old in (directory / "shards").iterdir():
             old.unlink()
         shards, apart, before = [], [], set()
-        for paths in cut(input_paths(images), shard_size):
+        for paths in cut_between_objects(list_images(images), shard_size):
             text = "".join(f"{path}\n" for path in paths).encode()
             write_durably(list_path(directory, len(shards)), gzip.compress(text, 1, mtime=0))
-            if both := sorted(before & objects(paths[:LOOK])):
+            if both := sorted(before & objects_of(paths[:LOOK])):
                 apart.append([len(shards) - 1, len(shards), len(both), both[0]])
-            before = objects(paths[-LOOK:])
-            shards.append([len(paths), digest_of(text)])
+            before = objects_of(paths[-LOOK:])
+            shards.append([len(paths), content_digest(text)])
             if len(shards) % 100 == 0:
                 say(f"{len(shards):,} shards, {sum(count for count, _ in shards):,} files")
         sync_folder(directory / "shards")
         done = dict(
             version=VERSION, **asked, files=sum(count for count, _ in shards), apart=apart, shards=shards
         )
-        write_durably(directory / "plan.json", json.dumps(done, indent=1).encode())
-        sync_folder(directory)
+        publish_file(directory / "plan.json", json.dumps(done, indent=1).encode())
     return Survey(directory, done)
 
 
-def share(count: int, part: int, parts: int) -> range:
+def share_of_shards(count: int, part: int, parts: int) -> range:
     """The shards, of `count`, of one part and, under torchrun, of this rank;
     a negative part is the array index of the scheduler.
     """
@@ -227,7 +227,7 @@ def refuse_changes(asked: dict, there: dict, what: str, cure: str) -> None:
             )
 
 
-def inventory(paths: list[str]) -> pd.DataFrame:
+def inventory_of_shard(paths: list[str]) -> pd.DataFrame:
     """One row a line, also where two lines are the same file;
     else as data/cutouts/buckets.py has it for unlabelled cutouts.
     """
@@ -243,7 +243,7 @@ def inventory(paths: list[str]) -> pd.DataFrame:
     return table.astype("str").assign(label=np.int8(UNKNOWN[1]))
 
 
-def objects(paths: list[str]) -> set[str]:
+def objects_of(paths: list[str]) -> set[str]:
     return {parse_name(path)[0] for path in paths}
 
 
@@ -257,7 +257,3 @@ def reason_against(path: str, shape: tuple[int, int]) -> str:
 
 def list_path(directory: Path, shard: int) -> Path:
     return directory / "shards" / f"{shard:06d}.txt.gz"
-
-
-def digest_of(text: bytes) -> str:
-    return blake2b(text, digest_size=16).hexdigest()

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from data.cutouts import file_rows
 from data.cutouts.examples import Cutouts
-from data.packing import sync_folder
+from data.packing import publish_file
 from data.survey.plan import refuse_changes
 from utils.files import write_durably
 
@@ -46,34 +46,38 @@ class Damaged(Exception):
     """A file that is not what was written."""
 
 
-def path_of(folder: Path, shard: int) -> Path:
+def prediction_path(folder: Path, shard: int) -> Path:
     return folder / f"{shard:06d}.parquet"
 
 
-def schema(networks: int) -> pa.Schema:
+def prediction_schema(networks: int) -> pa.Schema:
     return pa.schema(
         FIELDS + [(f"prob_{number}", pa.float32()) for number in range(networks) if networks > 1]
     )
 
 
-def table(examples: Cutouts, columns: dict[str, np.ndarray], threshold: float, networks: int) -> pa.Table:
+def prediction_table(
+    examples: Cutouts, columns: dict[str, np.ndarray], threshold: float, networks: int
+) -> pa.Table:
     """The rows of a shard. columns: prob and, of several networks, prob_0 ..., each [E] float32;
     none where there is no example.
     """
     index, example = examples.store.index, examples.example_of_row
     prob = columns.get("prob", np.zeros(0, np.float32))
     every_row = np.arange(len(index))
-    rows = pd.concat(file_rows.frames(every_row, examples, prob.__getitem__, len(prob), threshold, False))
+    rows = pd.concat(
+        file_rows.frames_of_files(every_row, examples, prob.__getitem__, len(prob), threshold, False)
+    )
     rows = rows.assign(id=index["object"], band=index["band"])
     rows.loc[(example >= 0) & rows["prob"].isna().to_numpy(), "reason"] = NOT_FINITE
-    for name in schema(networks).names[len(FIELDS) :]:
+    for name in prediction_schema(networks).names[len(FIELDS) :]:
         each = np.full(len(rows), np.nan, np.float32)
         each[example >= 0] = columns.get(name, prob)[example[example >= 0]]
         rows[name] = each
-    return pa.Table.from_pandas(rows, schema(networks), preserve_index=False)
+    return pa.Table.from_pandas(rows, prediction_schema(networks), preserve_index=False)
 
 
-def write(path: Path, rows: pa.Table, record: dict) -> None:
+def write_predictions(path: Path, rows: pa.Table, record: dict) -> None:
     """Durable when it returns: the file's bytes, and its name."""
     content, text = io.BytesIO(), json.dumps(record, sort_keys=True)
     footer = {KEY: json.dumps([text, hashlib.sha256(text.encode()).hexdigest()])}
@@ -86,11 +90,10 @@ def write(path: Path, rows: pa.Table, record: dict) -> None:
         write_statistics=False,
         use_dictionary=["band", "pred", "reason"],
     )
-    write_durably(path, content.getvalue())
-    sync_folder(path.parent)
+    publish_file(path, content.getvalue())
 
 
-def read(path: Path, networks: int) -> tuple[pa.Table, dict]:
+def read_predictions(path: Path, networks: int) -> tuple[pa.Table, dict]:
     """The rows of a shard and its record. Raises: OSError if the disk does not give it; Damaged."""
     content = path.read_bytes()
     try:
@@ -100,14 +103,14 @@ def read(path: Path, networks: int) -> tuple[pa.Table, dict]:
             raise ValueError("its record differs from its checksum")
         record, rows = json.loads(text), rows.replace_schema_metadata()
         rows.validate(full=True)
-        if rows.schema != schema(networks) or len(rows) != record["files"]:
+        if rows.schema != prediction_schema(networks) or len(rows) != record["files"]:
             raise ValueError(f"it holds {len(rows)} rows of {', '.join(rows.schema.names)}")
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise Damaged(str(error).splitlines()[0]) from error
     return rows, record
 
 
-def claim(folder: Path, settings: dict) -> None:
+def claim_predictions(folder: Path, settings: dict) -> None:
     """Make the folder of these predictions, or find it made with the same settings.
     Raises Mistake that names both values.
     """

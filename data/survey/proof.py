@@ -19,28 +19,11 @@ from data.survey import predictions
 from data.survey.plan import Survey
 from utils import files
 from utils.files import write_durably
+from utils.ledger import Ledger
 from utils.mistake import Mistake
 
 BINS = 100  # of the histogram of prob, from 0 to 1
 CLASSES = 100  # of reasons; what is beyond is counted together
-
-
-@dataclass
-class Ledger:
-    """An order-free account of paths: how many, and the sum and the xor of their 64-bit hashes."""
-
-    count: int = 0
-    sum: int = 0
-    xor: int = 0
-
-    def add(self, hashes: np.ndarray) -> None:
-        """hashes [n] uint64"""
-        self.count += len(hashes)
-        self.sum = (self.sum + int(hashes.sum(dtype=np.uint64))) % 2**64
-        self.xor ^= int(np.bitwise_xor.reduce(hashes, initial=np.uint64(0)))
-
-    def summary(self) -> dict:
-        return dict(count=self.count, sum=f"{self.sum:016x}", xor=f"{self.xor:016x}")
 
 
 @dataclass
@@ -80,7 +63,7 @@ class Totals:
         )
 
 
-def prove(survey: Survey, folder: Path, networks: int, parts: int, with_csv: bool) -> dict:
+def prove_survey(survey: Survey, folder: Path, networks: int, parts: int, with_csv: bool) -> dict:
     """What the predictions of a whole survey say, once each file has one row;
     pred.csv.gz on the way, if wished.
 
@@ -93,7 +76,7 @@ def prove(survey: Survey, folder: Path, networks: int, parts: int, with_csv: boo
         )
     settings = json.loads((folder / "settings.json").read_bytes())
     listed, found, totals, wrong = Ledger(), Ledger(), Totals(), {}
-    known = {predictions.path_of(folder, shard).name for shard in range(len(survey))}
+    known = {predictions.prediction_path(folder, shard).name for shard in range(len(survey))}
     if strangers := sorted(path.name for path in folder.glob("*.parquet") if path.name not in known):
         raise Mistake(f"{folder} holds {strangers[0]}, which is no shard of this plan: remove it")
     for old in ("summary.json", "pred.csv.gz"):  # what they say must not outlive what they say it of
@@ -103,20 +86,22 @@ def prove(survey: Survey, folder: Path, networks: int, parts: int, with_csv: boo
             stream = stack.enter_context(
                 gzip.open(stack.enter_context(files.whole(folder / "pred.csv.gz")), "wb", 1)
             )
-            table = stack.enter_context(csv.CSVWriter(stream, predictions.schema(networks)))
+            table = stack.enter_context(csv.CSVWriter(stream, predictions.prediction_schema(networks)))
         for shard in range(len(survey)):
-            listed.add(expected := hashes(survey.paths(shard)))
-            path = predictions.path_of(folder, shard)
+            listed.note(expected := hashes_of_paths(survey.paths(shard)))
+            path = predictions.prediction_path(folder, shard)
             try:
-                rows, record = predictions.read(path, networks)
-                check(rows, record, expected, dict(list=survey.plan["shards"][shard][1], settings=settings))
+                rows, record = predictions.read_predictions(path, networks)
+                check_predictions(
+                    rows, record, expected, dict(list=survey.plan["shards"][shard][1], settings=settings)
+                )
             except FileNotFoundError:
                 wrong[shard] = "missing"
             except predictions.Damaged as error:
                 path.replace(path.with_suffix(".damaged"))
                 wrong[shard] = f"damaged: {error}"
             else:
-                found.add(hashes(rows["path"]))
+                found.note(hashes_of_paths(rows["path"]))
                 totals.add(rows, record)
                 if with_csv:
                     table.write(rows)
@@ -130,18 +115,19 @@ def prove(survey: Survey, folder: Path, networks: int, parts: int, with_csv: boo
     assert found == listed and found.count == survey.plan["files"]
     for left in folder.glob("*.tmp"):  # of tasks that were killed
         left.unlink(missing_ok=True)
-    summary = totals.summary() | dict(shards=len(survey), settings=settings, paths=found.summary())
+    account = dict(count=found.count, sum=f"{found.sum:016x}", xor=f"{found.xor:016x}")
+    summary = totals.summary() | dict(shards=len(survey), settings=settings, paths=account)
     write_durably(folder / "summary.json", json.dumps(summary, indent=1).encode())
     return summary
 
 
-def check(rows: pa.Table, record: dict, expected: np.ndarray, stated: dict) -> None:
+def check_predictions(rows: pa.Table, record: dict, expected: np.ndarray, stated: dict) -> None:
     """Raises: Damaged where the rows of a shard are not those of its list, of hashes `expected` [n]
     uint64.
     """
-    got, wanted, found = Ledger(), Ledger(), hashes(rows["path"])
-    got.add(found)
-    wanted.add(expected)
+    got, wanted, found = Ledger(), Ledger(), hashes_of_paths(rows["path"])
+    got.note(found)
+    wanted.note(expected)
     if got != wanted:
         raise predictions.Damaged(
             f"its {got.count:,} paths (sum {got.sum:016x}, xor {got.xor:016x}) are not the {wanted.count:,} "
@@ -156,7 +142,7 @@ def check(rows: pa.Table, record: dict, expected: np.ndarray, stated: dict) -> N
         raise predictions.Damaged(f"row {wrong[0]} must have a probability or a reason")
 
 
-def hashes(paths) -> np.ndarray:
+def hashes_of_paths(paths) -> np.ndarray:
     """[n] uint64, the SipHash of each path."""
     return pd.util.hash_array(np.asarray(paths, dtype=object), categorize=False)
 

@@ -28,6 +28,7 @@ import pandas as pd
 
 from data.cutouts.metadata import field_of
 from data.cutouts.store import COLUMNS
+from data.listing import files_of_folder
 from data.tar_shards.manifest import open_manifest
 from data.tar_shards.members import (
     HEAD,
@@ -386,7 +387,7 @@ def tar_paths(directory: str) -> list[str]:
     if not os.path.isdir(directory):
         open_plain(directory).close()
         return [directory]
-    paths = sorted(os.path.join(directory, name) for name in os.listdir(directory) if name.endswith(".tar"))
+    paths = files_of_folder(directory, (".tar",)).paths
     if not paths:
         raise Mistake(f"{directory}: holds no .tar file: expected shards")
     return paths

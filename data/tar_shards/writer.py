@@ -18,7 +18,6 @@ Shards of others: `open_source` takes any tar files of .npy, .json and .cls,
 import io
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,11 +29,11 @@ import numpy as np
 import pandas as pd
 
 from data.cutouts import store as stores
-from data.packing import locked, sync_folder
+from data.packing import locked_for_writing, parquet_bytes, publish_pack, remove_partials, say_on_stderr
 from data.tar_shards.manifest import FORMAT, VERSION, open_manifest
 from data.tar_shards.records import json_values
 from data.tar_shards.tar import ending, header, padding
-from utils.files import write_durably, written_into
+from utils.files import flush_to_disk, write_durably
 from utils.mistake import Mistake
 
 PART_BYTES = 2**24  # of images that a thread holds at once
@@ -63,7 +62,7 @@ def write_shards(
     directory: str | os.PathLike,
     per_shard: int = 10_000,
     workers: int = 1,
-    say: Callable[[str], None] = stores._to_stderr,
+    say: Callable[[str], None] = say_on_stderr,
 ) -> dict[str, Any]:
     """Write the objects of a store as shards, or find that done; interrupted anywhere, the same call goes on.
 
@@ -74,10 +73,9 @@ def write_shards(
     if per_shard < 1:
         raise Mistake(f"per_shard {per_shard}: expected at least 1 object a shard")
     directory, plan = Path(directory), _plan(store, per_shard)
-    with written_into(directory, "shards"):
-        directory.mkdir(parents=True, exist_ok=True)
-        with locked(directory, lambda line: say(line.replace("packing", "writing"))):
-            return _write(plan, directory, max(1, workers), say)
+    # locked also where all is done: only who looks at every shard knows that it is
+    with locked_for_writing(directory, "shards", say, "writing"):
+        return _write(plan, directory, max(1, workers), say)
 
 
 def _plan(store: stores.Store, per_shard: int) -> Plan:
@@ -132,9 +130,7 @@ def _write(plan: Plan, directory: Path, workers: int, say: Callable[[str], None]
             f"{str(directory)!r} holds {strays[0]}, which is not of this store: choose another folder, or "
             "remove it"
         )
-    for old in directory.glob("partial_*"):
-        if old != partial:
-            shutil.rmtree(old, ignore_errors=True)
+    remove_partials(directory, but=partial)
 
     def whole(name: str) -> bool:
         return any(
@@ -147,6 +143,7 @@ def _write(plan: Plan, directory: Path, workers: int, say: Callable[[str], None]
         return before
     partial.mkdir(exist_ok=True)
     say(f"writing {len(missing):,} of {len(names):,} shards, {len(plan):,} objects, into {directory}")
+    # threads, not processes: reading, hashing and writing need no interpreter, and all share the metadata
     with ThreadPoolExecutor(workers) as threads:
         try:
             for record in threads.map(
@@ -156,17 +153,11 @@ def _write(plan: Plan, directory: Path, workers: int, say: Callable[[str], None]
         except BaseException:
             threads.shutdown(cancel_futures=True)
             raise
-    table = io.BytesIO()
-    _samples(plan).to_parquet(table, index=False, compression="zstd")
-    write_durably(partial / "samples.parquet", table.getvalue())
-    manifest = _manifest(plan, [records[name] for name in names], table.getvalue())
-    for name in [*names, "samples.parquet"]:
-        if (partial / name).exists():
-            os.replace(partial / name, directory / name)
-    sync_folder(directory)
-    write_durably(directory / "manifest.json", json.dumps(manifest, indent=1, allow_nan=False).encode())
-    sync_folder(directory)
-    shutil.rmtree(partial, ignore_errors=True)
+    table = parquet_bytes(_samples(plan))
+    write_durably(partial / "samples.parquet", table)
+    manifest = _manifest(plan, [records[name] for name in names], table)
+    there = [name for name in (*names, "samples.parquet") if (partial / name).exists()]
+    publish_pack(partial, there, manifest)
     return manifest
 
 
@@ -183,8 +174,7 @@ def _write_shard(plan: Plan, number: int, path: Path) -> dict[str, Any]:
             size += file.write(content)
         digest.update(ending(size))
         size += file.write(ending(size))
-        file.flush()
-        os.fsync(file.fileno())
+        flush_to_disk(file)
     os.replace(f"{path}.tmp", path)
     record = dict(
         name=path.name,

@@ -113,14 +113,18 @@ def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Ans
             return pd.DataFrame(parts.take(wanted, "uncertainty")["uncertainty"], columns=UNCERTAINTY)
 
         refused_are_zero = own.quarantined == "nonlens"
-        frames = file_rows.frames(rows, examples, prob_of, count, own.threshold, refused_are_zero)
-        without = file_rows.write(frames, len(rows), out, which)
+        frames = file_rows.frames_of_files(rows, examples, prob_of, count, own.threshold, refused_are_zero)
+        without = file_rows.write_frames_of_files(frames, len(rows), out, which)
         line = f"{out}/pred_{which}.csv: {len(rows)} files, {count} examples"
         if names:
-            file_rows.write_more(rows, examples, parameters_of, count, out / f"parameters_{which}.csv")
+            file_rows.write_more_of_files(
+                rows, examples, parameters_of, count, out / f"parameters_{which}.csv"
+            )
             line += f", what they are like in parameters_{which}.csv"
         if own.samples:
-            file_rows.write_more(rows, examples, uncertainty_of, count, out / f"uncertainty_{which}.csv")
+            file_rows.write_more_of_files(
+                rows, examples, uncertainty_of, count, out / f"uncertainty_{which}.csv"
+            )
             line += f", what is not known in uncertainty_{which}.csv"
         if without:
             line += f", {without} without a probability (see quarantine_{which}.csv)"
@@ -173,7 +177,7 @@ def read_index(options: Any, own: Asked, task: Config) -> tuple[store.Store, np.
     if own.images and (task.sources() or task.store):
         raise Mistake(f"--images {own.images!r}: give it, or buckets or a store, not both")
     packed = (
-        inputs.pack(buckets.images_inventory(own.images), task, options.num_workers)
+        inputs.pack(buckets.inventory_of_images(own.images), task, options.num_workers)
         if own.images
         else inputs.opened(task, options.num_workers)
     )

@@ -27,7 +27,7 @@ def from_store(
     packed = opened(config, workers)
     index = split_index(packed.index, config)
     bands = used_bands(index, config.bands)
-    table = truth.read(index["path"]) if config.use_metadata or inferred(config) else None
+    table = truth.read_truth(index["path"]) if config.use_metadata or inferred(config) else None
     data = {
         name: known(
             cutouts.examples(packed, chosen(index, name, config), bands, config.band_mode), config, table
@@ -78,7 +78,7 @@ def streamed(config: Any) -> tuple[dict[str, streaming.Streamed], list[str], dic
 def opened(config: Any, workers: int) -> store.Store:
     """The store of the labelled inputs, given as such or packed now."""
     if not config.store:
-        return pack(buckets.inventory(config.sources()), config, workers)
+        return pack(buckets.inventory_of_buckets(config.sources()), config, workers)
     if sources := config.sources():
         raise Mistake(
             f"--store {config.store!r} and --{next(iter(sources))}: give the store or FITS files, not both"
@@ -96,7 +96,7 @@ def pack(table: pd.DataFrame, config: Any, workers: int) -> store.Store:
     """The store of these files, packed now or earlier."""
     shape = (config.image_size, config.image_size)
     digest = store.inventory_digest(table, shape)
-    return store.pack(
+    return store.pack_cutouts(
         table, store.store_directory(config.store_dir, table, shape, digest), shape, max(1, workers), digest
     )
 
@@ -140,22 +140,24 @@ def known(examples: cutouts.Cutouts, config: Any, table: pd.DataFrame | None = N
     """The examples with what is asked for of their objects: metadata and metadata_mask [B, M], targets [B,
     P] to train on, weight [B].
 
-    table: data/parameters.read of their folders; without it there are no targets.
+    table: data/cutouts/truth.read_truth of their folders; without it there are no targets.
     """
     columns, objects = {}, examples.object
     if config.use_metadata:
         about = examples.store.metadata
         if about is None:
             about = metadata.typed(
-                truth.metadata(truth.read(examples.store.index["path"]) if table is None else table)
+                truth.truth_metadata(
+                    truth.read_truth(examples.store.index["path"]) if table is None else table
+                )
             )
         about = about.set_index("object").reindex(objects).reset_index()
         columns["metadata"], columns["metadata_mask"] = metadata.arrays(about, metadata_columns(config))
     if table is not None and (names := inferred(config)):
-        columns["targets"] = truth.components(table, objects, names)
+        columns["targets"] = truth.truth_components(table, objects, names)
         columns["targets"][examples.label != 1] = np.nan
     if config.quality_weight:
-        weight = quality_table.of(examples.store, say)["weight"].to_numpy(np.float32)
+        weight = quality_table.quality_of(examples.store, say)["weight"].to_numpy(np.float32)
         there = examples.rows >= 0
         columns["weight"] = np.where(there, weight[examples.rows], 0).sum(1) / there.sum(1)
     return replace(examples, columns=columns)
@@ -166,7 +168,7 @@ def summary(
 ) -> None:
     """Say what was found, what was refused and how even the split is; keep the split beside the run."""
     shares, warnings = split.stratification(index)
-    twice = buckets.duplicates(index)
+    twice = buckets.duplicate_files(index)
     lines = [f"{len(index):,} files, {index['object'].nunique():,} objects"]
     lines += (
         [f"{name}: {line}" for name, examples in data.items() for line in examples.report]

@@ -6,7 +6,7 @@ import numpy as np
 
 from data import split
 from data.light_curves.files import Reading
-from data.light_curves.packed import LightCurves, Packed, inventory, pack
+from data.light_curves.packed import LightCurves, Packed, list_light_curves, pack_light_curves
 from tasks.light_curve.config import Config
 from utils.mistake import Mistake
 
@@ -17,7 +17,7 @@ def read(config: Config, workers: int) -> Packed:
             "--data is missing: give a folder of light curves, a file, or a manifest (.txt, one path a line)"
         )
     reading = Reading(**{name: getattr(config, name) for name in Reading.__dataclass_fields__})
-    return pack(inventory(config.data), reading, config.store_dir, max(1, workers))
+    return pack_light_curves(list_light_curves(config.data), reading, config.store_dir, max(1, workers))
 
 
 def split_of(packed: Packed, config: Config) -> np.ndarray:

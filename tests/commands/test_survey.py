@@ -345,11 +345,11 @@ def test_a_shard_goes_on_at_the_part_where_it_was_killed(tmp_path, networks, mon
     # one fsync and one rename for settings.json and each part
     assert code(start("predict", *argv, die_at=2 + 2 * 4)) == -signal.SIGKILL
     assert len(list(folder_of(tmp_path / "S").glob("*.parts/*/*.npz"))) == 3
-    asked, real = [], parts.read
+    asked, real = [], parts.read_shares
     monkeypatch.setattr("data.parts.PART", 8)
     monkeypatch.setattr(
         parts,
-        "read",
+        "read_shares",
         lambda data, shares, *rest: real(data, (asked.extend(share) or share for share in shares), *rest),
     )
     run("predict", *argv)
@@ -445,8 +445,8 @@ def test_what_is_missing_or_damaged_is_named_and_predicted_again(predicted, netw
 def test_rows_that_are_lost_doubled_or_turned_are_found(predicted):
     out, folder, paths, argv = predicted
     path = folder / "000001.parquet"
-    rows, record = predictions.read(path, 1)
-    expected = proof.hashes(rows["path"])
+    rows, record = predictions.read_predictions(path, 1)
+    expected = proof.hashes_of_paths(rows["path"])
     for order, why in (
         ([*range(8), 7], "its 9 paths"),
         (range(7), "its 7 paths"),
@@ -454,22 +454,22 @@ def test_rows_that_are_lost_doubled_or_turned_are_found(predicted):
         ([1, 0, *range(2, 8)], "row 0 is not"),
     ):
         spoiled = rows.take(list(order))
-        predictions.write(path, spoiled, record | dict(files=len(spoiled)))
+        predictions.write_predictions(path, spoiled, record | dict(files=len(spoiled)))
         with pytest.raises(predictions.Damaged, match=why):
-            proof.check(*predictions.read(path, 1), expected, {})
-    proof.check(rows, record, expected, {})
+            proof.check_predictions(*predictions.read_predictions(path, 1), expected, {})
+    proof.check_predictions(rows, record, expected, {})
 
 
 def test_a_flipped_bit_is_never_believed(predicted):
     _, folder, _, _ = predicted
     path = folder / "000001.parquet"
-    good, content = predictions.read(path, 1), path.read_bytes()
+    good, content = predictions.read_predictions(path, 1), path.read_bytes()
     dice = random.Random(0)
     for _ in range(300):
         at = dice.randrange(len(content))
         path.write_bytes(content[:at] + bytes([content[at] ^ 1 << dice.randrange(8)]) + content[at + 1 :])
         try:
-            rows, record = predictions.read(path, 1)
+            rows, record = predictions.read_predictions(path, 1)
         except predictions.Damaged:
             continue
         # a bit that says nothing, such as the writer's name
@@ -479,9 +479,9 @@ def test_a_flipped_bit_is_never_believed(predicted):
 def test_a_second_time_is_free_and_another_plan_is_refused(predicted, monkeypatch, networks, capsys):
     out, folder, paths, argv = predicted
     for module, name in (
-        (listing, "walked"),
-        (shards, "cut"),
-        (shards.store, "pack"),
+        (listing, "walk_folders"),
+        (shards, "cut_between_objects"),
+        (shards.store, "pack_cutouts"),
         (survey, "predict_shard"),
     ):
         monkeypatch.setattr(module, name, None)  # whoever works now fails
@@ -529,8 +529,8 @@ def test_a_manifest_that_changed_is_refused_and_an_interrupted_plan_is_made_agai
     with monkeypatch.context() as patch:
         patch.setattr(
             shards,
-            "digest_of",
-            lambda text, real=shards.digest_of: real(text) if b"00002" not in text else 1 / 0,
+            "content_digest",
+            lambda text, real=shards.content_digest: real(text) if b"00002" not in text else 1 / 0,
         )
         with pytest.raises(ZeroDivisionError):
             run("plan", *argv)
@@ -642,12 +642,12 @@ def test_parts_and_ranks_share_all_shards(name, monkeypatch):
     for part, rank in itertools.product(range(3), range(2)):
         for variable, value in ((name, part), ("RANK", rank), ("WORLD_SIZE", 2)):
             monkeypatch.setenv(variable, str(value))
-        assert shards.share(20, -1, 3) == shards.share(20, part, 3)
-        taken += shards.share(20, -1, 3)
+        assert shards.share_of_shards(20, -1, 3) == shards.share_of_shards(20, part, 3)
+        taken += shards.share_of_shards(20, -1, 3)
     assert sorted(taken) == list(range(20))
     monkeypatch.setenv(name, "7")
     with pytest.raises(Mistake, match=rf"\${name} 7 of --parts 3: expected a part from 0 to 2"):
-        shards.share(20, -1, 3)
+        shards.share_of_shards(20, -1, 3)
 
 
 @pytest.mark.parametrize(

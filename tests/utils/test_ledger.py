@@ -1,11 +1,14 @@
 """The three numbers of an epoch, and that a run tells when it has not seen each example once."""
 
+import functools
+import operator
+
 import numpy as np
 import pytest
 
 import train
 from tests import toys
-from utils.ledger import Ledger, together
+from utils.ledger import Ledger, joined_ledger
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 1000, 2**31 + 5])
@@ -31,7 +34,19 @@ def test_what_is_lost_or_doubled_is_told(wrong):
         ledgers.append(Ledger())
         ledgers[-1].note(part)
     with pytest.raises(RuntimeError, match="epoch 2 has not seen each of the 100"):
-        together(ledger.numbers for ledger in ledgers).checked(100, 2)
+        joined_ledger(ledger.numbers for ledger in ledgers).checked(100, 2)
+
+
+def test_hashes_of_64_bits_add_as_unsigned_integers_do():
+    hashes = np.random.default_rng(0).integers(0, 2**64, 1000, dtype=np.uint64)
+    whole, parts = Ledger(), Ledger()
+    whole.note(hashes)
+    for part in np.array_split(hashes[::-1], [0, 1, 700]):  # the first one is empty
+        parts.note(part)
+    values = hashes.tolist()
+    assert whole == parts and whole.count == 1000
+    assert whole.sum == sum(values) % 2**64 and whole.xor == functools.reduce(operator.xor, values)
+    assert joined_ledger([whole.numbers, whole.numbers]).numbers == (2000, 2 * whole.sum % 2**64, 0)
 
 
 def test_each_epoch_of_a_run_is_logged(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from data.catalogues import galaxiesml
 from data.catalogues.galaxiesml import BANDS, OF_A_BAND, SCALARS, open_source
 from data.catalogues.resample import resampled
 from data.cutouts import source
-from data.cutouts.store import pack
+from data.cutouts.store import pack_cutouts
 from tests.conftest import ROOT
 from utils.mistake import Mistake
 
@@ -370,11 +370,15 @@ def test_packs_into_a_store_and_on_after_a_kill(real, tmp_path, monkeypatch):
 
     monkeypatch.setattr(galaxiesml.GalaxiesML, "read", killed_after_three)
     with pytest.raises(KeyboardInterrupt):
-        pack(opened.index, tmp_path / "store", opened.shape, 1, "d" * 32, lambda _: None, source=opened)
+        pack_cutouts(
+            opened.index, tmp_path / "store", opened.shape, 1, "d" * 32, lambda _: None, source=opened
+        )
     monkeypatch.undo()
     monkeypatch.setattr("data.cutouts.store.BLOCK_ROWS", 7)
     said = []
-    store = pack(opened.index, tmp_path / "store", opened.shape, 2, "d" * 32, said.append, source=opened)
+    store = pack_cutouts(
+        opened.index, tmp_path / "store", opened.shape, 2, "d" * 32, said.append, source=opened
+    )
     assert f"packing {115 - 3 * 7} of 115" in said[0]
     store.verify()
     assert np.asarray(store.pixels).tobytes() == pixels.tobytes() and store.good.all()

@@ -7,7 +7,7 @@ import pytest
 from astropy.io import fits
 
 from data.catalogues.hst import open_source
-from data.catalogues.masked import filled
+from data.catalogues.masked import filled_pixels
 from data.cutouts.metadata import typed, validate
 from data.cutouts.source import open_source as from_recipe
 from utils.mistake import Mistake
@@ -177,10 +177,10 @@ def test_holes_are_filled_from_their_rims():
     image, mask = np.full((9, 9), 3.0, "f4"), np.zeros((9, 9), bool)
     mask[2:8, 1:7] = mask[0, 0] = True
     image[mask] = np.nan
-    assert np.array_equal(filled(image, mask), np.full((9, 9), 3.0))
+    assert np.array_equal(filled_pixels(image, mask), np.full((9, 9), 3.0))
     image, mask = np.arange(25, dtype="f4").reshape(5, 5), np.zeros((5, 5), bool)
     mask[2, 2] = True
-    assert filled(image, mask)[2, 2] == 12 and image[2, 2] == 12
+    assert filled_pixels(image, mask)[2, 2] == 12 and image[2, 2] == 12
 
 
 def test_two_chips_and_versions(tmp_path):

@@ -11,7 +11,7 @@ from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from data.catalogues.sky import Place, degrees, place
+from data.catalogues.sky import Place, angle_degrees, place_on_sky
 
 TAN = {
     "CTYPE1": "RA---TAN",
@@ -78,7 +78,7 @@ def header_of(cards):
 @pytest.mark.parametrize("form", FORMS)
 def test_centre_and_scale_are_those_of_astropy(form):
     header = header_of(FORMS[form])
-    found = place(SHAPE, header)
+    found = place_on_sky(SHAPE, header)
     wcs = WCS(header)
     expected = np.array(wcs.all_pix2world(49, 29.5, 0))
     if form == "dec_first":
@@ -97,7 +97,7 @@ def test_centre_and_scale_are_those_of_astropy(form):
 
 def test_scale_of_pixels_that_are_not_square():
     """NICMOS 2: 0.0757 x 0.0750 arcsec."""
-    found = place(
+    found = place_on_sky(
         (256, 256),
         header_of(TAN | {"CD1_1": 0.0, "CD1_2": 0.0750 / 3600, "CD2_1": 0.0757 / 3600, "CD2_2": 0.0}),
     )
@@ -124,7 +124,7 @@ def test_other_frames_become_icrs():
         (galactic, SkyCoord(30, 60, unit="deg", frame="galactic")),
         (b1950, SkyCoord(150.1, 2.2, unit="deg", frame="fk4", equinox="B1950")),
     ):
-        found = place(SHAPE, header)
+        found = place_on_sky(SHAPE, header)
         assert SkyCoord(found.ra, found.dec, unit="deg").separation(point.icrs).arcsec < 0.01
 
 
@@ -132,13 +132,13 @@ def test_other_frames_become_icrs():
 def test_crop_and_resampling_move_the_centre_and_scale_the_pixels(size):
     image_size, crop = size
     header = header_of(FORMS["cd"])
-    found = place(SHAPE, header, image_size=image_size, crop=crop)
+    found = place_on_sky(SHAPE, header, image_size=image_size, crop=crop)
     top, left = ((SHAPE[0] - crop) // 2, (SHAPE[1] - crop) // 2) if crop else (0, 0)
     height, width = (crop, crop) if crop else SHAPE
     expected = WCS(header).all_pix2world(left + (width - 1) / 2, top + (height - 1) / 2, 0)
     assert (found.ra, found.dec) == pytest.approx(tuple(map(float, expected)), abs=1e-12)
     factor = (height / image_size, width / image_size) if image_size else (1, 1)
-    whole = place(SHAPE, header)
+    whole = place_on_sky(SHAPE, header)
     assert found.scale_x == pytest.approx(whole.scale_x * factor[1]) and found.scale_y == pytest.approx(
         whole.scale_y * factor[0]
     )
@@ -177,7 +177,7 @@ MISSING = {
 @pytest.mark.parametrize("form", MISSING)
 def test_what_is_not_said_is_missing_and_never_zero(form):
     begin = time.perf_counter()
-    found = place(SHAPE, header_of(MISSING[form]))
+    found = place_on_sky(SHAPE, header_of(MISSING[form]))
     assert all(map(math.isnan, found)), found
     assert time.perf_counter() - begin < 5  # of a polynomial that would fill the memory, not of speed
 
@@ -189,17 +189,17 @@ def test_many_axes_and_tables_do_no_harm():
         "PS3_0": "x",
         "CTYPE1A": "RA---TAN",
     }
-    assert place(SHAPE, header_of(many | FORMS["cd"])) == place(SHAPE, header_of(FORMS["cd"]))
+    assert place_on_sky(SHAPE, header_of(many | FORMS["cd"])) == place_on_sky(SHAPE, header_of(FORMS["cd"]))
 
 
 def test_cards_serve_where_there_is_no_wcs():
     primary = header_of({"RA_TARG": 246.94, "DEC_TARG": -0.9, "D001SCAL": 0.05})
-    assert place(SHAPE, fits.Header(), primary) == Place(246.94, -0.9, 0.05, 0.05, 0.05)
-    found = place(SHAPE, header_of(FORMS["cd"]), primary)  # which names the target, not the centre
-    assert found == place(SHAPE, header_of(FORMS["cd"]))
-    sexagesimal = place(SHAPE, header_of({"RA": "07:53:46.2", "DEC": "-34 16 33"}))
+    assert place_on_sky(SHAPE, fits.Header(), primary) == Place(246.94, -0.9, 0.05, 0.05, 0.05)
+    found = place_on_sky(SHAPE, header_of(FORMS["cd"]), primary)  # which names the target, not the centre
+    assert found == place_on_sky(SHAPE, header_of(FORMS["cd"]))
+    sexagesimal = place_on_sky(SHAPE, header_of({"RA": "07:53:46.2", "DEC": "-34 16 33"}))
     assert (sexagesimal.ra, sexagesimal.dec) == pytest.approx((118.4425, -34.27583333))
-    assert degrees("12h00m36s", 15) == pytest.approx(180.15)
+    assert angle_degrees("12h00m36s", 15) == pytest.approx(180.15)
 
 
 def test_real_files(shared_data):
@@ -209,7 +209,7 @@ def test_real_files(shared_data):
         with fits.open(path) as hdus:
             for hdu in hdus:
                 if hdu.is_image and hdu.shape and (wcs := WCS(hdu.header, naxis=2)).has_celestial:
-                    found = place(hdu.shape, hdu.header)
+                    found = place_on_sky(hdu.shape, hdu.header)
                     ra, dec = wcs.all_pix2world((hdu.shape[-1] - 1) / 2, (hdu.shape[-2] - 1) / 2, 0)
                     assert np.hypot((found.ra - ra) * np.cos(np.radians(dec)), found.dec - dec) * 3600 < 0.01
                     assert found.pixel_scale == pytest.approx(

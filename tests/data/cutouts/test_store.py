@@ -32,11 +32,11 @@ from utils.mistake import Mistake
 PACK = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from data import buckets, store
+from data.cutouts import buckets, store
 from utils.mistake import Mistake
 store.BLOCK_ROWS = 8
 try:
-    store.pack(buckets.images_inventory(sys.argv[2]), sys.argv[3], workers=int(sys.argv[4]))
+    store.pack_cutouts(buckets.inventory_of_images(sys.argv[2]), sys.argv[3], workers=int(sys.argv[4]))
 except Mistake as mistake:
     sys.exit(str(mistake))
 """
@@ -108,10 +108,10 @@ def write_bad(folder):
 def test_what_is_packed_is_what_was_written(tmp_path, monkeypatch, workers):
     monkeypatch.setattr(store, "BLOCK_ROWS", 16)
     pixels = write_cutouts(tmp_path / "in", 50)
-    inventory = buckets.inventory({"slsim_lenses": tmp_path / "in"})
+    inventory = buckets.inventory_of_buckets({"slsim_lenses": tmp_path / "in"})
     order = np.argsort([f"{number // 5:08d}{'girzy'[number % 5]}" for number in range(50)])
     lines = []
-    packed = store.pack(inventory, tmp_path / "out", workers=workers, say=lines.append)
+    packed = store.pack_cutouts(inventory, tmp_path / "out", workers=workers, say=lines.append)
     assert lines == [f"packing 50 of 50 files into {tmp_path / 'out'}"]
     np.testing.assert_array_equal(packed.pixels, pixels[order])
     assert packed.pixels.dtype == np.float32 and not packed.pixels.flags.writeable
@@ -134,7 +134,9 @@ def test_another_geometry(tmp_path):
     (tmp_path / "in").mkdir()
     image = np.arange(12.0).reshape(3, 4)
     (tmp_path / "in/a_g.fits").write_bytes(image_file(image))
-    packed = store.pack(buckets.images_inventory(tmp_path / "in"), tmp_path / "out", (3, 4), say=quiet)
+    packed = store.pack_cutouts(
+        buckets.inventory_of_images(tmp_path / "in"), tmp_path / "out", (3, 4), say=quiet
+    )
     np.testing.assert_array_equal(packed.pixels, image[None])
 
 
@@ -145,8 +147,8 @@ def test_bad_files_are_named_with_a_reason_and_the_others_packed(tmp_path):
     shutil.copy(tmp_path / "in/D1_L_00000000_g.fits", tmp_path / "in/again_r.fits")
     (tmp_path / "in/more").mkdir()
     shutil.copy(tmp_path / "in/D1_L_00000000_g.fits", tmp_path / "in/more/D1_L_00000000_g.fits")
-    inventory = buckets.inventory({"slsim_lenses": tmp_path / "in"})
-    packed = store.pack(inventory, tmp_path / "out", say=quiet)
+    inventory = buckets.inventory_of_buckets({"slsim_lenses": tmp_path / "in"})
+    packed = store.pack_cutouts(inventory, tmp_path / "out", say=quiet)
     assert len(packed.index) == 5 + len(BAD) + 2 == len(packed.pixels)
     reasons = {
         os.path.basename(path): reason
@@ -161,7 +163,7 @@ def test_bad_files_are_named_with_a_reason_and_the_others_packed(tmp_path):
     assert not packed.pixels[~packed.good].any()
     assert packed.manifest["quarantined"] == len(BAD) and packed.manifest["good"] == 7
     np.testing.assert_array_equal(packed.pixels[packed.index["object"] == "D1_L_00000000"][0], pixels[0])
-    assert len(buckets.duplicates(packed.index)) == 2
+    assert len(buckets.duplicate_files(packed.index)) == 2
     assert (
         packed.summary()[0].endswith("7 of them quarantined (quarantine.csv)")
         and packed.summary()[-1] == "  and 4 more"
@@ -170,25 +172,25 @@ def test_bad_files_are_named_with_a_reason_and_the_others_packed(tmp_path):
 
 def test_a_second_use_is_free_and_a_change_is_noticed(tmp_path, monkeypatch):
     write_cutouts(tmp_path / "in", 10)
-    inventory = buckets.images_inventory(tmp_path / "in")
+    inventory = buckets.inventory_of_images(tmp_path / "in")
     first = store.store_directory(tmp_path / "out", inventory)
     assert first.parent == tmp_path / "out" and store.store_directory(tmp_path / "out", inventory) == first
-    store.pack(inventory, first, say=quiet)
+    store.pack_cutouts(inventory, first, say=quiet)
 
     monkeypatch.chdir(tmp_path)
-    relative = buckets.images_inventory("in")
+    relative = buckets.inventory_of_images("in")
     with monkeypatch.context() as patch:
         patch.setattr(store, "_pack", None)  # whoever packs now fails
-        again = store.pack(relative, store.store_directory("out", relative), say=quiet)
+        again = store.pack_cutouts(relative, store.store_directory("out", relative), say=quiet)
     assert again.index["path"][0] == "in/D1_L_00000000_g.fits"  # spelled as this caller found it
 
     changed = {}
     os.utime(tmp_path / "in/D1_L_00000001_g.fits", ns=(1, 1))
     changed["time"] = store.store_directory(tmp_path / "out", inventory)
     write_cutouts(tmp_path / "in", 11)
-    changed["files"] = store.store_directory(tmp_path / "out", buckets.images_inventory(tmp_path / "in"))
+    changed["files"] = store.store_directory(tmp_path / "out", buckets.inventory_of_images(tmp_path / "in"))
     changed["label"] = store.store_directory(
-        tmp_path / "out", buckets.inventory({"hsc_lenses": tmp_path / "in"})
+        tmp_path / "out", buckets.inventory_of_buckets({"hsc_lenses": tmp_path / "in"})
     )
     changed["shape"] = store.store_directory(tmp_path / "out", inventory, (40, 40))
     assert len({first, *changed.values()}) == 5
@@ -196,10 +198,10 @@ def test_a_second_use_is_free_and_a_change_is_noticed(tmp_path, monkeypatch):
 
 def test_a_store_in_a_fixed_place_is_packed_anew_when_its_files_change(tmp_path):
     write_cutouts(tmp_path / "in", 5)
-    old = store.pack(buckets.images_inventory(tmp_path / "in"), tmp_path / "out", say=quiet)
+    old = store.pack_cutouts(buckets.inventory_of_images(tmp_path / "in"), tmp_path / "out", say=quiet)
     before = np.array(old.pixels)
     write_cutouts(tmp_path / "in", 7, seed=1)
-    new = store.pack(buckets.images_inventory(tmp_path / "in"), tmp_path / "out", say=quiet)
+    new = store.pack_cutouts(buckets.inventory_of_images(tmp_path / "in"), tmp_path / "out", say=quiet)
     assert len(new.pixels) == 7
     new.verify()
     np.testing.assert_array_equal(old.pixels, before)  # a run that still maps the old one is not disturbed
@@ -324,7 +326,8 @@ def test_a_packing_process_minds_no_signal_of_the_scheduler(tmp_path):
         [
             sys.executable,
             "-c",
-            f"import sys; sys.path.insert(0, {str(ROOT)!r}); from data.cutouts.blocks import serve; serve()",
+            f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
+            "from data.workers import serve; serve('data.cutouts.blocks', 'pack_block')",
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -342,7 +345,7 @@ def test_a_packing_process_minds_no_signal_of_the_scheduler(tmp_path):
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     write_cutouts(tmp_path / "in", 20)
-    inventory = buckets.images_inventory(tmp_path / "in")
+    inventory = buckets.inventory_of_images(tmp_path / "in")
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6 - 1000, 1000))
         with pytest.raises(
@@ -350,18 +353,18 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
             match="out' has 1,000 bytes free, the store needs 134,480 more: "
             "make room or choose another folder",
         ):
-            store.pack(inventory, tmp_path / "out", say=quiet)
+            store.pack_cutouts(inventory, tmp_path / "out", say=quiet)
 
     def no_space(_):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(blocks.os, "fsync", no_space)
+        patch.setattr(os, "fsync", no_space)
         with pytest.raises(
             Mistake, match="out' is full .No space left on device.: the store needs 134,480 bytes"
         ):
-            store.pack(inventory, tmp_path / "out", say=quiet)
-    store.pack(inventory, tmp_path / "out", say=quiet).verify()
+            store.pack_cutouts(inventory, tmp_path / "out", say=quiet)
+    store.pack_cutouts(inventory, tmp_path / "out", say=quiet).verify()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -386,7 +389,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     write_cutouts(tmp_path / "in", 1)
     (tmp_path / "file").touch()
     with pytest.raises(Mistake, match="cannot write the store into .*: .*; choose another folder"):
-        store.pack(buckets.images_inventory(tmp_path / "in"), tmp_path / "file" / "out", say=quiet)
+        store.pack_cutouts(buckets.inventory_of_images(tmp_path / "in"), tmp_path / "file" / "out", say=quiet)
 
 
 def test_nothing_readable_is_a_mistake_with_the_first_reasons(tmp_path):
@@ -398,7 +401,7 @@ def test_nothing_readable_is_a_mistake_with_the_first_reasons(tmp_path):
             match="none of 7 files can be used: .*a_truncated_g.fits: truncated.*; "
             ".*b_empty_g.fits: empty.*41x41",
         ):
-            store.pack(buckets.images_inventory(tmp_path / "in"), tmp_path / "out", say=quiet)
+            store.pack_cutouts(buckets.inventory_of_images(tmp_path / "in"), tmp_path / "out", say=quiet)
 
 
 def test_trouble_of_the_machine_is_not_blamed_on_the_files(tmp_path, monkeypatch):
@@ -410,14 +413,16 @@ def test_trouble_of_the_machine_is_not_blamed_on_the_files(tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(blocks, "read_cutouts", stale)
         with pytest.raises(OSError, match="Stale file handle"):
-            store.pack(buckets.images_inventory(tmp_path / "in"), tmp_path / "out", say=quiet)
-    assert store.pack(buckets.images_inventory(tmp_path / "in"), tmp_path / "out", say=quiet).good.all()
+            store.pack_cutouts(buckets.inventory_of_images(tmp_path / "in"), tmp_path / "out", say=quiet)
+    assert store.pack_cutouts(
+        buckets.inventory_of_images(tmp_path / "in"), tmp_path / "out", say=quiet
+    ).good.all()
 
 
 def test_damage_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "BLOCK_ROWS", 4)
     write_cutouts(tmp_path / "in", 10)
-    store.pack(buckets.images_inventory(tmp_path / "in"), tmp_path / "out", say=quiet)
+    store.pack_cutouts(buckets.inventory_of_images(tmp_path / "in"), tmp_path / "out", say=quiet)
     good = content(tmp_path / "out")
 
     def spoiled(name, spoil):
@@ -445,7 +450,7 @@ def test_damage_is_noticed(tmp_path, monkeypatch):
 
 def test_a_store_travels_to_another_process_without_its_pixels(tmp_path):
     write_cutouts(tmp_path / "in", 40)
-    packed = store.pack(buckets.images_inventory(tmp_path / "in"), tmp_path / "out", say=quiet)
+    packed = store.pack_cutouts(buckets.inventory_of_images(tmp_path / "in"), tmp_path / "out", say=quiet)
     assert packed.pixels is packed.pixels
     sent = pickle.dumps(packed)
     assert len(sent) < 40000
@@ -453,8 +458,8 @@ def test_a_store_travels_to_another_process_without_its_pixels(tmp_path):
 
 
 def test_real_files_are_packed_beside_their_bad_ones(tmp_path, shared_data):
-    inventory = buckets.images_inventory(shared_data("lens/hsc_stars"))
-    packed = store.pack(inventory, tmp_path / "out", (25, 25), say=quiet)
+    inventory = buckets.inventory_of_images(shared_data("lens/hsc_stars"))
+    packed = store.pack_cutouts(inventory, tmp_path / "out", (25, 25), say=quiet)
     assert packed.good.sum() == 7 and set(packed.index.loc[~packed.good, "reason"]) == {
         "wrong geometry: HDU 1 is 24x25, expected 25x25",
         "wrong geometry: HDU 1 is 25x24, expected 25x25",
@@ -467,7 +472,7 @@ def test_a_flipped_bit_is_met_when_its_block_is_first_read(tmp_path, monkeypatch
     """Any bit of any pixel; CRC-32 catches every single one by construction, this checks that it is asked."""
     write_cutouts(tmp_path / "in", 40)
     monkeypatch.setattr(store, "BLOCK_ROWS", 8)
-    packed = store.pack(buckets.images_inventory(tmp_path / "in"), tmp_path / "out", say=quiet)
+    packed = store.pack_cutouts(buckets.inventory_of_images(tmp_path / "in"), tmp_path / "out", say=quiet)
     directory, expected = packed.directory, np.array(packed.pixels)
     whole, generator, rows = (directory / "pixels.npy").read_bytes(), np.random.default_rng(1), np.arange(40)
     for _ in range(60):
@@ -497,7 +502,9 @@ def test_a_flipped_bit_is_met_when_its_block_is_first_read(tmp_path, monkeypatch
 def test_damage_that_a_reading_process_meets_is_one_line(tmp_path):
     """torch retells an exception of a worker with its whole traceback."""
     write_cutouts(tmp_path / "in", 10)
-    directory = store.pack(buckets.images_inventory(tmp_path / "in"), tmp_path / "out", say=quiet).directory
+    directory = store.pack_cutouts(
+        buckets.inventory_of_images(tmp_path / "in"), tmp_path / "out", say=quiet
+    ).directory
     with open(directory / "pixels.npy", "r+b") as file:
         file.seek(-5, os.SEEK_END)
         file.write(b"?")
@@ -505,5 +512,5 @@ def test_damage_that_a_reading_process_meets_is_one_line(tmp_path):
     with pytest.raises(
         Mistake, match=r"^the store .* differ from their checksum; remove the folder .*$"
     ) as caught:
-        list(order.read(data, [np.arange(len(data))], 1, torch.device("cpu")))
+        list(order.read_shares(data, [np.arange(len(data))], 1, torch.device("cpu")))
     assert "\n" not in str(caught.value)

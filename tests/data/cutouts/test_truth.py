@@ -13,7 +13,7 @@ from utils.mistake import Mistake
 
 @pytest.fixture(scope="module")
 def table(challenge):
-    return parameters.read(
+    return parameters.read_truth(
         [str(path) for bucket in challenge.iterdir() if bucket.is_dir() for path in bucket.glob("*_g.fits")]
     )
 
@@ -26,7 +26,7 @@ def test_every_object_of_the_folders_has_a_row(challenge, table):
 def test_components_are_those_of_the_table(challenge, table):
     theirs = Table.read(challenge / "slsim_lenses" / "parameters.fits")
     row = theirs[3]
-    found = parameters.components(
+    found = parameters.truth_components(
         table, np.array([row["Lens ID"], "D1_N_00000001", "nobody"], dtype=object), ("Rein", "ell_m", "zsrc")
     )
     angle = 2 * np.deg2rad(row["ell_m_PA"])
@@ -40,12 +40,14 @@ def test_components_are_those_of_the_table(challenge, table):
 
 def test_what_the_challenge_fills_in_is_not_known():
     table = pd.DataFrame(dict(object=["a", "b", "c"], Rein=[1.0, -999.0, -99.0], zlens=[0.5, 0.6, np.nan]))
-    found = parameters.components(table, np.array(["a", "b", "c"], dtype=object), ("Rein", "zlens", "zsrc"))
+    found = parameters.truth_components(
+        table, np.array(["a", "b", "c"], dtype=object), ("Rein", "zlens", "zsrc")
+    )
     assert np.isfinite(found).tolist() == [[True, True, False], [False, True, False], [False, False, False]]
 
 
 def test_metadata_are_those_of_lenses_and_others(challenge, table):
-    known = metadata.typed(parameters.metadata(table)).set_index("object")
+    known = metadata.typed(parameters.truth_metadata(table)).set_index("object")
     lens, other = (
         Table.read(challenge / f"hsc_{kind}" / "parameters.fits")[0] for kind in ("lenses", "nonlenses")
     )
@@ -65,7 +67,7 @@ def test_an_id_that_is_there_twice_is_nobodys(tmp_path):
         Table({"Lens ID": ["x", "y" + folder], "Rein": [1.0, 2.0]}).write(
             tmp_path / folder / "parameters.fits"
         )
-    table = parameters.read([str(tmp_path / folder / "1_g.fits") for folder in ("a", "b", "without")])
+    table = parameters.read_truth([str(tmp_path / folder / "1_g.fits") for folder in ("a", "b", "without")])
     assert table["object"].tolist() == ["ya", "yb"]
 
 
@@ -76,24 +78,24 @@ def test_a_damaged_table_is_one_line(tmp_path, content):
     else:
         (tmp_path / "parameters.fits").write_bytes(content)
     with pytest.raises(Mistake, match="is not the challenge's table of parameters") as caught:
-        parameters.read([str(tmp_path / "1_g.fits")])
+        parameters.read_truth([str(tmp_path / "1_g.fits")])
     assert "\n" not in str(caught.value)
 
 
 def test_without_tables_nothing_is_known(tmp_path):
-    table = parameters.read([str(tmp_path / "1_g.fits")])
+    table = parameters.read_truth([str(tmp_path / "1_g.fits")])
     assert (
         not len(table)
-        and np.isnan(parameters.components(table, np.array(["x"], dtype=object), ("Rein",))).all()
+        and np.isnan(parameters.truth_components(table, np.array(["x"], dtype=object), ("Rein",))).all()
     )
-    assert not len(metadata.typed(parameters.metadata(table)))
+    assert not len(metadata.typed(parameters.truth_metadata(table)))
 
 
 def test_a_store_that_was_packed_elsewhere_still_knows_them(challenge, table, tmp_path, monkeypatch):
     monkeypatch.chdir(challenge)
-    inventory = buckets.inventory({"slsim_lenses": "slsim_lenses"})
+    inventory = buckets.inventory_of_buckets({"slsim_lenses": "slsim_lenses"})
     assert not inventory["path"].map(os.path.isabs).any()
-    store.pack(inventory, tmp_path / "store", say=lambda line: None)
+    store.pack_cutouts(inventory, tmp_path / "store", say=lambda line: None)
     monkeypatch.chdir(tmp_path)
-    found = parameters.read(store.open_store("store").index["path"])
+    found = parameters.read_truth(store.open_store("store").index["path"])
     assert len(found) and set(found["object"]) <= set(table["object"])

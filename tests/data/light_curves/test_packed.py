@@ -17,7 +17,7 @@ from astropy.io import fits
 
 from data.light_curves import packed as light_curves
 from data.light_curves.files import Reading, read_light_curves
-from data.light_curves.packed import FIELDS, LightCurves, inventory, open_packed, pack
+from data.light_curves.packed import FIELDS, LightCurves, list_light_curves, open_packed, pack_light_curves
 from tests.data.light_curves.test_files import rates, srctool, table, written
 from tests.conftest import ROOT
 from utils.mistake import Mistake
@@ -52,8 +52,8 @@ def same(one, other):
 
 
 def test_what_is_packed_is_what_is_read(folder, tmp_path, small_blocks):
-    paths = inventory(str(folder))
-    packed = pack(paths, Reading(), tmp_path / "store")
+    paths = list_light_curves(str(folder))
+    packed = pack_light_curves(paths, Reading(), tmp_path / "store")
     assert (
         packed.curves["path"].tolist() == paths
         and packed.good.all()
@@ -73,10 +73,10 @@ def test_what_is_packed_is_what_is_read(folder, tmp_path, small_blocks):
 
 
 def test_a_second_use_reads_nothing(folder, tmp_path, monkeypatch):
-    paths = inventory(str(folder))
-    first = pack(paths, Reading(), tmp_path / "store")
+    paths = list_light_curves(str(folder))
+    first = pack_light_curves(paths, Reading(), tmp_path / "store")
     monkeypatch.setattr(light_curves, "find_light_curves", None)
-    second = pack(paths, Reading(), tmp_path / "store")
+    second = pack_light_curves(paths, Reading(), tmp_path / "store")
     same(first, second)
     assert sorted(os.listdir(second.directory)) == sorted(
         [*(f"{name}.npy" for name in FIELDS), "curves.parquet", "lock", "manifest.json", "quarantine.csv"]
@@ -84,10 +84,10 @@ def test_a_second_use_reads_nothing(folder, tmp_path, monkeypatch):
 
 
 def test_processes_make_the_same(folder, tmp_path, small_blocks):
-    paths = inventory(str(folder))
+    paths = list_light_curves(str(folder))
     same(
-        pack(paths, Reading(), tmp_path / "one", workers=1),
-        pack(paths, Reading(), tmp_path / "two", workers=2),
+        pack_light_curves(paths, Reading(), tmp_path / "one", workers=1),
+        pack_light_curves(paths, Reading(), tmp_path / "two", workers=2),
     )
 
 
@@ -95,16 +95,16 @@ def interrupted(paths, store, monkeypatch, blocks: int):
     """Packs until so many blocks are there."""
     read_block, done = light_curves._read_block, []
 
-    def stop(*job):
+    def stop(**job):
         if len(done) == blocks:
             raise KeyboardInterrupt
         done.append(job)
-        return read_block(*job)
+        read_block(**job)
 
     with monkeypatch.context() as patch:
         patch.setattr(light_curves, "_read_block", stop)
         with pytest.raises(KeyboardInterrupt):
-            pack(paths, Reading(), store)
+            pack_light_curves(paths, Reading(), store)
     return sorted(Path(store).glob("*/partial_*/block_*.npz"))
 
 
@@ -118,20 +118,20 @@ def counted(monkeypatch) -> list[str]:
 
 
 def test_a_killed_pack_goes_on_where_it_was(folder, tmp_path, small_blocks, monkeypatch):
-    paths = inventory(str(folder))
-    whole = pack(paths, Reading(), tmp_path / "whole")
+    paths = list_light_curves(str(folder))
+    whole = pack_light_curves(paths, Reading(), tmp_path / "whole")
     blocks = interrupted(paths, tmp_path / "store", monkeypatch, blocks=2)
     assert len(blocks) == 2
     (blocks[0].parent / ".block_0000003.npz.1.tmp").write_bytes(b"half")  # what a kill leaves of a block
     seen = counted(monkeypatch)
-    same(whole, pack(paths, Reading(), tmp_path / "store"))
+    same(whole, pack_light_curves(paths, Reading(), tmp_path / "store"))
     assert seen == paths[4:] and not list((tmp_path / "store").glob("*/partial_*"))
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "empty"])
 def test_a_corrupted_block_is_read_again(folder, tmp_path, small_blocks, monkeypatch, damage):
-    paths = inventory(str(folder))
-    whole = pack(paths, Reading(), tmp_path / "whole")
+    paths = list_light_curves(str(folder))
+    whole = pack_light_curves(paths, Reading(), tmp_path / "whole")
     blocks = interrupted(paths, tmp_path / "store", monkeypatch, blocks=3)
     content = bytearray(blocks[1].read_bytes())
     if damage == "bit":
@@ -139,7 +139,7 @@ def test_a_corrupted_block_is_read_again(folder, tmp_path, small_blocks, monkeyp
         content[place + 3] ^= 1
     blocks[1].write_bytes({"cut": content[: len(content) // 2], "bit": content, "empty": b""}[damage])
     seen = counted(monkeypatch)
-    same(whole, pack(paths, Reading(), tmp_path / "store"))
+    same(whole, pack_light_curves(paths, Reading(), tmp_path / "store"))
     assert seen == paths[2:4] + paths[6:]
 
 
@@ -166,27 +166,34 @@ def test_workers_end_with_a_killed_parent_and_its_blocks_stay(folder, tmp_path, 
     def blocks():
         return list((tmp_path / "store").glob("*/partial_2/block_*.npz"))
 
-    script = tmp_path / "packing.py"
-    script.write_text(f"""
-import os, sys, time
-sys.path.insert(0, {str(ROOT)!r})
-from data import light_curves
-from data.light_curve_files import Reading
-read_block = light_curves._read_block
-def slow(*job):
-    os.write(1, b'%d\\n' % os.getpid())          # at once: two workers' lines must not mix
-    time.sleep(60 if "0000003" in str(job[0]) or "0000004" in str(job[0]) else 0)
-    return read_block(*job)
-light_curves._read_block, light_curves.BLOCK_FILES = slow, 2
-if __name__ == "__main__":
-    files = light_curves.inventory({str(folder)!r})
-    light_curves.pack(files, Reading(), {str(tmp_path / "store")!r}, workers=2)
+    (tmp_path / "slowly.py").write_text(f"""
+import os, time
+from data.light_curves.packed import _read_block
+def read_block(block, **job):
+    with open({str(tmp_path / "pids")!r}, "a") as file:
+        print(os.getpid(), file=file)
+    time.sleep(60 if "0000003" in block or "0000004" in block else 0)
+    _read_block(block, **job)
 """)
+    script = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from data.light_curves import packed as light_curves
+from data.light_curves.files import Reading
+import slowly
+light_curves._read_block, light_curves.BLOCK_FILES = slowly.read_block, 2
+files = light_curves.list_light_curves({str(folder)!r})
+light_curves.pack_light_curves(files, Reading(), {str(tmp_path / "store")!r}, workers=2)
+"""
     process = subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", script],
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
     )
+    pids = tmp_path / "pids"
     try:
-        workers = {int(process.stdout.readline()) for _ in range(5)}
+        assert eventually(lambda: pids.exists() and len(pids.read_text().split()) == 5)
+        workers = set(map(int, pids.read_text().split()))
         assert eventually(lambda: len(blocks()) == 3) and len(workers) == 2 and process.pid not in workers
         for worker in workers:
             os.kill(worker, signal.SIGTERM)  # a scheduler signals all processes; they leave it to the parent
@@ -197,23 +204,26 @@ if __name__ == "__main__":
         process.communicate()
     assert eventually(lambda: not any(map(alive, workers)))
     assert len(blocks()) == 3
-    whole = pack(inventory(str(folder)), Reading(), tmp_path / "whole")
+    whole = pack_light_curves(list_light_curves(str(folder)), Reading(), tmp_path / "whole")
     monkeypatch.setattr(light_curves, "BLOCK_FILES", 2)
     seen = counted(monkeypatch)
-    same(whole, pack(inventory(str(folder)), Reading(), tmp_path / "store"))
+    same(whole, pack_light_curves(list_light_curves(str(folder)), Reading(), tmp_path / "store"))
     assert len(seen) == 3
 
 
 def test_a_changed_file_or_reading_is_read_anew(folder, tmp_path, monkeypatch):
-    paths = inventory(str(folder))
-    first = pack(paths, Reading(), tmp_path / "store")
+    paths = list_light_curves(str(folder))
+    first = pack_light_curves(paths, Reading(), tmp_path / "store")
     seen = counted(monkeypatch)
     os.utime(paths[2], (1, 1))
-    second = pack(paths, Reading(), tmp_path / "store")
+    second = pack_light_curves(paths, Reading(), tmp_path / "store")
     assert seen == paths and second.directory != first.directory
     same(first, second)
-    assert pack(paths, Reading(min_fracexp=0.5), tmp_path / "store").points.sum() < first.points.sum()
-    assert pack(paths[1:], Reading(), tmp_path / "store").curves["path"].tolist() == paths[1:]
+    assert (
+        pack_light_curves(paths, Reading(min_fracexp=0.5), tmp_path / "store").points.sum()
+        < first.points.sum()
+    )
+    assert pack_light_curves(paths[1:], Reading(), tmp_path / "store").curves["path"].tolist() == paths[1:]
 
 
 def test_bad_files_are_quarantined_with_their_reasons(folder, tmp_path, small_blocks):
@@ -227,8 +237,8 @@ def test_bad_files_are_quarantined_with_their_reasons(folder, tmp_path, small_bl
     written(folder / "one_band.fits", srctool(5, bands=1))
     (folder / "broken.fits").symlink_to(folder / "nowhere.fits")
     (folder / "table.csv").write_text("Num,Type\n1,ab\n")
-    paths = inventory(str(folder))
-    packed = pack(paths, Reading(), tmp_path / "store")
+    paths = list_light_curves(str(folder))
+    packed = pack_light_curves(paths, Reading(), tmp_path / "store")
     assert packed.good.sum() == 10 and packed.curves["path"].tolist() == paths
     reasons = {
         Path(path).name: reason
@@ -255,7 +265,7 @@ def test_bad_files_are_quarantined_with_their_reasons(folder, tmp_path, small_bl
 
 def test_a_source_without_a_point_is_quarantined_too(tmp_path):
     (tmp_path / "a.csv").write_text("time,mag,magerr,band,id\n1,20,0.1,g,A\n1,-999,0.1,g,B\n2,20,0.1,g,C\n")
-    packed = pack([str(tmp_path / "a.csv")], Reading(), tmp_path / "store")
+    packed = pack_light_curves([str(tmp_path / "a.csv")], Reading(), tmp_path / "store")
     assert packed.curves["source"].tolist() == ["A", "C", "B"] and packed.good.tolist() == [True, True, False]
     assert packed.curves["reason"][2] == "no point left of this source" and packed.bands == ("g",)
 
@@ -264,16 +274,16 @@ def test_nothing_readable_is_a_mistake(tmp_path):
     (tmp_path / "a.fits").write_bytes(b"no")
     for _ in range(2):
         with pytest.raises(Mistake, match="none of 1 files can be used: .*a.fits: not a FITS file"):
-            pack([str(tmp_path / "a.fits")], Reading(), tmp_path / "store")
+            pack_light_curves([str(tmp_path / "a.fits")], Reading(), tmp_path / "store")
     with pytest.raises(Mistake, match="no files"):
-        pack([], Reading(), tmp_path / "store")
+        pack_light_curves([], Reading(), tmp_path / "store")
     (tmp_path / "file").write_text("")
     with pytest.raises(Mistake, match="cannot write"):
-        pack([str(tmp_path / "a.fits")], Reading(), tmp_path / "file")
+        pack_light_curves([str(tmp_path / "a.fits")], Reading(), tmp_path / "file")
 
 
 def test_a_damaged_pack_says_so(folder, tmp_path):
-    packed = pack(inventory(str(folder)), Reading(), tmp_path / "store")
+    packed = pack_light_curves(list_light_curves(str(folder)), Reading(), tmp_path / "store")
     for name in ("curves.parquet", "rate.npy", "observed.npy", "manifest.json"):
         copy = tmp_path / name
         shutil.copytree(packed.directory, copy)
@@ -290,16 +300,16 @@ def test_a_damaged_pack_says_so(folder, tmp_path):
 
 
 def test_inventory(folder, tmp_path):
-    names = [Path(path).name for path in inventory(str(folder))]
+    names = [Path(path).name for path in list_light_curves(str(folder))]
     assert names[0] == "rates.fits" and names[1:] == sorted(names[1:]) and len(names) == 9
     (folder / "notes.txt").write_text("no curve")
     (folder / "below" / "circle").symlink_to(folder)
     for name in ("a.evt.gz", "b.lc", "c.CSV", "d.csv.gz", "e.parquet", "labels.csv"):
         (folder / name).touch()
-    assert len(inventory(str(folder))) == 13
-    assert inventory(str(folder / "b.lc")) == [str(folder / "b.lc")]
+    assert len(list_light_curves(str(folder))) == 13
+    assert list_light_curves(str(folder / "b.lc")) == [str(folder / "b.lc")]
     (tmp_path / "list.txt").write_text(f"# ours\ncurves/b.lc\n\n{folder}/c.CSV\ncurves/b.lc\n")
-    assert inventory(str(tmp_path / "list.txt")) == [str(folder / "b.lc"), str(folder / "c.CSV")]
+    assert list_light_curves(str(tmp_path / "list.txt")) == [str(folder / "b.lc"), str(folder / "c.CSV")]
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.txt").write_text("\n")
     for wrong, reason in (
@@ -308,7 +318,7 @@ def test_inventory(folder, tmp_path):
         ("absent", "does not exist"),
     ):
         with pytest.raises(Mistake, match=reason):
-            inventory(str(tmp_path / wrong))
+            list_light_curves(str(tmp_path / wrong))
 
 
 # batches ----------------------------------------------------------------------------------------------------
@@ -338,7 +348,7 @@ def slow_batch(data, indices) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("max_points", [0, 6])
 def test_batches_against_a_slow_loop(folder, tmp_path, max_points):
-    packed = pack(inventory(str(folder)), Reading(), tmp_path / "store")
+    packed = pack_light_curves(list_light_curves(str(folder)), Reading(), tmp_path / "store")
     data = LightCurves(packed, np.arange(len(packed.curves))[::-1].copy(), max_points)
     for indices in ([0, 8, 3, 3], [8], list(range(9))):
         batch, expected = data.__getitems__(indices), slow_batch(data, indices)
@@ -355,7 +365,7 @@ def test_batches_against_a_slow_loop(folder, tmp_path, max_points):
 
 
 def test_examples_are_named_and_sized(folder, tmp_path):
-    packed = pack(inventory(str(folder)), Reading(), tmp_path / "store")
+    packed = pack_light_curves(list_light_curves(str(folder)), Reading(), tmp_path / "store")
     data = LightCurves(packed, np.array([3, 0, 5]))
     assert (
         len(data) == 3
@@ -376,7 +386,7 @@ def test_examples_are_named_and_sized(folder, tmp_path):
 
 
 def test_without_counts_the_exposure_is_one(folder, tmp_path):
-    packed = pack(inventory(str(folder)), Reading(), tmp_path / "store")
+    packed = pack_light_curves(list_light_curves(str(folder)), Reading(), tmp_path / "store")
     batch = curves_of(packed).__getitems__([0, 1])
     assert batch["has_counts"].tolist() == [False, True]
     assert (
@@ -398,7 +408,7 @@ def test_defect_06_gaps_and_widths_reach_the_batch(tmp_path):
             COUNTS=("J", [1, 0, 2, 0, 3, 9], "count"),
         ),
     )
-    batch = curves_of(pack([str(tmp_path / "a.fits")], Reading(), tmp_path / "store"))[0]
+    batch = curves_of(pack_light_curves([str(tmp_path / "a.fits")], Reading(), tmp_path / "store"))[0]
     np.testing.assert_allclose(batch["time"][0], time - time[0], atol=2)
     assert batch["width"][0].tolist() == [40, 38, 41, 5, 40, 40]
     np.testing.assert_allclose(batch["time"][0].diff(), np.diff(time), rtol=1e-4)
@@ -414,12 +424,12 @@ def test_defect_10_upper_limits_reach_the_batch(tmp_path):
             COUNTS=("J", [0, 4, 0], "count"),
         ),
     )
-    batch = curves_of(pack([str(tmp_path / "a.fits")], Reading(), tmp_path / "store"))[0]
+    batch = curves_of(pack_light_curves([str(tmp_path / "a.fits")], Reading(), tmp_path / "store"))[0]
     assert (batch["error_low"] == batch["rate"])[0, :, 0].tolist() == [True, False, True]
 
 
 def test_real_stars(shared_data, tmp_path):
-    packed = pack(
+    packed = pack_light_curves(
         [str(shared_data("light_curves/rr_lyrae/light_curves.csv.gz"))], Reading(), tmp_path / "store"
     )
     data = curves_of(packed)

@@ -19,7 +19,7 @@ import pytest
 
 from data.cutouts import blocks, store
 from data.cutouts.source import open_source
-from data.tar_shards import tar, writer as tar_shards
+from data.tar_shards import source as shard_source, tar, writer as tar_shards
 from tests.hostile_tars import hostile_manifests, hostile_tars, member, npy, closed, sample
 from tests.conftest import ROOT
 from utils.mistake import Mistake
@@ -29,7 +29,8 @@ HOSTILE = list(hostile_tars(Path("canary")))
 WRITE = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from data import store, tar_shards
+from data.cutouts import store
+from data.tar_shards import writer as tar_shards
 tar_shards.write_shards(store.open_store(sys.argv[2]), sys.argv[3], per_shard=3, workers=int(sys.argv[4]))
 """
 
@@ -90,9 +91,9 @@ class Images:
 
 def packed(folder, source, monkeypatch, name="store", block=16):
     with monkeypatch.context() as patch:
-        patch.setattr(blocks, "opened", lambda recipe: source)
+        patch.setattr(blocks, "_opened", lambda recipe: source)
         patch.setattr(store, "BLOCK_ROWS", block)
-        return store.pack(source.index, folder / name, source.shape, 1, "digest", quiet, source)
+        return store.pack_cutouts(source.index, folder / name, source.shape, 1, "digest", quiet, source)
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ def test_a_store_comes_back_to_the_last_bit(tmp_path, monkeypatch, scattered, wo
     pd.testing.assert_frame_equal(source.index, first.index[store.COLUMNS], check_exact=True)
     pd.testing.assert_frame_equal(source.metadata, first.metadata, check_exact=True)
     monkeypatch.setattr(store, "BLOCK_ROWS", 16)
-    store.pack(source.index, tmp_path / "back", source.shape, workers, "digest", quiet, source)
+    store.pack_cutouts(source.index, tmp_path / "back", source.shape, workers, "digest", quiet, source)
     # also -0.0, infinities and quarantined rows: all files are the same bytes
     assert content(tmp_path / "back") == content(tmp_path / "store")
 
@@ -131,10 +132,10 @@ def test_a_store_without_metadata_comes_back_too(tmp_path, monkeypatch):
     source.metadata = None
     first = packed(tmp_path, source, monkeypatch)
     tar_shards.write_shards(first, tmp_path / "shards", 100, say=quiet)
-    source = tar_shards.open_source(directory=str(tmp_path / "shards"))
+    source = shard_source.open_source(directory=str(tmp_path / "shards"))
     assert source.metadata is None
     monkeypatch.setattr(store, "BLOCK_ROWS", 16)
-    store.pack(source.index, tmp_path / "back", source.shape, 1, "digest", quiet, source)
+    store.pack_cutouts(source.index, tmp_path / "back", source.shape, 1, "digest", quiet, source)
     assert content(tmp_path / "back") == content(tmp_path / "store")
 
 
@@ -220,7 +221,7 @@ def test_what_webdataset_writes_is_read(tmp_path, options):
                         "cls": number % 2,
                     }
                 )
-    source = tar_shards.open_source(directory=str(tmp_path / "shards"), bands="gri")
+    source = shard_source.open_source(directory=str(tmp_path / "shards"), bands="gri")
     assert np.array_equal(source.read(range(60))[0], images.reshape(60, *SHAPE)) and list(
         source.index["band"][:3]
     ) == ["g", "r", "i"]
@@ -345,7 +346,7 @@ def test_foreign_shards_by_the_documented_rules(tmp_path):
     )
     passed_over = member("__meta__/x.npy", b"?") + member(".hidden.npy", b"?") + member("README", b"?")
     folder = shards_of(tmp_path / "shards", closed(*raws), closed(passed_over, bad))
-    source = tar_shards.open_source(directory=folder)
+    source = shard_source.open_source(directory=folder)
     assert list(source.index["band"][:3]) == ["g", "r", "i"] and list(source.index["band"][15:]) == [
         "",
         "",
@@ -375,7 +376,7 @@ def test_foreign_shards_by_the_documented_rules(tmp_path):
         and "tar_shards_l" not in known
         and known["bands"][0] == "g r i"
     )
-    back = store.pack(source.index, tmp_path / "store", source.shape, 2, "digest", quiet, source)
+    back = store.pack_cutouts(source.index, tmp_path / "store", source.shape, 2, "digest", quiet, source)
     assert np.array_equal(back.pixels, pixels) and back.manifest["quarantined"] == 3
 
 
@@ -393,14 +394,14 @@ def test_classes_of_foreign_shards_are_kept_when_they_are_no_labels(tmp_path):
             )
         ),
     )
-    source = tar_shards.open_source(directory=folder, labelled=False, channels="last", bands="grz")
+    source = shard_source.open_source(directory=folder, labelled=False, channels="last", bands="grz")
     assert (
         set(source.index["label"]) == {-1}
         and list(source.metadata["tar_shards_cls"]) == [0, 7, 14]
         and len(source.index) == 9
     )
     with pytest.raises(Mistake, match="label is '7'.*labelled=False"):
-        tar_shards.open_source(directory=folder, channels="last")
+        shard_source.open_source(directory=folder, channels="last")
 
 
 def refused_at_once(call) -> str:
@@ -422,7 +423,7 @@ def test_hostile_tars_are_refused_at_once_in_one_line(name, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     raw, word = hostile_tars(tmp_path / "canary")[name]
     folder = shards_of(tmp_path / "shards", raw)
-    text = refused_at_once(lambda: tar_shards.open_source(directory=folder))
+    text = refused_at_once(lambda: shard_source.open_source(directory=folder))
     assert word in text and "0.tar" in text and text.isprintable() and len(text) < 500, text
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == [
         "shards",
@@ -432,7 +433,7 @@ def test_hostile_tars_are_refused_at_once_in_one_line(name, tmp_path, monkeypatc
 
 def test_there_are_many_hostile_tars_and_a_sound_one_among_them_passes(tmp_path):
     assert len(HOSTILE) >= 100
-    source = tar_shards.open_source(
+    source = shard_source.open_source(
         directory=shards_of(tmp_path / "shards", sample(json=b'{"bands": "gr"}', cls=b"1"))
     )
     assert list(source.index["band"]) == ["g", "r"] and source.read(range(2))[0].all()
@@ -461,7 +462,7 @@ def test_a_thousand_spoiled_shards_are_refused_or_read(tmp_path, there):
             at = rng.integers(0, len(spoiled))
             spoiled[at : at + rng.integers(0, 3)] = rng.bytes(rng.integers(0, 3))
         try:
-            source = tar_shards.open_source(directory=shards_of(tmp_path / "shards", bytes(spoiled)))
+            source = shard_source.open_source(directory=shards_of(tmp_path / "shards", bytes(spoiled)))
             source.read(range(len(source.index)))
             outcomes.append(True)
         except Mistake as mistake:
@@ -477,7 +478,7 @@ def test_hostile_manifests_are_refused_in_one_line(tmp_path, there):
     assert len(spoiled) >= 30
     for name, manifest in spoiled.items():
         path.write_text(json.dumps(manifest))
-        text = refused_at_once(lambda: tar_shards.open_source(directory=str(tmp_path / "shards")).index)
+        text = refused_at_once(lambda: shard_source.open_source(directory=str(tmp_path / "shards")).index)
         assert "shards" in text and "\n" not in text, name
 
 
@@ -489,7 +490,7 @@ def test_a_flipped_bit_of_a_shard_is_one_line(tmp_path, there):
     path.write_bytes(raw)
     for use in (lambda source: source.index, lambda source: source.read(range(len(there.index)))):
         with pytest.raises(Mistake, match="shard-000001.tar: .*not those of manifest.json"):
-            use(tar_shards.open_source(directory=str(tmp_path / "shards")))
+            use(shard_source.open_source(directory=str(tmp_path / "shards")))
 
 
 @pytest.mark.parametrize(
@@ -505,17 +506,17 @@ def test_a_flipped_bit_of_a_shard_is_one_line(tmp_path, there):
 def test_commands_and_urls_are_not_opened(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Mistake, match="expected a path"):
-        tar_shards.open_source(directory=place)
+        shard_source.open_source(directory=place)
     assert not list(tmp_path.iterdir())
 
 
 def test_what_is_no_plain_file_is_not_waited_for(tmp_path):
     (tmp_path / "shards").mkdir()
     with pytest.raises(Mistake, match="holds no .tar file"):
-        tar_shards.open_source(directory=str(tmp_path / "shards"))
+        shard_source.open_source(directory=str(tmp_path / "shards"))
     os.mkfifo(tmp_path / "shards" / "a.tar")
     with pytest.raises(Mistake, match="expected a plain file"):
-        tar_shards.open_source(directory=str(tmp_path / "shards"))
+        shard_source.open_source(directory=str(tmp_path / "shards"))
     shutil.rmtree(tmp_path / "shards")
     with pytest.raises(Mistake, match="cannot be opened: No such file"):
-        tar_shards.open_source(directory=str(tmp_path / "shards"))
+        shard_source.open_source(directory=str(tmp_path / "shards"))

@@ -132,13 +132,13 @@ def test_metadata_tell_what_pixels_do_not_and_a_run_resumes_to_the_bit(converted
 
 def test_weights_are_of_good_images_and_found_again(converted):
     packed = store.open_store(converted)
-    table = quality_table.of(packed, print)
+    table = quality_table.quality_of(packed, print)
     assert len(table) == 5 * OBJECTS and (table["weight"][packed.good] > 0).all()
     before = (converted / quality_table.NAME).stat().st_mtime_ns
-    pd.testing.assert_frame_equal(quality_table.of(packed, print), table)
+    pd.testing.assert_frame_equal(quality_table.quality_of(packed, print), table)
     assert (converted / quality_table.NAME).stat().st_mtime_ns == before
     (converted / quality_table.NAME).write_bytes(b"not a table")
-    pd.testing.assert_frame_equal(quality_table.of(packed, print), table)
+    pd.testing.assert_frame_equal(quality_table.quality_of(packed, print), table)
 
 
 def test_a_weight_multiplies_the_loss_of_its_example(converted, tmp_path):
