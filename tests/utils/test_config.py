@@ -29,6 +29,12 @@ class Config(Options):
     workers: int = free(0, least=0)  # does not change the result
 
 
+@dataclass(frozen=True)
+class Other(Config):
+    batch_size: int = option(8, least=2)
+    width: int = 3  # pixels
+
+
 def read(*argv):
     return config.read(list(argv), Config)[0]
 
@@ -134,11 +140,6 @@ def test_ranges_hold_however_a_configuration_is_made():
 
 
 def test_a_new_default_keeps_its_place_and_its_help():
-    @dataclass(frozen=True)
-    class Other(Config):
-        batch_size: int = option(8, least=2)
-        width: int = 3  # pixels
-
     assert [*config.fields_of(Other)] == [*config.fields_of(Config), "width"]
     assert config.comments_of(Other) == config.comments_of(Config) | dict(width="pixels")
     with pytest.raises(Mistake, match="--batch_size: got 1, expected at least 2"):
