@@ -4,37 +4,28 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from utils.config import Options, option
 from utils.mistake import Mistake
 
 
 @dataclass(frozen=True)
-class ScheduleConfig:
-    lr: float = 3e-4  # peak learning rate
+class ScheduleConfig(Options):
+    lr: float = option(3e-4, above=0)  # peak learning rate
     scheduler: Literal["cosine", "step", "exp", "plateau"] = "cosine"  # its shape after the warm-up
-    warmup_epochs: float = 2  # epochs of linear rise to the peak
-    min_lr: float = 1e-6  # no schedule goes below
-    step_size: float = 20  # step: epochs between two reductions
-    gamma: float = 0.5  # step: the factor of a reduction; exp: the factor of an epoch
-    plateau_factor: float = 0.5  # plateau: the factor of a reduction
-    plateau_patience: int = 3  # plateau: epochs without improvement before a reduction
-    plateau_cooldown: int = 0  # plateau: epochs after a reduction that are not counted
+    warmup_epochs: float = option(2, least=0)  # epochs of linear rise to the peak
+    min_lr: float = option(1e-6, least=0)  # no schedule goes below
+    step_size: float = option(20, above=0)  # step: epochs between two reductions
+    # step: the factor of a reduction; exp: the factor of an epoch
+    gamma: float = option(0.5, above=0, most=1)
+    plateau_factor: float = option(0.5, above=0, most=1)  # plateau: the factor of a reduction
+    plateau_patience: int = option(3, least=0)  # plateau: epochs without improvement before a reduction
+    plateau_cooldown: int = option(0, least=0)  # plateau: epochs after a reduction that are not counted
     plateau_monitor: str = ""  # plateau: the validation figure to watch; empty: the one of --monitor
 
     def __post_init__(self):
-        if not self.lr > 0:
-            raise Mistake(f"--lr: got {self.lr:g}, expected a number above 0")
-        if not 0 <= self.min_lr <= self.lr:
-            raise Mistake(f"--min_lr: got {self.min_lr:g}, expected 0 <= min_lr <= lr = {self.lr:g}")
-        for name in ("gamma", "plateau_factor"):
-            if not 0 < getattr(self, name) <= 1:
-                raise Mistake(
-                    f"--{name}: got {getattr(self, name):g}, expected a factor above 0 and at most 1"
-                )
-        for name in ("warmup_epochs", "plateau_patience", "plateau_cooldown"):
-            if getattr(self, name) < 0:
-                raise Mistake(f"--{name}: got {getattr(self, name):g}, expected at least 0")
-        if not self.step_size > 0:
-            raise Mistake(f"--step_size: got {self.step_size:g}, expected epochs above 0")
+        super().__post_init__()
+        if self.min_lr > self.lr:
+            raise Mistake(f"--min_lr: got {self.min_lr:g}, expected at most --lr {self.lr:g}")
 
 
 def learning_rate(

@@ -20,12 +20,12 @@ from tasks.light_curve.config import Config
 from tasks.light_curve.inputs import counts_and_likelihood, examples as make_examples, read, split_of
 from tasks.light_curve.task import build_network
 from utils import files
-from utils.config import several
+from utils.config import Options, several
 from utils.mistake import Mistake
 
 
 @dataclass(frozen=True)
-class Asked:
+class Asked(Options):
     # CSV of labels (source or path, then label or a column named with a colon: L.csv:process)
     probe: str = ""
     h5: list[Literal["embedding", "weights"]] = several()  # write these as HDF5 too

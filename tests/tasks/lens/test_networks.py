@@ -300,7 +300,7 @@ def test_features_of_confused_domains_get_the_opposite_gradient(arguments, tmp_p
         (["--physics_terms", "lens_equatio"], "--physics_terms: got 'lens_equatio'"),
         (["--physics_terms", "lens_equation=x"], "expected a name, or name=weight"),
         (["--label_domain", "euclid"], "--label_domain"),
-        (["--adversarial_share", "2"], "a share from 0 to 1"),
+        (["--adversarial_share", "2"], "--adversarial_share: got 2, expected 0 to 1"),
         (["--model_kwargs", "widht=1"], "nearest: width"),
         (["--model_size", "19"], "expected one of 18, 34, 50"),
         (["--regression_weight", "-1"], "--regression_weight"),
