@@ -27,7 +27,7 @@ from simulations.challenge.lenses import BANDS
 from simulations.light_curves import products
 from simulations.light_curves.survey import Survey, read_exposures
 from utils import config
-from utils.config import several
+from utils.config import Options, option, several
 from utils.files import whole
 from utils.mistake import Mistake
 
@@ -35,22 +35,20 @@ DOMAINS = ("slsim", "hsc")
 
 
 @dataclass(frozen=True)
-class ChallengeConfig:
+class ChallengeConfig(Options):
     out: str = ""  # directory to write to (required)
-    objects: int = 1000  # objects of each class in each domain, that is of each of the four folders
-    blind: int = 0  # objects of the unlabelled test set: half lenses, half of each domain
+    # objects of each class in each domain, that is of each of the four folders
+    objects: int = option(1000, least=0)
+    blind: int = option(0, least=0)  # objects of the unlabelled test set: half lenses, half of each domain
     seed: int = 7  # an object's pixels follow from this, its folder and its number
     bands: list[str] = several(*BANDS)  # bands to write
     domains: list[str] = several(*DOMAINS)  # slsim: as one-year coadds of Rubin; hsc: as degraded HSC
-    workers: int = 2  # processes; they do not change a byte
+    workers: int = option(2, least=1)  # processes; they do not change a byte
 
     def __post_init__(self):
+        super().__post_init__()
         if not self.out:
             raise Mistake("--out is missing: give the directory to write to, for example --out simulated")
-        for flag, least in (("objects", 0), ("blind", 0), ("workers", 1)):
-            value = getattr(self, flag)
-            if value < least:
-                raise Mistake(f"--{flag} is {value}; give {least} or more")
         if self.objects + self.blind == 0:
             raise Mistake("--objects and --blind are both 0: nothing to write; give one of them")
         for flag, values, known in (("bands", self.bands, BANDS), ("domains", self.domains, DOMAINS)):
@@ -107,17 +105,14 @@ def challenge(options: ChallengeConfig) -> None:
 @dataclass(frozen=True)
 class LightCurvesConfig(Survey):
     out: str = ""  # directory to write to (required)
-    curves: int = 4096  # sources, one light curve each
+    curves: int = option(4096, least=1)  # sources, one light curve each
     seed: int = 7  # a curve follows from this, its number and the options above
-    workers: int = 2  # processes; they do not change a byte
+    workers: int = option(2, least=1)  # processes; they do not change a byte
 
     def __post_init__(self):
+        super().__post_init__()
         if not self.out:
             raise Mistake("--out is missing: give the directory to write to, for example --out simulated")
-        for flag in ("curves", "workers"):
-            if getattr(self, flag) < 1:
-                raise Mistake(f"--{flag} is {getattr(self, flag)}; give 1 or more")
-        super().__post_init__()
 
 
 def light_curves(options: LightCurvesConfig) -> None:

@@ -17,6 +17,7 @@ from astropy.io import fits
 
 from physics import count_rates
 from simulations.light_curves.processes import ERODAY, PROCESSES, draw, log_uniform
+from utils.config import Options, option
 from utils.mistake import Mistake
 from utils.seeding import seed_from
 
@@ -49,14 +50,15 @@ BATCH = 256  # curves computed together, always: floats may depend on the batch
 
 
 @dataclass(frozen=True)
-class Survey:
+class Survey(Options):
     """What is simulated; its fields are command-line flags."""
 
     # a curve's expected source counts, over all bands and points, are log-uniform from this
-    counts_low: float = 200.0
-    counts_high: float = 20000.0  # to this
-    points_low: int = 10  # a curve's visits, four hours apart, are uniform from this number
-    points_high: int = 60  # to this
+    counts_low: float = option(200.0, least=1)
+    counts_high: float = option(20000.0, least=1)  # to this
+    # a curve's visits, four hours apart, are uniform from this number
+    points_low: int = option(10, least=2)
+    points_high: int = option(60, least=2)  # to this
     # folder of srctool light curves whose FRACEXP, BACKRATIO and background are used instead of the model's
     exposures: str = ""
     # rebinned: a row a visit (eRebin); srctool: a row each 100 s, mostly empty
@@ -65,11 +67,12 @@ class Survey:
     rates: Literal["total", "src"] = "total"
 
     def __post_init__(self):
-        for low, high, least in (("counts_low", "counts_high", 1), ("points_low", "points_high", 2)):
-            first, last = getattr(self, low), getattr(self, high)
-            if not least <= first <= last:
+        super().__post_init__()
+        for low, high in (("counts_low", "counts_high"), ("points_low", "points_high")):
+            if getattr(self, low) > getattr(self, high):
                 raise Mistake(
-                    f"--{low} is {first} and --{high} {last}; give {least} or more, and the lower one first"
+                    f"--{low} is {getattr(self, low)} and --{high} {getattr(self, high)}; give the lower one "
+                    "first"
                 )
         if self.exposures and not Path(self.exposures).is_dir():
             raise Mistake(

@@ -1,5 +1,6 @@
 """The command line: spellings, precedence, and one clear line for each mistake."""
 
+import importlib
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -144,6 +145,32 @@ def test_a_new_default_keeps_its_place_and_its_help():
     assert config.comments_of(Other) == config.comments_of(Config) | dict(width="pixels")
     with pytest.raises(Mistake, match="--batch_size: got 1, expected at least 2"):
         Other(batch_size=1)
+
+
+def classes_of_the_house():
+    """Every configuration of the scripts, tasks and modes, which these imports bring in."""
+    for script in ("convert", "ensemble", "evaluate", "predict", "simulate", "survey", "train"):
+        importlib.import_module(script)
+    found, left = set(), [Options]
+    while left:
+        left += (below := left.pop().__subclasses__())
+        found.update(cls for cls in below if not cls.__module__.startswith(("tests.", "benchmarks.")))
+    return sorted(found, key=lambda cls: (cls.__module__, cls.__name__))
+
+
+def test_every_range_of_the_house_is_checked_before_anything_else():
+    """Also where a class has checks of its own, and in a class that inherits from several."""
+    checked = 0
+    for cls in classes_of_the_house():
+        for name, field in config.fields_of(cls).items():
+            least, most, above, below = config.range_of(field)
+            wrong = [above, below]
+            wrong += [None if least is None else least - 1, None if most is None else most + 1]
+            for value in filter(lambda end: end is not None, wrong):
+                checked += 1
+                with pytest.raises(Mistake, match=f"^--{name}: got {value:g}, expected "):
+                    cls(**{name: [value] if config.takes_many(field) else value})
+    assert checked > 100
 
 
 def test_a_range_that_nothing_checks_is_an_error_of_ours():
