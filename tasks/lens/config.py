@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from data.cutouts import buckets
 from data.cutouts.buckets import DOMAINS
+from data.split import SplitOptions
 from losses.lens_constraints import TERMS
 from model import MODELS
 from physics.lens_parameters import GEOMETRY, QUANTITIES
@@ -113,17 +114,20 @@ def metadata_columns(config: Any) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Config(Losses, Inputs):
+class Images(Options):
+    """What an example is."""
+
     bands: list[str] = several()  # bands to use, in this order; none given: all that are there
     # an example is one band file, or an object with a channel a band
     band_mode: Literal["single", "stack"] = "single"
     image_size: int = option(41, least=1)  # pixels on a side that every cutout must have
     pixel_scale: float = 0.2  # arcsec, the side of a pixel: for networks that measure angles
     seeing: float = 0.75  # arcsec, full width of the point spread, for those that trace rays
-    split_seed: int = 42  # of the split by object; the same for every --seed of an ensemble
-    train_frac: float = 0.70  # share of objects to train on
-    val_frac: float = 0.15  # share to choose the epoch and the threshold on
-    test_frac: float = 0.15  # share that is only judged
+
+
+# The order of the bases is that of the flags, from right to left.
+@dataclass(frozen=True)
+class Config(SplitOptions, Images, Losses, Inputs):
     take_train_frac: float = option(1.0, least=0, most=1)  # use this part of the training split
     take_val_frac: float = option(1.0, least=0, most=1)  # ... of the validation split
     take_test_frac: float = option(1.0, least=0, most=1)  # ... of the test split

@@ -109,9 +109,7 @@ def content_digest(index: pd.DataFrame) -> str:
 
 def split_index(index: pd.DataFrame, config: Any) -> pd.DataFrame:
     """The index with its `split` column; an unlabelled file can only be tested."""
-    splits = split.split_of(
-        index["object"], config.split_seed, config.train_frac, config.val_frac, config.test_frac
-    )
+    splits = split.split_of(index["object"], config)
     return index.assign(split=np.where(index["label"].to_numpy() < 0, "test", splits))
 
 

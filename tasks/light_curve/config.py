@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from data.light_curves.files import Reading
+from data.split import SplitOptions
 from utils.config import Options, free, option
 
 
@@ -16,13 +17,19 @@ class Inputs(Options):
 
 
 @dataclass(frozen=True)
-class Config(Inputs, Reading):
+class Lengths(Options):
+    """How many points an example has."""
+
     min_points: int = option(3, least=2)  # shorter curves are left out
     max_points: int = option(1024, least=2)  # longer curves are cut to their first so many
-    split_seed: int = 42  # of the split by source; the same for every --seed
-    train_frac: float = 0.85  # share of sources to train on
-    val_frac: float = 0.05  # share to choose the epoch on
-    test_frac: float = 0.10  # share that is only judged
+
+
+# The order of the bases is that of the flags, from right to left.
+@dataclass(frozen=True)
+class Config(SplitOptions, Lengths, Inputs, Reading):
+    train_frac: float = option(0.85, least=0, most=1)
+    val_frac: float = option(0.05, least=0, most=1)
+    test_frac: float = option(0.10, least=0, most=1)
     hidden: int = option(64, least=1)  # units of the GRUs
     latent: int = option(40, least=1)  # units of the latent vector
     layers: int = option(2, least=1)  # of each GRU
