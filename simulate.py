@@ -16,7 +16,6 @@ D/labels.csv says what each source is and what was drawn.
 The same command again finishes what was interrupted, and with more objects it adds to what is there.
 """
 
-import json
 import multiprocessing
 import time
 from dataclasses import asdict, dataclass, fields
@@ -28,7 +27,7 @@ from simulations.light_curves import products
 from simulations.light_curves.survey import Survey, read_exposures
 from utils import config
 from utils.config import Options, option, several
-from utils.files import whole
+from utils.json_file import read_json, write_json
 from utils.mistake import Mistake
 
 DOMAINS = ("slsim", "hsc")
@@ -153,7 +152,7 @@ def claim(root: Path, record: dict, counts: dict[str, int]) -> None:
             raise Mistake(
                 f"--out {root} holds files that are not from simulate.py; give an empty or a new directory"
             )
-        there = json.loads(path.read_text())
+        there = read_json(path, "out", "simulate.py")
         for name, value in record.items():
             if there.get(name) != value:
                 raise Mistake(
@@ -167,8 +166,7 @@ def claim(root: Path, record: dict, counts: dict[str, int]) -> None:
                     f"give another directory, or --{name} {there[name]}"
                 )
     root.mkdir(parents=True, exist_ok=True)
-    with whole(path) as temporary:
-        temporary.write_text(json.dumps(record | counts, indent=1) + "\n")
+    write_json(path, record | counts, indent=1)
 
 
 def spread(function, jobs: list, workers: int):

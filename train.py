@@ -35,7 +35,8 @@ from utils.config import Options, free, option
 from utils.cuda_graphs import with_graphs
 from utils.ema import Ema
 from utils.finite import Verdicts
-from utils.log import Log, environment, resident_gib, write_json
+from utils.json_file import write_json
+from utils.log import Log, environment, resident_gib
 from utils.mistake import Mistake
 from utils.optimizers import parameter_groups
 from utils.progress import Progress, best_epoch, monitored, without_improvement

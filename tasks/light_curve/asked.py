@@ -21,6 +21,7 @@ from tasks.light_curve.inputs import counts_and_likelihood, examples as make_exa
 from tasks.light_curve.task import build_network
 from utils import files
 from utils.config import Options, several
+from utils.json_file import write_json
 from utils.mistake import Mistake
 
 
@@ -201,8 +202,7 @@ def probed(frame: pd.DataFrame, labels: np.ndarray, path: Path) -> str:
         }
     except ValueError as error:
         raise Mistake(f"--probe: {error}") from error
-    with files.whole(path) as temporary:
-        temporary.write_text(json.dumps(results, indent=2) + "\n")
+    write_json(path, results)
     return f"{path}: {len(labels)} labelled curves, five-fold cross-validation\n{table(results)}"
 
 
