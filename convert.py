@@ -16,16 +16,16 @@ quality.parquet one for each image (data/cutouts/quality.py). Interrupted, the s
 `python train.py --store stores/zoo ...` trains on what it makes.
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from data.cutouts import metadata, quality_table, store
 from data.cutouts.source import Source, open_source
 from data.tar_shards import writer
-from utils import config, files, plots
+from utils import config, files, messages, plots
 from utils.config import Options, option, several
 from utils.mistake import Mistake
 
@@ -118,8 +118,7 @@ CATALOGUES = {
 }
 
 
-def say(line: str) -> None:
-    print(f"convert.py: {line}", file=sys.stderr, flush=True)
+say = partial(messages.say, script="convert.py")
 
 
 def pack(options: Packing, source: Source) -> None:

@@ -27,7 +27,6 @@ With --test_parameters those called lenses get the parameters that
    networks inferred; what is not known, and every parameter of one that is called a non-lens, is --fill.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -53,6 +52,7 @@ from evaluation.decision import Rule
 from evaluation.members import ROW, Members
 from utils import config, files
 from utils.config import Options, option, several
+from utils.messages import say
 from utils.mistake import Mistake
 
 
@@ -129,7 +129,7 @@ class Config(Options):
 
 
 def warn(text: str) -> None:
-    print(f"ensemble.py: warning: {text}", file=sys.stderr)
+    say(f"warning: {text}", "ensemble.py")
 
 
 def rows_of(those: Members, rule: Rule, options: Config, keys=ROW) -> pd.DataFrame:

@@ -20,7 +20,6 @@ and what is done is not done again.
 import utils  # noqa: F401  first, before torch: it says how threads wait
 
 import shutil
-import sys
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -38,7 +37,7 @@ from data.survey import plan as shards, predictions, proof
 from tasks import lens
 from tasks.lens import asked as question
 from trained import Compute, as_asked, load_weights, read_checkpoint, weights_of
-from utils import checkpoint, config, distributed
+from utils import checkpoint, config, distributed, messages
 from utils.config import Options, option, several
 from utils.mistake import Mistake
 
@@ -79,8 +78,7 @@ class ReduceConfig(Options):
     csv: bool = False  # write all rows to pred.csv.gz too
 
 
-def say(line: str) -> None:
-    print(f"survey.py: {line}", file=sys.stderr, flush=True)
+say = partial(messages.say, script="survey.py")
 
 
 def plan(options: PlanConfig) -> None:

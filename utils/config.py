@@ -26,6 +26,7 @@ from typing import Any, Callable, NamedTuple
 
 import yaml
 
+from utils.messages import say
 from utils.mistake import Mistake
 
 
@@ -354,17 +355,18 @@ def run(main: Callable[[list[str]], None]) -> None:
     A Mistake, or trouble with a file (OSError), ends it with one line on stderr and exit code 2, a divergence
     (FloatingPointError) with 3, Ctrl-C with 130.
     """
+    script = Path(sys.argv[0]).name
     try:
         main(sys.argv[1:])
     except Mistake as mistake:
-        print(f"{Path(sys.argv[0]).name}: {mistake}", file=sys.stderr)
+        say(str(mistake), script)
         sys.exit(2)
     except OSError as trouble:  # no such folder, no permission, no space: its text names the file
-        print(f"{Path(sys.argv[0]).name}: {trouble}", file=sys.stderr)
+        say(str(trouble), script)
         sys.exit(2)
     except FloatingPointError as divergence:
-        print(f"{Path(sys.argv[0]).name}: {divergence}", file=sys.stderr)
+        say(str(divergence), script)
         sys.exit(3)
     except KeyboardInterrupt:
-        print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
+        say("interrupted", script)
         sys.exit(130)

@@ -18,7 +18,6 @@ import json
 import math
 import os
 import shutil
-import sys
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -35,16 +34,13 @@ from data.cutouts.blocks import WorkerLost, pack_blocks
 from data.cutouts.source import Source
 from data.packing import locked, read_manifest, statuses, sync_folder
 from utils.files import FULL, write_durably, written_into
+from utils.messages import say
 from utils.mistake import Mistake
 
 VERSION = 1
 METADATA = "metadata.parquet"
 COLUMNS = ["path", "object", "band", "domain", "label"]
 BLOCK_ROWS, BLOCK_BYTES = 1024, 2**24  # a block is the memory of a worker, and what a kill can cost
-
-
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,7 +215,7 @@ def pack(
     shape: tuple[int, int] = (41, 41),
     workers: int = 1,
     digest: str | None = None,
-    say: Callable[[str], None] = _to_stderr,
+    say: Callable[[str], None] = say,
     source: Source | None = None,
 ) -> Store:
     """Reads every file of an inventory into a store, or finds that done;

@@ -19,7 +19,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import sys
 import threading
 import zipfile
 from collections import Counter
@@ -43,6 +42,7 @@ from data.light_curves.files import Reading, find_light_curves, with_rates
 from data.names import check_utf8
 from data.packing import locked, read_manifest, statuses, sync_folder
 from utils.files import write_durably, whole, written_into
+from utils.messages import say
 from utils.mistake import Mistake
 
 VERSION = 1
@@ -241,7 +241,7 @@ def pack(paths: Sequence[str], reading: Reading, store_dir: str | os.PathLike, w
         try:
             with written_into(directory, "light curves"):
                 directory.mkdir(parents=True, exist_ok=True)
-                with locked(directory, _say):
+                with locked(directory, say):
                     if not _complete(directory, digest):
                         partial = directory / f"partial_{BLOCK_FILES}"
                         _read_blocks(paths, reading, partial, workers)
@@ -293,7 +293,7 @@ def _read_blocks(paths: Sequence[str], reading: Reading, partial: Path, workers:
     }
     jobs = {block: part for block, part in blocks.items() if not _sound(block)}
     left = sum(map(len, jobs.values()))
-    _say(f"reading {left:,} of {len(paths):,} files into {partial.parent}")
+    say(f"reading {left:,} of {len(paths):,} files into {partial.parent}")
     with tqdm(total=len(paths), initial=len(paths) - left, unit="file", desc="reading", disable=None) as bar:
         workers = min(workers, len(jobs))
         if workers <= 1:
@@ -494,7 +494,3 @@ def _damaged(directory: Path, what: str) -> Mistake:
         f"the light curves in {str(directory)!r} are damaged or foreign: {what}; remove the folder and run "
         "again, they are read anew"
     )
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -35,6 +35,7 @@ from data.tar_shards.manifest import FORMAT, VERSION, open_manifest
 from data.tar_shards.records import json_values
 from data.tar_shards.tar import ending, header, padding
 from utils.files import write_durably, written_into
+from utils.messages import say
 from utils.mistake import Mistake
 
 PART_BYTES = 2**24  # of images that a thread holds at once
@@ -63,7 +64,7 @@ def write_shards(
     directory: str | os.PathLike,
     per_shard: int = 10_000,
     workers: int = 1,
-    say: Callable[[str], None] = stores._to_stderr,
+    say: Callable[[str], None] = say,
 ) -> dict[str, Any]:
     """Write the objects of a store as shards, or find that done; interrupted anywhere, the same call goes on.
 

@@ -3,7 +3,6 @@ and what is known besides the pixels.
 """
 
 import hashlib
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from data.names import in_order
 from data.tar_shards import stream as streaming
 from tasks.lens.config import inferred, metadata_columns
 from utils import distributed
+from utils.messages import say
 from utils.mistake import Mistake
 
 
@@ -128,10 +128,6 @@ def chosen(index: pd.DataFrame, name: str, config: Any) -> np.ndarray:
     rows = np.flatnonzero((index["split"] == name) & (index["label"] >= 0))
     kept = split.taken(index["object"].iloc[rows], config.split_seed, getattr(config, f"take_{name}_frac"))
     return rows[kept]
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def known(examples: cutouts.Cutouts, config: Any, table: pd.DataFrame | None = None) -> cutouts.Cutouts:
