@@ -45,7 +45,6 @@ from evaluation import (
     stacking,
     submission,
     thresholds,
-    uncertainty,
     decision as settled,
 )
 from evaluation.decision import Rule
@@ -232,9 +231,10 @@ def write(name: str, those: Members, rule: Rule, options: Config, folder: Path) 
     if bands:
         predictions.write(rows, folder / f"{name.removesuffix('_labeled')}_objects.csv", rule.threshold)
     if options.uncertainty:
-        parts = uncertainty.parts(
-            those.by_row(options.fusion), rule.weights["weights"] if options.combine == "stack" else None
-        )
+        from evaluation.uncertainty import ensemble_parts  # torch, seconds that other runs need not pay
+
+        weights = rule.weights["weights"] if options.combine == "stack" else None
+        parts = ensemble_parts(those.by_row(options.fusion), weights)
         table = pd.DataFrame(dict(id=rows["path"], domain=rows["domain"]) | parts._asdict())
         with files.whole(folder / f"uncertainty_{name.split('_')[0]}.csv") as temporary:
             (table.assign(set=conformal.sets(rule.sets, rows["prob"])) if rule.sets else table).to_csv(

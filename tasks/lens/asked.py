@@ -14,7 +14,7 @@ from contract import Answer, Batch, Columns
 from data import split
 from data.cutouts import buckets, examples as cutouts, file_rows, store
 from evaluation import calibration, predictions
-from evaluation.posterior import predictive_parts
+from evaluation.uncertainty import predictive_parts
 from models.layers.augment import dihedral
 from physics.lens_parameters import turn
 from physics.plausibility import Plausibility, plausibility
@@ -28,7 +28,7 @@ from utils.mistake import Mistake
 from utils.seeding import seed_from
 
 
-UNCERTAINTY = ["total", "aleatoric", "epistemic"]  # entropies in nats (evaluation/posterior.py)
+UNCERTAINTY = ["total", "aleatoric", "epistemic"]  # entropies in nats (evaluation/uncertainty.py)
 
 
 @dataclass(frozen=True)
