@@ -1,8 +1,8 @@
 """Simulated eROSITA light curves: visits, exposures, background and counts of a source whose rate follows a
 known process.
 
-A curve is a function of (seed, number) and of the options of Survey alone. `in_memory` gives arrays;
-`write_batch` gives files (simulations/light_curves/products.py has their bytes).
+A curve is a function of (seed, number) and of the options of Survey alone
+(simulations/light_curves/products.py makes files of it).
 What is drawn, with its sources, is told in docs/light_curve_simulation.md.
 """
 
@@ -280,62 +280,6 @@ def read_exposures(folder: str) -> list[np.ndarray]:
             f"--exposures {folder}: no srctool light curve with an exposed row is there; give another folder"
         )
     return rows
-
-
-def in_memory(
-    count: int, seed: int, survey: Survey | None = None, rates: str = "src"
-) -> dict[str, np.ndarray]:
-    """`count` curves as padded arrays, N curves, T longest, C bands; padding is zero and not observed.
-
-    time [N, T] s since the curve's first point; width [N, T] s; counts, background (expected in the source
-    region: BACK_COUNTS * BACKRATIO), exposure (s), rate, error_low, error_up (by `source_rates`),
-        true_rate (of the source, counts/s) [N, T, C];
-    observed [N, T, C] bool (FRACEXP of at least 0.1); length, number [N]; process [N], an index of PROCESSES;
-    total_counts [N].
-    """
-    survey = survey or Survey()
-    curves = [simulate(seed, number, survey) for number in range(count)]
-    length = np.array([len(curve.bins.time) for curve in curves])
-    arrays = {name: np.zeros((count, length.max())) for name in ("time", "width")}
-    arrays |= {
-        name: np.zeros((count, length.max(), len(BANDS)))
-        for name in (
-            "counts",
-            "background",
-            "exposure",
-            "rate",
-            "error_low",
-            "error_up",
-            "true_rate",
-            "observed",
-        )
-    }
-    estimates = source_rates(curves, rates)
-    for i, (curve, estimate) in enumerate(zip(curves, estimates)):
-        bins, observed = curve.bins, curve.bins.fracexp >= MIN_FRACEXP
-        arrays["time"][i, : length[i]] = bins.time - bins.time[0]
-        arrays["width"][i, : length[i]] = bins.width
-        values = (
-            curve.counts,
-            curve.back_counts * bins.backratio[:, None],
-            bins.exposure,
-            *estimate,
-            curve.rate,
-            observed,
-        )
-        for name, value in zip(
-            ("counts", "background", "exposure", "rate", "error_low", "error_up", "true_rate", "observed"),
-            values,
-        ):
-            arrays[name][i, : length[i]] = np.where(observed, value, 0)
-    arrays["observed"] = arrays["observed"].astype(bool)
-    number = np.arange(count)
-    return arrays | {
-        "length": length,
-        "number": number,
-        "process": number % len(PROCESSES),
-        "total_counts": np.array([curve.truth["total_counts"] for curve in curves]),
-    }
 
 
 def source_rates(curves: list[Curve], rates: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
