@@ -388,7 +388,7 @@ def test_nothing_to_predict_is_one_line(run, survey):
 
 def test_an_interrupted_prediction_goes_on(run, trained, survey, tmp_path, monkeypatch):
     whole = run("--which", "all", "--batch_size", 8)
-    monkeypatch.setattr(predict, "PART", 16)
+    monkeypatch.setattr("data.parts.PART", 16)
     real, calls = asked.embed, []
 
     def dying(*arguments):
@@ -431,7 +431,7 @@ def test_an_interrupted_prediction_goes_on(run, trained, survey, tmp_path, monke
 def test_parts_of_other_data_are_not_taken_for_these(trained, survey, tmp_path, monkeypatch):
     """Interrupted, and the files are replaced by better ones: what was done of the old ones is not used."""
     shutil.copytree(survey, tmp_path / "D")
-    monkeypatch.setattr(predict, "PART", 16)
+    monkeypatch.setattr("data.parts.PART", 16)
     argv = [
         "--model_path",
         str(trained / "best.pt"),

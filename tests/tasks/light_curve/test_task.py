@@ -19,8 +19,10 @@ import simulate
 import train
 from contract import InPrecision, Objective
 from data.light_curves.packed import LightCurves
+from losses import vae
 from tasks import light_curve
 from tasks.light_curve import plots
+from tasks.light_curve.inputs import split_of
 from tasks.light_curve.task import redrawn
 from tests.conftest import ROOT
 from utils import checkpoint, config
@@ -194,14 +196,14 @@ def test_the_loss_is_the_evidence_bound(build):
 
 def test_the_encoder_sees_a_part_and_is_judged_on_all(build, monkeypatch):
     """A point is hidden in all bands; the share hidden is another one in each curve, 30 % on average."""
-    shown, judged, described, summed = [], [], light_curve.scores.described, light_curve.vae.sum_observed
+    shown, judged, described, summed = [], [], light_curve.scores.described, vae.sum_observed
     monkeypatch.setattr(
         light_curve.scores,
         "described",
         lambda model, batch, seen, *rest: shown.append(seen) or described(model, batch, seen, *rest),
     )
     monkeypatch.setattr(
-        light_curve.vae,
+        vae,
         "sum_observed",
         lambda values, observed: judged.append(observed) or summed(values, observed),
     )
@@ -415,16 +417,15 @@ def test_defect_08_split_is_85_5_10(build):
     )
     # two curves of each source
     twice = replace(packed, curves=pd.concat([table, table.assign(path="again")], ignore_index=True))
-    splits = light_curve.split_of(twice, settings)
+    splits = split_of(twice, settings)
     for name, share in (("train", 0.85), ("val", 0.05), ("test", 0.10)):
         found = (splits[:count] == name).sum()
         assert abs(found - share * count) < 4 * np.sqrt(count * share * (1 - share)), (name, found)
     assert (splits[:count] == splits[count:]).all()  # a source is never in two splits
     assert (
-        light_curve.split_of(replace(packed, curves=table.iloc[::-1].iloc[:500]), settings)
-        == splits[:count][::-1][:500]
+        split_of(replace(packed, curves=table.iloc[::-1].iloc[:500]), settings) == splits[:count][::-1][:500]
     ).all()
-    assert (light_curve.split_of(twice, replace(settings, split_seed=1)) != splits).mean() > 0.1
+    assert (split_of(twice, replace(settings, split_seed=1)) != splits).mean() > 0.1
 
 
 def test_every_seed_shares_the_split_and_short_curves_are_in_none(build, tmp_path):
@@ -631,8 +632,8 @@ class Writer:
 
 
 def test_figures_are_written_first_and_every_so_many_epochs(build, tmp_path, monkeypatch):
-    monkeypatch.setattr(light_curve, "SHOWN", 2)
-    monkeypatch.setattr(light_curve, "SAMPLES", 5)
+    monkeypatch.setattr(light_curve.task, "SHOWN", 2)
+    monkeypatch.setattr(light_curve.task, "SAMPLES", 5)
     task = build(plot_every=3)
     pd.DataFrame(dict(epoch=[1, 2], train_loss=[2.0, 1.5], val_loss=[2.1, 1.7], lr=[1e-3, 1e-3])).to_csv(
         tmp_path / "training_log.csv", index=False
@@ -649,7 +650,7 @@ def test_figures_are_written_first_and_every_so_many_epochs(build, tmp_path, mon
     assert all(path.stat().st_size > 2000 for path in (tmp_path / "figures").glob("*.png"))
 
     # which takes a second; only when is in question
-    monkeypatch.setattr(light_curve.plots, "save", lambda *_: None)
+    monkeypatch.setattr("utils.plots.save", lambda *_: None)
     for epoch in range(2, 8):
         task.illustrate(writer, task.model, columns, epoch)
     assert writer.figures == [
@@ -701,7 +702,7 @@ def test_each_defect_of_the_earlier_attempt_has_a_test():
     """Ten of them, counted in the study of it; each came back as a named test."""
     named = {
         match
-        for path in Path(__file__).parent.glob("test_*.py")
+        for path in (ROOT / "tests").rglob("test_*.py")
         for match in re.findall(r"^def test_defect_(\d\d)_", path.read_text(), re.MULTILINE)
     }
     assert named == {f"{number:02d}" for number in range(1, 11)}
