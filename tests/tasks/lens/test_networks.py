@@ -240,7 +240,7 @@ def test_quantities_that_no_table_tells_are_named(arguments, tmp_path, capsys, m
     lens.build(config, tmp_path, 1)
     assert "no quantity of any training lens" not in capsys.readouterr().out
     monkeypatch.setattr(
-        "tasks.lens.inputs.parameters.read", lambda paths: pd.DataFrame(dict(object=pd.Series([], dtype=str)))
+        "data.cutouts.truth.read", lambda paths: pd.DataFrame(dict(object=pd.Series([], dtype=str)))
     )
     lens.build(config, tmp_path, 1)
     assert capsys.readouterr().out.count("no quantity of any training lens is known") == 1
