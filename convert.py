@@ -16,38 +16,35 @@ quality.parquet one for each image (data/cutouts/quality.py). Interrupted, the s
 `python train.py --store stores/zoo ...` trains on what it makes.
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from data.cutouts import metadata, quality_table, store
 from data.cutouts.source import Source, open_source
 from data.tar_shards import writer
-from utils import config, files, plots
-from utils.config import several
+from utils import config, files, messages, plots
+from utils.config import Options, option, several
 from utils.mistake import Mistake
 
 
 @dataclass(frozen=True)
-class Packing:
+class Packing(Options):
     """What every catalogue is told."""
 
     input: str = ""  # the catalogue's file or folder
     output: str = ""  # folder of the store
-    workers: int = 1  # processes that read
-    preview: int = 0  # draw the first so many objects into preview.png, asinh stretch
-
-    def __post_init__(self):
-        if self.workers < 1 or self.preview < 0:
-            raise Mistake(f"--workers {self.workers}, --preview {self.preview}: expected at least 1, 0")
+    workers: int = option(1, least=1)  # processes that read
+    preview: int = option(0, least=0)  # draw the first so many objects into preview.png, asinh stretch
 
 
 @dataclass(frozen=True)
 class Catalogue(Packing):
-    image_size: int = 0  # resample to so many pixels on a side, flux conserved; 0: as they are
-    crop: int = 0  # cut so many pixels on a side out of the middle first; 0: all
+    # resample to so many pixels on a side, flux conserved; 0: as they are
+    image_size: int = option(0, least=0)
+    crop: int = option(0, least=0)  # cut so many pixels on a side out of the middle first; 0: all
 
 
 @dataclass(frozen=True)
@@ -74,14 +71,16 @@ class Hst(Catalogue):
     label: Literal[1, 0, -1] = 1  # of all of them: lens, none, unknown
     label_source: str = ""  # who says so; empty: the catalogue
     good_bits: int = 0  # sum of the DQ bits that do not spoil a pixel
-    max_masked: float = 0.25  # share of missing pixels of an image that is still filled
+    # share of missing pixels of an image that is still filled
+    max_masked: float = option(0.25, least=0, below=1)
 
 
 @dataclass(frozen=True)
 class Bologna(Catalogue):
     labels: str = ""  # the truth, CSV; empty: images alone
     masked_value: float = 100.0  # of missing pixels
-    max_masked: float = 0.25  # share of missing pixels of an image that is still filled
+    # share of missing pixels of an image that is still filled
+    max_masked: float = option(0.25, least=0, below=1)
 
 
 @dataclass(frozen=True)
@@ -91,21 +90,22 @@ class SurveyFits(Catalogue):
     catalog: str = "survey"  # its name
     planes: list[str] = several()  # the bands of cubes
     label_source: str = ""  # who says what is a lens; empty: the catalogue
-    max_masked: float = 0.0  # share of pixels of an image that are not finite and still filled
+    # share of pixels of an image that are not finite and still filled
+    max_masked: float = option(0.0, least=0, below=1)
 
 
 @dataclass(frozen=True)
 class Shards(Packing):
     # --from: folder of shards, packed into the store --output; else --input is written as shards
     from_shards: str = ""
-    per_shard: int = 10_000  # objects of a shard that is written
+    per_shard: int = option(10_000, least=1)  # objects of a shard that is written
 
 
 @dataclass(frozen=True)
-class Match:
+class Match(Options):
     input: list[str] = several()  # two stores of catalogues
     output: str = ""  # CSV: object_left, object_right, separation in arcsec
-    radius: float = 1.0  # arcsec
+    radius: float = option(1.0, above=0)  # arcsec
 
 
 CATALOGUES = {
@@ -118,8 +118,7 @@ CATALOGUES = {
 }
 
 
-def say(line: str) -> None:
-    print(f"convert.py: {line}", file=sys.stderr, flush=True)
+say = partial(messages.say, script="convert.py")
 
 
 def pack(options: Packing, source: Source) -> None:

@@ -27,7 +27,6 @@ With --test_parameters those called lenses get the parameters that
    networks inferred; what is not known, and every parameter of one that is called a non-lens, is --fill.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -46,18 +45,18 @@ from evaluation import (
     stacking,
     submission,
     thresholds,
-    uncertainty,
     decision as settled,
 )
 from evaluation.decision import Rule
 from evaluation.members import ROW, Members
 from utils import config, files
-from utils.config import several
+from utils.config import Options, option, several
+from utils.messages import say
 from utils.mistake import Mistake
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     val: list[str] = several()  # predictions of the validation files, one CSV a member
     test: list[str] = several()  # predictions of the test files, one CSV a member
     out_dir: str = "./ensemble"  # where the outputs go
@@ -73,8 +72,10 @@ class Config:
     calibrate: Literal["none", "temperature", "vector", "isotonic"] = "none"
     calibration_file: str = ""  # an earlier calibration.json, instead of --calibrate
     threshold_by: Literal["youden", "conformal"] = "youden"  # how t* is chosen on --val
-    alpha: float = 0.1  # conformal: the share of new lenses that may be missed
-    delta: float = 0.0  # conformal: 0, or the chance that validation misleads and more than alpha are missed
+    # conformal: the share of new lenses that may be missed
+    alpha: float = option(0.1, above=0, below=1)
+    # conformal: 0, or the chance that validation misleads and more than alpha are missed
+    delta: float = option(0.0, least=0, below=1)
     threshold_file: str = ""  # an earlier threshold.txt, instead of choosing t* on --val
     # write uncertainty_val.csv, uncertainty_test.csv: aleatoric and epistemic parts
     uncertainty: bool = False
@@ -87,10 +88,11 @@ class Config:
     # an object without any probability is submitted as 0, or refused
     missing: Literal["nonlens", "error"] = "nonlens"
     submission: str = "submission.csv"  # its file name within --out_dir
-    bootstrap: int = 1000  # replicates behind the 95 % intervals; 0 = none
-    seed: int = 42  # of the bootstrap and of the folds
+    bootstrap: int = option(1000, least=0)  # replicates behind the 95 % intervals; 0 = none
+    seed: int = option(42, least=0)  # of the bootstrap and of the folds
 
     def __post_init__(self):
+        super().__post_init__()
         if not self.val and not self.test:
             raise Mistake("expected --val and --test, with the predictions of every member")
         if bool(self.val) == bool(self.threshold_file):
@@ -115,8 +117,6 @@ class Config:
             raise Mistake(
                 "--test_parameters: fills columns of the submission of --test, so not with --columns short"
             )
-        if self.bootstrap < 0 or self.seed < 0:
-            raise Mistake(f"--bootstrap {self.bootstrap}, --seed {self.seed}: expected numbers >= 0")
 
     @property
     def weighs(self) -> bool:
@@ -128,7 +128,7 @@ class Config:
 
 
 def warn(text: str) -> None:
-    print(f"ensemble.py: warning: {text}", file=sys.stderr)
+    say(f"warning: {text}", "ensemble.py")
 
 
 def rows_of(those: Members, rule: Rule, options: Config, keys=ROW) -> pd.DataFrame:
@@ -231,9 +231,10 @@ def write(name: str, those: Members, rule: Rule, options: Config, folder: Path) 
     if bands:
         predictions.write(rows, folder / f"{name.removesuffix('_labeled')}_objects.csv", rule.threshold)
     if options.uncertainty:
-        parts = uncertainty.parts(
-            those.by_row(options.fusion), rule.weights["weights"] if options.combine == "stack" else None
-        )
+        from evaluation.uncertainty import ensemble_parts  # torch, seconds that other runs need not pay
+
+        weights = rule.weights["weights"] if options.combine == "stack" else None
+        parts = ensemble_parts(those.by_row(options.fusion), weights)
         table = pd.DataFrame(dict(id=rows["path"], domain=rows["domain"]) | parts._asdict())
         with files.whole(folder / f"uncertainty_{name.split('_')[0]}.csv") as temporary:
             (table.assign(set=conformal.sets(rule.sets, rows["prob"])) if rule.sets else table).to_csv(

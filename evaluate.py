@@ -39,11 +39,12 @@ from evaluation.plots import (
     title_of,
 )
 from utils import config, files, plots
+from utils.config import Options, option
 from utils.mistake import Mistake
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     tag: str = "test"  # names the outputs: metrics_<tag>.json
     from_csv: bool = False  # read --csv
     csv: str = ""  # table path,domain,label,prob,pred of predict.py or ensemble.py
@@ -61,12 +62,13 @@ class Config:
     # table of labelled predictions that the calibration is fitted on, such as pred_val.csv
     calibrate_on: str = ""
     plot: bool = False  # figures
-    bootstrap: int = 1000  # replicates behind the 95 % intervals; 0 = none
-    seed: int = 42  # of the bootstrap
+    bootstrap: int = option(1000, least=0)  # replicates behind the 95 % intervals; 0 = none
+    seed: int = option(42, least=0)  # of the bootstrap
     out_dir: str = "./eval_outputs"  # where the outputs go
     report: str = ""  # folder of a store: write report_<its name>.html instead
 
     def __post_init__(self):
+        super().__post_init__()
         if not self.tag or set(self.tag) & set("/\\"):
             raise Mistake(f"--tag {self.tag!r}: expected a word that can stand in a file name")
         if self.report:
@@ -86,11 +88,8 @@ class Config:
                 f"--calibrate {self.calibrate} --calibrate_on {self.calibrate_on!r}: expected both, a kind "
                 "and the table to fit it on"
             )
-        if not np.isfinite(self.threshold) or self.bootstrap < 0 or self.seed < 0:
-            raise Mistake(
-                f"--threshold {self.threshold}, --bootstrap {self.bootstrap}, --seed {self.seed}: expected "
-                "numbers >= 0"
-            )
+        if not np.isfinite(self.threshold):
+            raise Mistake(f"--threshold: got {self.threshold}, expected a finite number")
 
 
 def read_table(options: Config) -> tuple[pd.DataFrame, np.ndarray | None]:

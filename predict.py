@@ -27,6 +27,7 @@ from data.parts import how_cut, predict_parts
 from tasks import TASKS
 from trained import Compute, as_asked, load_weights, read_checkpoint
 from utils import checkpoint, config, distributed
+from utils.config import option
 from utils.mistake import Mistake
 
 
@@ -36,14 +37,12 @@ class Config(Compute):
     output_dir: str = "pred_outputs"  # where the predictions go
     # the split to predict; blind: files without a label
     which: Literal["train", "val", "test", "all", "blind"] = "test"
-    max_samples: int = 0  # predict only the first so many examples; 0 = all
+    max_samples: int = option(0, least=0)  # predict only the first so many examples; 0 = all
 
     def __post_init__(self):
         super().__post_init__()
         if not self.model_path:
             raise Mistake("--model_path: expected a checkpoint, such as runs/nano_s42/best.pt")
-        if self.max_samples < 0:
-            raise Mistake(f"--max_samples: got {self.max_samples}, expected at least 0")
 
 
 def read_options(argv: list[str]) -> tuple[Config, Any, Any, dict[str, Any]]:

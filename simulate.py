@@ -16,7 +16,6 @@ D/labels.csv says what each source is and what was drawn.
 The same command again finishes what was interrupted, and with more objects it adds to what is there.
 """
 
-import json
 import multiprocessing
 import time
 from dataclasses import asdict, dataclass, fields
@@ -27,30 +26,28 @@ from simulations.challenge.lenses import BANDS
 from simulations.light_curves import products
 from simulations.light_curves.survey import Survey, read_exposures
 from utils import config
-from utils.config import several
-from utils.files import whole
+from utils.config import Options, option, several
+from utils.json_file import read_json, write_json
 from utils.mistake import Mistake
 
 DOMAINS = ("slsim", "hsc")
 
 
 @dataclass(frozen=True)
-class ChallengeConfig:
+class ChallengeConfig(Options):
     out: str = ""  # directory to write to (required)
-    objects: int = 1000  # objects of each class in each domain, that is of each of the four folders
-    blind: int = 0  # objects of the unlabelled test set: half lenses, half of each domain
+    # objects of each class in each domain, that is of each of the four folders
+    objects: int = option(1000, least=0)
+    blind: int = option(0, least=0)  # objects of the unlabelled test set: half lenses, half of each domain
     seed: int = 7  # an object's pixels follow from this, its folder and its number
     bands: list[str] = several(*BANDS)  # bands to write
     domains: list[str] = several(*DOMAINS)  # slsim: as one-year coadds of Rubin; hsc: as degraded HSC
-    workers: int = 2  # processes; they do not change a byte
+    workers: int = option(2, least=1)  # processes; they do not change a byte
 
     def __post_init__(self):
+        super().__post_init__()
         if not self.out:
             raise Mistake("--out is missing: give the directory to write to, for example --out simulated")
-        for flag, least in (("objects", 0), ("blind", 0), ("workers", 1)):
-            value = getattr(self, flag)
-            if value < least:
-                raise Mistake(f"--{flag} is {value}; give {least} or more")
         if self.objects + self.blind == 0:
             raise Mistake("--objects and --blind are both 0: nothing to write; give one of them")
         for flag, values, known in (("bands", self.bands, BANDS), ("domains", self.domains, DOMAINS)):
@@ -107,17 +104,14 @@ def challenge(options: ChallengeConfig) -> None:
 @dataclass(frozen=True)
 class LightCurvesConfig(Survey):
     out: str = ""  # directory to write to (required)
-    curves: int = 4096  # sources, one light curve each
+    curves: int = option(4096, least=1)  # sources, one light curve each
     seed: int = 7  # a curve follows from this, its number and the options above
-    workers: int = 2  # processes; they do not change a byte
+    workers: int = option(2, least=1)  # processes; they do not change a byte
 
     def __post_init__(self):
+        super().__post_init__()
         if not self.out:
             raise Mistake("--out is missing: give the directory to write to, for example --out simulated")
-        for flag in ("curves", "workers"):
-            if getattr(self, flag) < 1:
-                raise Mistake(f"--{flag} is {getattr(self, flag)}; give 1 or more")
-        super().__post_init__()
 
 
 def light_curves(options: LightCurvesConfig) -> None:
@@ -158,7 +152,7 @@ def claim(root: Path, record: dict, counts: dict[str, int]) -> None:
             raise Mistake(
                 f"--out {root} holds files that are not from simulate.py; give an empty or a new directory"
             )
-        there = json.loads(path.read_text())
+        there = read_json(path, "out", "simulate.py")
         for name, value in record.items():
             if there.get(name) != value:
                 raise Mistake(
@@ -172,8 +166,7 @@ def claim(root: Path, record: dict, counts: dict[str, int]) -> None:
                     f"give another directory, or --{name} {there[name]}"
                 )
     root.mkdir(parents=True, exist_ok=True)
-    with whole(path) as temporary:
-        temporary.write_text(json.dumps(record | counts, indent=1) + "\n")
+    write_json(path, record | counts, indent=1)
 
 
 def spread(function, jobs: list, workers: int):

@@ -20,7 +20,6 @@ and what is done is not done again.
 import utils  # noqa: F401  first, before torch: it says how threads wait
 
 import shutil
-import sys
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -38,33 +37,34 @@ from data.survey import plan as shards, predictions, proof
 from tasks import lens
 from tasks.lens import asked as question
 from trained import Compute, as_asked, load_weights, read_checkpoint
-from utils import checkpoint, config, distributed
+from utils import checkpoint, config, distributed, messages
 from utils.checkpoint import weights_of
-from utils.config import several
+from utils.config import Options, option, several
 from utils.mistake import Mistake
 
 
 @dataclass(frozen=True)
-class PlanConfig:
+class PlanConfig(Options):
     out: str = ""  # folder of the survey
     images: str = ""  # folder, or manifest (text or .gz, one path a line, the bands of an object adjacent)
-    shard_size: int = 1_000_000  # files of a shard; a few more where an object would be cut apart
-    image_size: int = 41  # pixels on a side that every cutout must have
+    # files of a shard; a few more where an object would be cut apart
+    shard_size: int = option(1_000_000, least=1)
+    image_size: int = option(41, least=1)  # pixels on a side that every cutout must have
 
 
 @dataclass(frozen=True)
-class PackConfig:
+class PackConfig(Options):
     out: str = ""  # folder of the survey
     part: int = -1  # which part of the shards, counted from 0; -1: the scheduler's array index
-    parts: int = 1  # how many parts there are
-    num_workers: int = 1  # processes that read files
+    parts: int = option(1, least=1)  # how many parts there are
+    num_workers: int = option(1, least=0)  # processes that read files
 
 
 @dataclass(frozen=True)
 class PredictConfig(Compute):
     out: str = ""  # folder of the survey
     part: int = -1  # which part of the shards, counted from 0; -1: the scheduler's array index
-    parts: int = 1  # how many parts there are
+    parts: int = option(1, least=1)  # how many parts there are
     model_path: list[str] = several()  # best.pt of a run, or of several: then the mean of their probabilities
     tta: bool = False  # mean of the probability over the eight symmetries of the square
     threshold: float = 0.5  # pred = 1 where prob >= threshold
@@ -72,15 +72,14 @@ class PredictConfig(Compute):
 
 
 @dataclass(frozen=True)
-class ReduceConfig:
+class ReduceConfig(Options):
     out: str = ""  # folder of the survey
     model_path: list[str] = several()  # as given to predict; none: account for the stores that were packed
-    parts: int = 1  # as given to predict, to name the parts to run again
+    parts: int = option(1, least=1)  # as given to predict, to name the parts to run again
     csv: bool = False  # write all rows to pred.csv.gz too
 
 
-def say(line: str) -> None:
-    print(f"survey.py: {line}", file=sys.stderr, flush=True)
+say = partial(messages.say, script="survey.py")
 
 
 def plan(options: PlanConfig) -> None:

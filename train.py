@@ -34,11 +34,12 @@ from model import MODELS
 from modes import elastic
 from tasks import TASKS
 from utils import checkpoint, config, distributed, optimizers
-from utils.config import free
+from utils.config import Options, free, option
 from utils.cuda_graphs import with_graphs
 from utils.ema import Ema
 from utils.finite import Verdicts
-from utils.log import Log, environment, resident_gib, write_json
+from utils.json_file import write_json
+from utils.log import Log, environment, resident_gib
 from utils.mistake import Mistake
 from utils.optimizers import OptimizerConfig
 from utils.progress import Progress, best_epoch, monitored, without_improvement
@@ -65,44 +66,41 @@ WRITTEN = (
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    task: str = "lens"  # the scientific question: a name in tasks/; with --model it need not be given
+class TrainConfig(Options):
+    # the scientific question: a name in tasks/; with --model it need not be given
+    task: str = "lens"
     mode: str = "single"  # how a batch becomes a gradient: single, or a name in modes/
     save_dir: str = free("runs/run")  # the run directory; the same command on it resumes
-    epochs: int = 20  # passes over the training split
-    batch_size: int = 128  # examples a step, over all ranks
-    accumulate: int = 1  # pieces that each rank's share of a batch is cut into, to save memory
-    clip_norm: float = 1.0  # largest norm of the whole gradient; 0 = off
-    ema_decay: float = 0.999  # of the averaged weights, which are judged and kept; 0 = the weights themselves
+    epochs: int = option(20, least=1)  # passes over the training split
+    batch_size: int = option(128, least=1)  # examples a step, over all ranks
+    # pieces that each rank's share of a batch is cut into, to save memory
+    accumulate: int = option(1, least=1)
+    clip_norm: float = option(1.0, least=0)  # largest norm of the whole gradient; 0 = off
+    # of the averaged weights, which are judged and kept; 0 = the weights themselves
+    ema_decay: float = option(0.999, least=0, below=1)
     # auto: fp32 on a CPU, bf16 or else fp16 on a GPU
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     # torch.compile the network; on a GPU with CUDA graphs, where they are faster on a batch of the run
     compile: bool = False
     seed: int = 42  # of weights, order, augmentation; never of the split
     monitor: str = ""  # validation figure that chooses best.pt; empty: the task's own
-    patience: int = 10  # epochs without improvement before the run ends; 0 = never
-    min_delta: float = 0.0  # an improvement smaller than this is none
+    patience: int = option(10, least=0)  # epochs without improvement before the run ends; 0 = never
+    min_delta: float = option(0.0, least=0)  # an improvement smaller than this is none
     # same bits: run: every time, at some cost on a GPU; elastic: on any number of ranks
     deterministic: Literal["none", "run", "elastic"] = "run"
-    lanes: int = 8  # elastic: parts that a batch is cut into; the number of ranks must divide it
+    # elastic: parts that a batch is cut into; the number of ranks must divide it
+    lanes: int = option(8, least=1)
     # training and validation examples on the device: auto: on a GPU that has room
     resident: Literal["auto", "yes", "no"] = free("auto")
     device: str = free("auto")  # auto, cpu, cuda or cuda:N
-    num_workers: int = free(0)  # processes that read data, besides this one
-    log_every: int = free(200)  # steps between two logged lines
-    save_every: int = free(0)  # steps between two checkpoints; 0 = one an epoch
+    num_workers: int = free(0, least=0)  # processes that read data, besides this one
+    log_every: int = free(200, least=1)  # steps between two logged lines
+    save_every: int = free(0, least=0)  # steps between two checkpoints; 0 = one an epoch
     max_time: str = free("")  # stop with a checkpoint after [days-]hours:minutes:seconds, or minutes
     restart: bool = free(False)  # begin anew in save_dir, deleting the files of the run that is there
 
     def __post_init__(self):
-        least = dict.fromkeys(
-            ("epochs", "batch_size", "accumulate", "log_every", "lanes"), 1
-        ) | dict.fromkeys(("clip_norm", "patience", "min_delta", "save_every", "num_workers"), 0)
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise Mistake(f"--{name}: got {getattr(self, name)}, expected at least {bound}")
-        if not 0 <= self.ema_decay < 1:
-            raise Mistake(f"--ema_decay: got {self.ema_decay}, expected at least 0 and below 1")
+        super().__post_init__()
         seconds_of(self.max_time or "0")
 
 

@@ -12,24 +12,19 @@ from torch import nn
 from contract import DTYPES, InPrecision
 from utils import checkpoint
 from utils.checkpoint import weights_of
+from utils.config import Options, option
 from utils.mistake import Mistake
 
 
 @dataclass(frozen=True)
-class Compute:
+class Compute(Options):
     """How a network is run, whatever it is asked; survey.py has these options too."""
 
-    batch_size: int = 128  # examples at once on a rank
-    num_workers: int = 0  # processes that read data, besides this one
+    batch_size: int = option(128, least=1)  # examples at once on a rank
+    num_workers: int = option(0, least=0)  # processes that read data, besides this one
     device: str = "auto"  # auto, cpu, cuda or cuda:N
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: what the network was trained in
     compile: bool = False  # torch.compile the network: a minute at the start, for many examples on a GPU
-
-    def __post_init__(self):
-        if self.batch_size < 1 or self.num_workers < 0:
-            raise Mistake(
-                f"--batch_size {self.batch_size}, --num_workers {self.num_workers}: expected at least 1, 0"
-            )
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:

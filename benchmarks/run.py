@@ -89,6 +89,11 @@ def machine(load: float) -> str:
     return f"{processor}, load {load:.2f} at the start; {', '.join(versions)}"
 
 
+def script_of(name: str) -> Path:
+    """The script of this name, in whatever folder of benchmarks/ it is."""
+    return next(SCRIPTS.rglob(f"{name}.py"), SCRIPTS / f"{name}.py")
+
+
 def run(name: str, arguments: list[str]) -> tuple[list[Row], list[str], int]:
     """The rows of a script, the lines that it printed, which are passed on as they come,
     and its exit code.
@@ -97,7 +102,7 @@ def run(name: str, arguments: list[str]) -> tuple[list[Row], list[str], int]:
         rows, lines = Path(folder) / "rows.json", []
         argv = [
             sys.executable,
-            str(SCRIPTS / f"{name}.py"),
+            str(script_of(name)),
             *arguments,
             *([] if name in OWN_TABLES else ["--json", str(rows)]),
         ]

@@ -2,40 +2,50 @@
 on which all bands and runs agree.
 """
 
+from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
 import pandas as pd
 
 from data.names import is_blind
+from utils.config import Options, option
 from utils.mistake import Mistake
 
 SPLITS = ("train", "val", "test")
 
 
-def split_of(
-    objects, split_seed: int, train_frac: float, val_frac: float, test_frac: float, blind: bool = True
-) -> np.ndarray:
+@dataclass(frozen=True)
+class SplitOptions(Options):
+    """How a task's objects are split; a task may have other defaults."""
+
+    split_seed: int = 42  # of the split by object; the same for every --seed of an ensemble
+    train_frac: float = option(0.70, least=0, most=1)  # share of objects to train on
+    val_frac: float = option(0.15, least=0, most=1)  # share to choose the epoch on, and a threshold
+    test_frac: float = option(0.15, least=0, most=1)  # share that is only judged
+
+
+def split_of(objects, options: SplitOptions, blind: bool = True) -> np.ndarray:
     """The split of each object by a hash of (split_seed, id): bands stay together, and new files move nobody.
 
     objects: [N] str, object ids.
     Returns: [N] str of "train", "val", "test" or "" (left out where the fractions sum to less than 1); with
         `blind`, ids of the challenge's blind test are "test" whatever the fractions.
-    Raises: Mistake for a fraction outside 0 to 1, or a sum over 1.
+    Raises: Mistake for fractions whose sum is over 1.
     """
-    fractions = {"--train_frac": train_frac, "--val_frac": val_frac, "--test_frac": test_frac}
-    for flag, value in fractions.items():
-        _check_fraction(flag, value)
+    train_frac, val_frac, test_frac = options.train_frac, options.val_frac, options.test_frac
     total = train_frac + val_frac + test_frac
     if total > 1 + 1e-9:
-        sum_of = " + ".join(f"{flag} {value}" for flag, value in fractions.items())
-        raise Mistake(f"{sum_of} = {total:.6g}: the sum must not exceed 1, make one smaller")
+        raise Mistake(
+            f"--train_frac {train_frac} + --val_frac {val_frac} + --test_frac {test_frac} = {total:.6g}: "
+            "the sum must not exceed 1, make one smaller"
+        )
     if total > 1 - 1e-9:
         total = 1.0  # .7 + .15 + .15 in floating point must not leave an object out
     number, unique = pd.factorize(np.asarray(objects, dtype=object))
     edges = [train_frac, train_frac + val_frac, total]
     of_unique = np.array([*SPLITS, ""])[
-        np.searchsorted(edges, _uniform(unique, "split", split_seed), side="right")
+        np.searchsorted(edges, _uniform(unique, "split", options.split_seed), side="right")
     ]
     if blind:
         of_unique[np.array([is_blind(object_id) for object_id in unique], dtype=bool)] = "test"
@@ -46,9 +56,8 @@ def taken(objects, split_seed: int, fraction: float) -> np.ndarray:
     """Which objects stay when a fraction of a split is wanted:
     nested, a larger fraction holds all of a smaller one.
 
-    objects: [N] str, object ids. Returns: [N] bool. Raises: Mistake for a fraction outside 0 to 1.
+    objects: [N] str, object ids; fraction: 0 to 1. Returns: [N] bool.
     """
-    _check_fraction("--take_..._frac", fraction)
     number, unique = pd.factorize(np.asarray(objects, dtype=object))
     return (_uniform(unique, "take", split_seed) < fraction)[number]
 
@@ -89,8 +98,3 @@ def _uniform(ids, purpose: str, split_seed: int) -> np.ndarray:
         [blake2b(prefix + str(object_id).encode(), digest_size=8).digest() for object_id in ids]
     )
     return (np.frombuffer(digests, dtype=">u8") >> np.uint64(11)) * 2.0**-53
-
-
-def _check_fraction(flag: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise Mistake(f"{flag} {value}: expected a fraction from 0 to 1")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from evaluation import calibration, conformal, predictions, stacking, thresholds
-from utils import json_file
+from utils.json_file import read_json, write_json
 
 
 class Rule(NamedTuple):
@@ -45,12 +45,14 @@ def read(
     if weights_file:
         rule = rule._replace(
             weights=stacking.checked(
-                json_file.read(weights_file, "weights_file"), combine, f"--weights_file {weights_file!r}"
+                read_json(weights_file, "weights_file", "ensemble.py"),
+                combine,
+                f"--weights_file {weights_file!r}",
             )
         )
     if calibration_file:
         rule = rule._replace(
-            calibration=calibration.checked(json_file.read(calibration_file, "calibration_file"))
+            calibration=calibration.checked(read_json(calibration_file, "calibration_file", "ensemble.py"))
         )
     if threshold_file:
         rule = rule._replace(threshold=thresholds.read(threshold_file))
@@ -71,6 +73,6 @@ def write(rule: Rule, folder: Path) -> None:
     thresholds.write(rule.threshold, folder / "threshold.txt")
     for name, part in (("weights", rule.weights), ("calibration", rule.calibration)):
         if part:
-            json_file.write(part, folder / f"{name}.json")
+            write_json(folder / f"{name}.json", part)
         else:
             (folder / f"{name}.json").unlink(missing_ok=True)

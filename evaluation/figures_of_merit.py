@@ -122,12 +122,6 @@ def roc_auc(label, prob) -> float:
     return float(area_under_roc(points.tp, points.fp))
 
 
-def pr_auc(label, prob) -> float:
-    """Average precision; NaN if there is one class only."""
-    points = curve(label, prob)
-    return float(average_precision(points.tp, points.fp))
-
-
 def nll(label, prob) -> float:
     """Mean negative log likelihood in nats; 0 and 1 are taken as the next float64,
     so a certain answer that is wrong costs 36.

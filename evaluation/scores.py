@@ -2,8 +2,6 @@
 and its files.
 """
 
-import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import pandas as pd
 
 from evaluation import bootstrap, figures_of_merit
 from utils import files
+from utils.json_file import strict, write_json
 from utils.mistake import Mistake
 
 Scores = dict[str, dict[str, float | int | str]]  # scope ("global", "domain::hsc") -> figure -> value
@@ -72,20 +71,10 @@ def write(scores: Scores, folder: Path, tag: str, about: dict | None = None) -> 
     """metrics_<tag>.json (undefined values are null) and metrics_<tag>.csv (scope,metric,value;
     undefined values are empty).
     """
-    clean = {
-        scope: {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in figures.items()
-        }
-        for scope, figures in scores.items()
-    }
-    with files.whole(folder / f"metrics_{tag}.json") as temporary:
-        temporary.write_text(
-            json.dumps(clean | ({"about": about} if about else {}), indent=2, allow_nan=False) + "\n"
-        )
+    write_json(folder / f"metrics_{tag}.json", scores | ({"about": about} if about else {}))
     rows = [
         (scope, name, "" if value is None else value)
-        for scope, figures in clean.items()
+        for scope, figures in strict(scores).items()
         for name, value in figures.items()
     ]
     with files.whole(folder / f"metrics_{tag}.csv") as temporary:

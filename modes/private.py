@@ -18,36 +18,30 @@ from torch import Tensor
 from contract import Batch, Gradient, Run, pieces, size_of
 from modes.per_example import hooked, refuse_unless_each_alone
 from utils import distributed
+from utils.config import Options, option
 from utils.mistake import Mistake
 from utils.seeding import seed_from
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     # noise in units of max_grad_norm; give this or target_epsilon (default 1)
-    noise_multiplier: float | None = None
-    target_epsilon: float | None = None  # find the noise that spends this by the end of the run
-    target_delta: float = 1e-5  # epsilon is reported at this delta; below 1 / examples
-    max_grad_norm: float = 1.0  # the largest L2 norm that one example may contribute
+    noise_multiplier: float | None = option(None, above=0)
+    # find the noise that spends this by the end of the run
+    target_epsilon: float | None = option(None, above=0)
+    target_delta: float = option(1e-5, above=0)  # epsilon is reported at this delta; below 1 / examples
+    max_grad_norm: float = option(1.0, above=0)  # the largest L2 norm that one example may contribute
     accountant: Literal["rdp", "prv"] = "rdp"  # prv is tighter and slower
-    max_physical_batch: int = 64  # per-example gradients held in memory at once
+    max_physical_batch: int = option(64, least=1)  # per-example gradients held in memory at once
     noise_seed: int = -1  # for tests; -1 draws it from the system, as a guarantee needs
 
     def __post_init__(self):
+        super().__post_init__()
         if self.noise_multiplier is not None and self.target_epsilon is not None:
             raise Mistake(
                 f"--noise_multiplier {self.noise_multiplier:g} and --target_epsilon {self.target_epsilon:g} "
                 "each fix the noise: give one of them"
             )
-        for name in (
-            "noise_multiplier",
-            "target_epsilon",
-            "target_delta",
-            "max_grad_norm",
-            "max_physical_batch",
-        ):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise Mistake(f"--{name}: got {getattr(self, name):g}, expected a number above 0")
 
 
 def build(config: Config, run: Run) -> "PrivateGradient":

@@ -1,9 +1,9 @@
 """The command line, built from frozen dataclasses: one field with a comment is one flag with a help text.
 
     @dataclass(frozen=True)
-    class Config:
-        lr: float = 3e-4             # peak learning rate
-        bands: list[str] = several("g", "r")     # bands to read
+    class Config(Options):
+        lr: float = option(3e-4, above=0)  # peak learning rate
+        bands: list[str] = several("g", "r")  # bands to read
 
     train, lens = read(argv, TrainConfig, LensConfig)
 
@@ -15,29 +15,104 @@ Precedence: defaults < `--config file.yaml` < flags, wherever `--config` stands 
 import dataclasses
 import difflib
 import inspect
+import math
 import re
 import sys
 import types
 import typing
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import yaml
 
+from utils.messages import say
 from utils.mistake import Mistake
 
 
-def several(*values) -> Any:
-    """The default of a list field."""
-    return field(default_factory=lambda: list(values))
+class Range(NamedTuple):
+    """Which numbers an option takes; an end that is None is open."""
+
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def holds(self, number: float) -> bool:
+        """NaN compares with nothing, so it is out of every range that has an end."""
+        return (
+            (self.least is None or number >= self.least)
+            and (self.most is None or number <= self.most)
+            and (self.above is None or number > self.above)
+            and (self.below is None or number < self.below)
+        )
+
+    def __str__(self) -> str:
+        if self.least is not None and self.most is not None:
+            return f"{shown(self.least)} to {shown(self.most)}"
+        words = dict(least="at least", above="above", most="at most", below="below")
+        ends = {name: getattr(self, name) for name in words}
+        return " and ".join(f"{words[name]} {shown(end)}" for name, end in ends.items() if end is not None)
 
 
-def free(default: Any) -> Any:
-    """The default of an option that may differ when a run is resumed, because it cannot change the result."""
+def shown(value: Any) -> str:
+    """A number as a person writes it, all its digits kept: 0.1, 1e-05, 1 for 1.0."""
+    if not isinstance(value, float):
+        return str(value)
+    short = f"{value:g}"
+    return short if float(short) == value or math.isnan(value) else repr(float(value))
+
+
+def option(
+    default: Any,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    free: bool = False,
+) -> Any:
+    """A field with a default and, where ends are given, a range for its number, or for each number of a list.
+
+    The class inherits from Options, which checks the range. free: the option may differ when a run is
+    resumed, because it cannot change the result.
+    """
+    about = {"range": Range(least, most, above, below), "free": free}
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"free": True})
-    return field(default=default, metadata={"free": True})
+        return field(default_factory=lambda: list(default), metadata=about)
+    return field(default=default, metadata=about)
+
+
+def several(*values, **about) -> Any:
+    """A list field; `about` as for `option`."""
+    return option(list(values), **about)
+
+
+def free(default: Any, **ends) -> Any:
+    """An option that may differ when a run is resumed, because it cannot change the result."""
+    return option(default, free=True, **ends)
+
+
+class Options:
+    """What a configuration inherits from: each option is in its range, however the configuration was made.
+
+    A __post_init__ for what several options have to do with each other calls this one first.
+    """
+
+    def __post_init__(self):
+        for each in dataclasses.fields(self):
+            check_range(each, getattr(self, each.name))
+
+
+def range_of(option: dataclasses.Field) -> Range:
+    return option.metadata.get("range", Range())
+
+
+def check_range(option: dataclasses.Field, value: Any) -> None:
+    """Raises Mistake for a number out of the option's range; None, an option that is not given, is in it."""
+    numbers = value if isinstance(value, (list, tuple)) else [value]
+    for number in numbers:
+        if number is not None and not range_of(option).holds(number):
+            raise Mistake(f"--{option.name}: got {shown(number)}, expected {range_of(option)}")
 
 
 def read(argv: list[str], *classes: type, script: str | None = None) -> list[Any]:
@@ -62,6 +137,7 @@ def fields_of(*classes: type) -> dict[str, dataclasses.Field]:
     for cls in classes:
         for option in dataclasses.fields(cls):
             assert option.name not in fields, f"two options are named {option.name}"
+            assert issubclass(cls, Options) or not str(range_of(option)), f"{cls} would not check its ranges"
             fields[option.name] = (
                 dataclasses.replace(option, type=typing.get_type_hints(cls)[option.name])
                 if isinstance(option.type, str)
@@ -85,7 +161,9 @@ def parser_for(classes: tuple[type, ...], script: str | None):
                 if takes_many(option)
                 else dict(type=option.type)
             )
-            group.add_argument(f"--{name}", default=default_of(option), help=comments.get(name, ""), **shape)
+            ends = str(range_of(option))
+            text = comments.get(name, "") + (f" ({ends})" if ends else "")
+            group.add_argument(f"--{name}", default=default_of(option), help=text, **shape)
     return parser
 
 
@@ -108,7 +186,7 @@ def comments_of(cls: type) -> dict[str, str]:
         above: list[str] = []
         for line in inspect.getsource(ancestor).split("\n"):
             if option := re.match(r"    (\w+): [^#]*(?:#\s*(.+))?$", line):
-                comments[option[1]] = option[2] or " ".join(above)
+                comments[option[1]] = option[2] or " ".join(above) or comments.get(option[1], "")
             alone = re.match(r"    #\s*(.+)$", line)
             above = [*above, alone[1]] if alone else []
     return comments
@@ -277,17 +355,18 @@ def run(main: Callable[[list[str]], None]) -> None:
     A Mistake, or trouble with a file (OSError), ends it with one line on stderr and exit code 2, a divergence
     (FloatingPointError) with 3, Ctrl-C with 130.
     """
+    script = Path(sys.argv[0]).name
     try:
         main(sys.argv[1:])
     except Mistake as mistake:
-        print(f"{Path(sys.argv[0]).name}: {mistake}", file=sys.stderr)
+        say(str(mistake), script)
         sys.exit(2)
     except OSError as trouble:  # no such folder, no permission, no space: its text names the file
-        print(f"{Path(sys.argv[0]).name}: {trouble}", file=sys.stderr)
+        say(str(trouble), script)
         sys.exit(2)
     except FloatingPointError as divergence:
-        print(f"{Path(sys.argv[0]).name}: {divergence}", file=sys.stderr)
+        say(str(divergence), script)
         sys.exit(3)
     except KeyboardInterrupt:
-        print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
+        say("interrupted", script)
         sys.exit(130)

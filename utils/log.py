@@ -5,9 +5,7 @@ Only rank 0 speaks. Losses and scores come from elsewhere; here is only how they
 
 import csv
 import io
-import json
 import logging
-import math
 import os
 import platform
 import subprocess
@@ -19,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from utils import distributed, files, plots
+from utils.json_file import write_json
 
 
 class Log:
@@ -150,15 +149,3 @@ def resident_gib() -> float:
     """Memory of this process in GiB (Linux; 0 elsewhere)."""
     statm = Path("/proc/self/statm")
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**30 if statm.exists() else 0.0
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Strict JSON: a figure that is undefined (NaN) is null."""
-
-    def strict(node: Any) -> Any:
-        if isinstance(node, dict):
-            return {name: strict(value) for name, value in node.items()}
-        return None if isinstance(node, float) and math.isnan(node) else node
-
-    with files.whole(path) as temporary:
-        temporary.write_text(json.dumps(strict(content), indent=2, default=float, allow_nan=False) + "\n")

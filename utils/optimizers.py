@@ -18,30 +18,29 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from utils.config import several
+from utils.config import Options, option, several
 from utils.mistake import Mistake
 
 EVERY = 10  # sophia: steps between two estimates of the curvature (Liu et al. 2023, section 2.3)
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Options):
     # adamw, sgd, adafactor and muon are torch's; for the others pip install -r requirements-optimizers.txt
     optimizer: Literal["adamw", "sgd", "lion", "adafactor", "muon", "schedulefree", "sophia"] = "adamw"
-    weight_decay: float = 0.05  # of matrices and convolutions; biases, norms and scales do not decay
-    betas: list[float] = several()  # decay of the first and second moment; none given: the optimiser's own
-    momentum: float = 0.9  # sgd: of the gradient (Nesterov's); 0 = none
+    # of matrices and convolutions; biases, norms and scales do not decay
+    weight_decay: float = option(0.05, least=0)
+    # decay of the first and second moment; none given: the optimiser's own
+    betas: list[float] = several(least=0, below=1)
+    momentum: float = option(0.9, least=0, below=1)  # sgd: of the gradient (Nesterov's); 0 = none
     # factors on the rate of weights whose name begins so, such as model.network.body=0.1
     lr_scale: list[str] = several()
 
     def __post_init__(self):
-        if not self.weight_decay >= 0:
-            raise Mistake(f"--weight_decay: got {self.weight_decay}, expected at least 0")
-        if self.betas and (len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas)):
+        super().__post_init__()
+        if len(self.betas) not in (0, 2):
             given = " ".join(f"{beta:g}" for beta in self.betas)
-            raise Mistake(f"--betas: got {given}, expected two numbers of at least 0 and below 1")
-        if not 0 <= self.momentum < 1:
-            raise Mistake(f"--momentum: got {self.momentum:g}, expected at least 0 and below 1")
+            raise Mistake(f"--betas: got {given}, expected two numbers")
         scales_by_prefix(self.lr_scale)
 
 

@@ -4,52 +4,38 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from utils.config import Options, option
 from utils.mistake import Mistake
 
 
 @dataclass(frozen=True)
-class ScheduleConfig:
-    lr: float = 3e-4  # peak learning rate
+class ScheduleConfig(Options):
+    lr: float = option(3e-4, above=0)  # peak learning rate
     # its shape after the warm-up; onecycle rises by itself
     scheduler: Literal["cosine", "step", "exp", "plateau", "onecycle", "cosine_restarts", "constant"] = (
         "cosine"
     )
-    warmup_epochs: float = 2  # epochs of linear rise to the peak
-    min_lr: float = 1e-6  # no schedule goes below
-    step_size: float = 20  # step: epochs between two reductions
-    gamma: float = 0.5  # step: the factor of a reduction; exp: the factor of an epoch
-    plateau_factor: float = 0.5  # plateau: the factor of a reduction
-    plateau_patience: int = 3  # plateau: epochs without improvement before a reduction
-    plateau_cooldown: int = 0  # plateau: epochs after a reduction that are not counted
+    warmup_epochs: float = option(2, least=0)  # epochs of linear rise to the peak
+    min_lr: float = option(1e-6, least=0)  # no schedule goes below
+    step_size: float = option(20, above=0)  # step: epochs between two reductions
+    # step: the factor of a reduction; exp: the factor of an epoch
+    gamma: float = option(0.5, above=0, most=1)
+    plateau_factor: float = option(0.5, above=0, most=1)  # plateau: the factor of a reduction
+    plateau_patience: int = option(3, least=0)  # plateau: epochs without improvement before a reduction
+    plateau_cooldown: int = option(0, least=0)  # plateau: epochs after a reduction that are not counted
     plateau_monitor: str = ""  # plateau: the validation figure to watch; empty: the one of --monitor
-    onecycle_rise: float = 0.3  # onecycle: share of the run in which the rate rises to its peak
-    onecycle_start: float = 25  # onecycle: the peak over the rate of the first step
-    restart_epochs: float = 10  # cosine_restarts: epochs of the first cycle after the warm-up
-    restart_growth: float = 2  # cosine_restarts: how many times longer each cycle is than the one before
+    # onecycle: share of the run in which the rate rises to its peak
+    onecycle_rise: float = option(0.3, above=0, below=1)
+    onecycle_start: float = option(25, least=1)  # onecycle: the peak over the rate of the first step
+    # cosine_restarts: epochs of the first cycle after the warm-up
+    restart_epochs: float = option(10, above=0)
+    # cosine_restarts: how many times longer each cycle is than the one before
+    restart_growth: float = option(2, least=1)
 
     def __post_init__(self):
-        if not self.lr > 0:
-            raise Mistake(f"--lr: got {self.lr:g}, expected a number above 0")
-        if not 0 <= self.min_lr <= self.lr:
-            raise Mistake(f"--min_lr: got {self.min_lr:g}, expected 0 <= min_lr <= lr = {self.lr:g}")
-        for name in ("gamma", "plateau_factor"):
-            if not 0 < getattr(self, name) <= 1:
-                raise Mistake(
-                    f"--{name}: got {getattr(self, name):g}, expected a factor above 0 and at most 1"
-                )
-        for name in ("warmup_epochs", "plateau_patience", "plateau_cooldown"):
-            if getattr(self, name) < 0:
-                raise Mistake(f"--{name}: got {getattr(self, name):g}, expected at least 0")
-        for name in ("step_size", "restart_epochs"):
-            if not getattr(self, name) > 0:
-                raise Mistake(f"--{name}: got {getattr(self, name):g}, expected epochs above 0")
-        for name in ("onecycle_start", "restart_growth"):
-            if not getattr(self, name) >= 1:
-                raise Mistake(f"--{name}: got {getattr(self, name):g}, expected at least 1")
-        if not 0 < self.onecycle_rise < 1:
-            raise Mistake(
-                f"--onecycle_rise: got {self.onecycle_rise:g}, expected a share above 0 and below 1"
-            )
+        super().__post_init__()
+        if self.min_lr > self.lr:
+            raise Mistake(f"--min_lr: got {self.min_lr:g}, expected at most --lr {self.lr:g}")
 
 
 def learning_rate(

@@ -1,5 +1,5 @@
 """Images of another size: cropped about their centre, or resampled with their flux conserved,
-and what becomes of the WCS.
+and what becomes of the pixel scale.
 
 A pixel value is a flux per pixel. A resampled pixel is the integral of the image over its footprint, the
 image taken as constant within each of its pixels. So the total flux stays, for any ratio up or down, a
@@ -87,28 +87,6 @@ def crop_start(shape: Shape, side: int) -> tuple[int, int]:
             f"{min(shape)}"
         )
     return (shape[0] - side) // 2, (shape[1] - side) // 2
-
-
-def cropped_wcs(crpix: np.ndarray, shape: Shape, side: int) -> np.ndarray:
-    """CRPIX (x, y; 1-based) after `cropped`; the CD matrix stays."""
-    top, left = crop_start(shape, side)
-    return np.asarray(crpix, dtype=np.float64) - [left, top]
-
-
-def rescaled_wcs(
-    crpix: np.ndarray, cd: np.ndarray, shape: Shape, new: Shape
-) -> tuple[np.ndarray, np.ndarray]:
-    """CRPIX (x, y; 1-based) and CD matrix [2, 2] in degrees a pixel after `resampled` from `shape` to `new`;
-    CRVAL and CTYPE stay.
-
-    Of a linear WCS: distortions in powers of pixels (SIP) would need rescaling too.
-    Source: FITS standard 4.0, section 8.2: the centre of the first pixel is at 1, so its outer edge,
-        which stays, is at 0.5.
-    """
-    factor = np.array([new[1] / shape[1], new[0] / shape[0]])
-    return (np.asarray(crpix, dtype=np.float64) - 0.5) * factor + 0.5, np.asarray(
-        cd, dtype=np.float64
-    ) / factor
 
 
 def rescaled_pixel_scale(scale: float, shape: Shape, new: Shape) -> float:

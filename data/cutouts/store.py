@@ -41,11 +41,11 @@ from data.packing import (
     parquet_bytes,
     publish_pack,
     quarantine_lines,
-    say_on_stderr,
     statuses,
 )
 from data.workers import work_through
 from utils.files import FULL, flush_to_disk, write_durably
+from utils.messages import say
 from utils.mistake import Mistake
 
 VERSION = 1
@@ -209,7 +209,7 @@ def pack_cutouts(
     shape: tuple[int, int] = (41, 41),
     workers: int = 1,
     digest: str | None = None,
-    say: Callable[[str], None] = say_on_stderr,
+    say: Callable[[str], None] = say,
     source: Source | None = None,
 ) -> Store:
     """Reads every file of an inventory into a store, or finds that done;

@@ -23,7 +23,7 @@ from astropy.io import fits
 
 from data.cutouts.fits import MACHINE_TROUBLE, BadFile, check_size, first_line, fits_bytes, opened_fits
 from physics.count_rates import source_rate
-from utils.config import several
+from utils.config import Options, option, several
 from utils.mistake import Mistake
 
 LARGEST = 2**31  # bytes of a file, unpacked
@@ -67,23 +67,20 @@ ALIASES = {
 
 
 @dataclass(frozen=True)
-class Reading:
+class Reading(Options):
     """How files become curves."""
 
-    min_fracexp: float = 0.1  # points of a band with a smaller fractional exposure are dropped
-    bin_time: float = 100.0  # event lists: width of a bin, s
+    # points of a band with a smaller fractional exposure are dropped
+    min_fracexp: float = option(0.1, least=0, most=1)
+    bin_time: float = option(100.0, above=0, below=np.inf)  # event lists: width of a bin, s
     energy_bands: list[float] = several(0.2, 0.6, 2.3, 5.0)  # event lists: edges of the bands, keV
     channel_bands: list[int] = several(0, 14, 36, 256)  # event lists without energies: edges in PHA channels
-    epoch_gap: float = 0.02  # tables: rows of different bands so close together are one point, days
+    # tables: rows of different bands so close together are one point, days
+    epoch_gap: float = option(0.02, least=0, below=np.inf)
     zero_point: float = 22.5  # tables: magnitude of a rate of one
 
     def __post_init__(self):
-        if not 0 <= self.min_fracexp <= 1:
-            raise Mistake(f"--min_fracexp: got {self.min_fracexp:g}, expected a fraction from 0 to 1")
-        if not 0 < self.bin_time < np.inf:
-            raise Mistake(f"--bin_time: got {self.bin_time:g}, expected seconds above 0")
-        if not 0 <= self.epoch_gap < np.inf:
-            raise Mistake(f"--epoch_gap: got {self.epoch_gap:g}, expected days from 0")
+        super().__post_init__()
         for flag, edges in (("energy_bands", self.energy_bands), ("channel_bands", self.channel_bands)):
             if len(edges) < 2 or not all(low < high for low, high in zip(edges, edges[1:])):
                 raise Mistake(f"--{flag}: got {' '.join(map(str, edges))}, expected two or more rising edges")

@@ -41,12 +41,12 @@ from data.packing import (
     parquet_bytes,
     publish_pack,
     quarantine_lines,
-    say_on_stderr,
     statuses,
     write_arrays_durably,
 )
 from data.workers import work_through
 from utils.files import flush_to_disk, write_durably
+from utils.messages import say
 from utils.mistake import Mistake
 
 VERSION = 1
@@ -245,7 +245,7 @@ def pack_light_curves(
         _read_blocks(paths, reading, partial, workers)
         _finish(paths, partial, digest)
 
-    pack_once(PACKS, directory, digest, pack, "light curves", say_on_stderr)
+    pack_once(PACKS, directory, digest, pack, "light curves", say)
     return open_packed(directory)
 
 
@@ -277,7 +277,7 @@ def _read_blocks(paths: Sequence[str], reading: Reading, partial: Path, workers:
     }
     missing = {block: part for block, part in blocks.items() if not _sound(block)}
     left = sum(map(len, missing.values()))
-    say_on_stderr(f"reading {left:,} of {len(paths):,} files into {partial.parent}")
+    say(f"reading {left:,} of {len(paths):,} files into {partial.parent}")
     jobs = (
         {"block": str(block), "paths": part, "reading": asdict(reading)} for block, part in missing.items()
     )

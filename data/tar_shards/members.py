@@ -18,7 +18,7 @@ HEAD = 1024  # bytes in which an npy header must end; numpy's has 128
 MOST_JSON = 2**20  # bytes of a sample's JSON
 MOST_TEXT = 64  # ... of a label's text
 DEEPEST = 16  # levels of lists and objects
-MOST_CHANNELS, LONGEST_SIDE = 256, 2**15
+LONGEST_SIDE = 2**15
 DTYPES = re.compile(r"([<>|=]?)(f[248]|[iu][1248]|b1)")
 NPY = re.compile(
     rb"\{'descr': '([^'\\]{1,16})', 'fortran_order': (True|False), 'shape': \(([\d, ]{0,64})\), ?\} *\n?"

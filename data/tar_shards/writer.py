@@ -29,11 +29,12 @@ import numpy as np
 import pandas as pd
 
 from data.cutouts import store as stores
-from data.packing import locked_for_writing, parquet_bytes, publish_pack, remove_partials, say_on_stderr
+from data.packing import locked_for_writing, parquet_bytes, publish_pack, remove_partials
 from data.tar_shards.manifest import FORMAT, VERSION, open_manifest
 from data.tar_shards.records import json_values
 from data.tar_shards.tar import ending, header, padding
 from utils.files import flush_to_disk, write_durably
+from utils.messages import say
 from utils.mistake import Mistake
 
 PART_BYTES = 2**24  # of images that a thread holds at once
@@ -62,7 +63,7 @@ def write_shards(
     directory: str | os.PathLike,
     per_shard: int = 10_000,
     workers: int = 1,
-    say: Callable[[str], None] = say_on_stderr,
+    say: Callable[[str], None] = say,
 ) -> dict[str, Any]:
     """Write the objects of a store as shards, or find that done; interrupted anywhere, the same call goes on.
 

@@ -1,8 +1,8 @@
 """Simulated eROSITA light curves: visits, exposures, background and counts of a source whose rate follows a
 known process.
 
-A curve is a function of (seed, number) and of the options of Survey alone. `in_memory` gives arrays;
-`write_batch` gives files (simulations/light_curves/products.py has their bytes).
+A curve is a function of (seed, number) and of the options of Survey alone
+(simulations/light_curves/products.py makes files of it).
 What is drawn, with its sources, is told in docs/light_curve_simulation.md.
 """
 
@@ -17,6 +17,7 @@ from astropy.io import fits
 
 from physics import count_rates
 from simulations.light_curves.processes import ERODAY, PROCESSES, draw, log_uniform
+from utils.config import Options, option
 from utils.mistake import Mistake
 from utils.seeding import seed_from
 
@@ -49,14 +50,15 @@ BATCH = 256  # curves computed together, always: floats may depend on the batch
 
 
 @dataclass(frozen=True)
-class Survey:
+class Survey(Options):
     """What is simulated; its fields are command-line flags."""
 
     # a curve's expected source counts, over all bands and points, are log-uniform from this
-    counts_low: float = 200.0
-    counts_high: float = 20000.0  # to this
-    points_low: int = 10  # a curve's visits, four hours apart, are uniform from this number
-    points_high: int = 60  # to this
+    counts_low: float = option(200.0, least=1)
+    counts_high: float = option(20000.0, least=1)  # to this
+    # a curve's visits, four hours apart, are uniform from this number
+    points_low: int = option(10, least=2)
+    points_high: int = option(60, least=2)  # to this
     # folder of srctool light curves whose FRACEXP, BACKRATIO and background are used instead of the model's
     exposures: str = ""
     # rebinned: a row a visit (eRebin); srctool: a row each 100 s, mostly empty
@@ -65,11 +67,12 @@ class Survey:
     rates: Literal["total", "src"] = "total"
 
     def __post_init__(self):
-        for low, high, least in (("counts_low", "counts_high", 1), ("points_low", "points_high", 2)):
-            first, last = getattr(self, low), getattr(self, high)
-            if not least <= first <= last:
+        super().__post_init__()
+        for low, high in (("counts_low", "counts_high"), ("points_low", "points_high")):
+            if getattr(self, low) > getattr(self, high):
                 raise Mistake(
-                    f"--{low} is {first} and --{high} {last}; give {least} or more, and the lower one first"
+                    f"--{low} is {getattr(self, low)} and --{high} {getattr(self, high)}; give the lower one "
+                    "first"
                 )
         if self.exposures and not Path(self.exposures).is_dir():
             raise Mistake(
@@ -277,62 +280,6 @@ def read_exposures(folder: str) -> list[np.ndarray]:
             f"--exposures {folder}: no srctool light curve with an exposed row is there; give another folder"
         )
     return rows
-
-
-def in_memory(
-    count: int, seed: int, survey: Survey | None = None, rates: str = "src"
-) -> dict[str, np.ndarray]:
-    """`count` curves as padded arrays, N curves, T longest, C bands; padding is zero and not observed.
-
-    time [N, T] s since the curve's first point; width [N, T] s; counts, background (expected in the source
-    region: BACK_COUNTS * BACKRATIO), exposure (s), rate, error_low, error_up (by `source_rates`),
-        true_rate (of the source, counts/s) [N, T, C];
-    observed [N, T, C] bool (FRACEXP of at least 0.1); length, number [N]; process [N], an index of PROCESSES;
-    total_counts [N].
-    """
-    survey = survey or Survey()
-    curves = [simulate(seed, number, survey) for number in range(count)]
-    length = np.array([len(curve.bins.time) for curve in curves])
-    arrays = {name: np.zeros((count, length.max())) for name in ("time", "width")}
-    arrays |= {
-        name: np.zeros((count, length.max(), len(BANDS)))
-        for name in (
-            "counts",
-            "background",
-            "exposure",
-            "rate",
-            "error_low",
-            "error_up",
-            "true_rate",
-            "observed",
-        )
-    }
-    estimates = source_rates(curves, rates)
-    for i, (curve, estimate) in enumerate(zip(curves, estimates)):
-        bins, observed = curve.bins, curve.bins.fracexp >= MIN_FRACEXP
-        arrays["time"][i, : length[i]] = bins.time - bins.time[0]
-        arrays["width"][i, : length[i]] = bins.width
-        values = (
-            curve.counts,
-            curve.back_counts * bins.backratio[:, None],
-            bins.exposure,
-            *estimate,
-            curve.rate,
-            observed,
-        )
-        for name, value in zip(
-            ("counts", "background", "exposure", "rate", "error_low", "error_up", "true_rate", "observed"),
-            values,
-        ):
-            arrays[name][i, : length[i]] = np.where(observed, value, 0)
-    arrays["observed"] = arrays["observed"].astype(bool)
-    number = np.arange(count)
-    return arrays | {
-        "length": length,
-        "number": number,
-        "process": number % len(PROCESSES),
-        "total_counts": np.array([curve.truth["total_counts"] for curve in curves]),
-    }
 
 
 def source_rates(curves: list[Curve], rates: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:

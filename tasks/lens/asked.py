@@ -15,7 +15,7 @@ from data import split
 from data.cutouts import buckets, examples as cutouts, file_rows, store
 from data.parts import Parts
 from evaluation import calibration, predictions
-from evaluation.posterior import predictive_parts
+from evaluation.uncertainty import predictive_parts
 from models.layers.augment import dihedral
 from physics.lens_parameters import turn
 from physics.plausibility import Plausibility, plausibility
@@ -24,15 +24,16 @@ from tasks.lens.config import Config, inferred
 from tasks.lens.losses import answers_of
 from tasks.lens.network import rebuild
 from tasks.lens.tables import plausibilities, quantities
+from utils.config import Options, option
 from utils.mistake import Mistake
 from utils.seeding import seed_from
 
 
-UNCERTAINTY = ["total", "aleatoric", "epistemic"]  # entropies in nats (evaluation/posterior.py)
+UNCERTAINTY = ["total", "aleatoric", "epistemic"]  # entropies in nats (evaluation/uncertainty.py)
 
 
 @dataclass(frozen=True)
-class Asked:
+class Asked(Options):
     images: str = ""  # folder or manifest of unlabelled cutouts, instead of buckets
     tta: bool = False  # mean over the eight symmetries of the square
     # of the probabilities, as validation of the training gave it
@@ -42,18 +43,10 @@ class Asked:
     quarantined: Literal["empty", "nonlens"] = "empty"
     # draws of the weights of a network that has a posterior (bayesian_ensemble): their mean, and
     # uncertainty_<which>.csv
-    samples: int = 0
-    # draw why the network says so, for this many examples of the highest probability (docs/explain.md)
-    explain: int = 0
-
-    def __post_init__(self):
-        if self.samples < 0:
-            raise Mistake(f"--samples: got {self.samples}, expected at least 0")
-        if not 0 <= self.explain <= lens_explain.MOST:
-            raise Mistake(
-                f"--explain: got {self.explain}, expected 0 to {lens_explain.MOST}, as many as one picture "
-                "can show"
-            )
+    samples: int = option(0, least=0)
+    # draw why the network says so, for this many examples of the highest probability, as many as one picture
+    # can show (docs/explain.md)
+    explain: int = option(0, least=0, most=lens_explain.MOST)
 
 
 def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Answer:

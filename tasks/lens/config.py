@@ -5,35 +5,40 @@ from typing import Any, Literal
 
 from data.cutouts import buckets
 from data.cutouts.buckets import DOMAINS
+from data.split import SplitOptions
 from losses.lens_constraints import TERMS
 from model import MODELS
 from physics.lens_parameters import GEOMETRY, QUANTITIES
-from utils.config import free, several
+from utils.config import Options, free, option, several
 from utils.mistake import Mistake
 
 
 @dataclass(frozen=True)
-class Losses:
+class Losses(Options):
     """Terms of the loss besides the label's."""
 
     # quantities to infer, by their first column in parameters.fits: Rein ell_m sh srcx zlens ...; all
     regression: list[str] = several()
-    regression_weight: float = 1.0  # of their likelihood, a mean over the quantities, in nats
+    # of their likelihood, a mean over the quantities, in nats
+    regression_weight: float = option(1.0, least=0)
     use_physics: bool = False  # fit a lens model to every image, ray by ray; adds its terms for the lenses
-    physics_weight: float = 0.1  # of all physics terms together
+    physics_weight: float = option(0.1, least=0)  # of all physics terms together
     # and shear_consistency, by a second view; or with weights: lens_equation=0.5
     physics_terms: list[str] = several("lens_equation", "mass_conservation")
     domain_adversarial: bool = False  # features that do not tell the domains apart
-    domain_weight: float = 0.1  # of that term
-    domain_warmup: int = 1000  # steps over which its weight grows from zero
+    domain_weight: float = option(0.1, least=0)  # of that term
+    domain_warmup: int = option(1000, least=1)  # steps over which its weight grows from zero
     label_domain: str = ""  # learn labels of this domain alone: slsim or hsc; empty: all
     # learn from the worst image near each image, in this norm
     adversarial: Literal["none", "linf", "l2"] = "none"
-    adversarial_radius: float = 0.1  # how near, in units of the noise of each image; of l2 rather 3
-    adversarial_steps: int = 5  # of the search for it
-    adversarial_share: float = 0.5  # weight of the worst image; the rest is the image as it is
+    # how near, in units of the noise of each image; of l2 rather 3
+    adversarial_radius: float = option(0.1, least=0)
+    adversarial_steps: int = option(5, least=1)  # of the search for it
+    # weight of the worst image; the rest is the image as it is
+    adversarial_share: float = option(0.5, least=0, most=1)
 
     def __post_init__(self):
+        super().__post_init__()
         for name in self.regression:
             if name not in (*QUANTITIES, "all"):
                 raise Mistake(f"--regression: got {name!r}, expected all or some of {' '.join(QUANTITIES)}")
@@ -42,22 +47,7 @@ class Losses:
                 f"--label_domain: got {self.label_domain!r}, expected one of {', '.join(DOMAINS)}, or "
                 "nothing for all"
             )
-        if self.domain_warmup < 1:
-            raise Mistake(f"--domain_warmup: got {self.domain_warmup}, expected at least 1 step")
-        for name in ("regression_weight", "physics_weight", "domain_weight"):
-            if not getattr(self, name) >= 0:
-                raise Mistake(f"--{name}: got {getattr(self, name):g}, expected at least 0")
         weights_of(self.physics_terms)
-        if (
-            not self.adversarial_radius >= 0
-            or self.adversarial_steps < 1
-            or not 0 <= self.adversarial_share <= 1
-        ):
-            raise Mistake(
-                f"--adversarial_radius {self.adversarial_radius:g}, --adversarial_steps "
-                f"{self.adversarial_steps}, --adversarial_share "
-                f"{self.adversarial_share:g}: expected at least 0, at least 1, and a share from 0 to 1"
-            )
 
 
 def inferred(config: Any) -> tuple[str, ...]:
@@ -91,7 +81,7 @@ METADATA = ["redshift", "seeing", "sersic_index", "half_light_radius", "elliptic
 
 
 @dataclass(frozen=True)
-class Inputs:
+class Inputs(Options):
     """Where the cutouts are."""
 
     data: str = free("")  # folder that holds the four buckets
@@ -124,20 +114,23 @@ def metadata_columns(config: Any) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Config(Losses, Inputs):
+class Images(Options):
+    """What an example is."""
+
     bands: list[str] = several()  # bands to use, in this order; none given: all that are there
     # an example is one band file, or an object with a channel a band
     band_mode: Literal["single", "stack"] = "single"
-    image_size: int = 41  # pixels on a side that every cutout must have
+    image_size: int = option(41, least=1)  # pixels on a side that every cutout must have
     pixel_scale: float = 0.2  # arcsec, the side of a pixel: for networks that measure angles
     seeing: float = 0.75  # arcsec, full width of the point spread, for those that trace rays
-    split_seed: int = 42  # of the split by object; the same for every --seed of an ensemble
-    train_frac: float = 0.70  # share of objects to train on
-    val_frac: float = 0.15  # share to choose the epoch and the threshold on
-    test_frac: float = 0.15  # share that is only judged
-    take_train_frac: float = 1.0  # use this part of the training split
-    take_val_frac: float = 1.0  # ... of the validation split
-    take_test_frac: float = 1.0  # ... of the test split
+
+
+# The order of the bases is that of the flags, from right to left.
+@dataclass(frozen=True)
+class Config(SplitOptions, Images, Losses, Inputs):
+    take_train_frac: float = option(1.0, least=0, most=1)  # use this part of the training split
+    take_val_frac: float = option(1.0, least=0, most=1)  # ... of the validation split
+    take_test_frac: float = option(1.0, least=0, most=1)  # ... of the test split
     smoothing_mode: Literal["none", "gaussian", "guided", "psf"] = "none"  # smoothing before the network
     gaussian_sigma: float = 0.8  # gaussian: its width, pixels
     guided_radius: int = 2  # guided: half-width of its window, pixels
@@ -153,12 +146,12 @@ class Config(Losses, Inputs):
     use_mad: bool = False  # normalisation: median and MAD instead of mean and deviation
     apply_padding: bool = False  # zeros around the cutout
     out_size_when_padded: int = 64  # pixels on a side after padding
-    rotate: float = 0.0  # training: chance of an image to be turned by any angle
+    rotate: float = option(0.0, least=0, most=1)  # training: chance of an image to be turned by any angle
     augment: bool = True  # training: the eight symmetries of the square, and noise
     # training: white noise of up to so many times an image's own is added to half of the images
-    degrade_noise: float = 0.0
+    degrade_noise: float = option(0.0, least=0)
     # training: half of the images are broadened by up to a Gaussian of this FWHM, pixels
-    degrade_seeing: float = 0.0
+    degrade_seeing: float = option(0.0, least=0, most=20)
     use_metadata: bool = False  # add a term to the logit that follows from the metadata of the object
     # which of metadata.parquet; none given: redshift seeing sersic_index half_light_radius ellipticity
     metadata_columns: list[str] = several()
@@ -167,7 +160,8 @@ class Config(Losses, Inputs):
     model: str = "convnextv2"  # a name in model.py (python model.py lists them)
     model_size: str = ""  # its size, for a family that has sizes; empty: its default (nano for convnextv2)
     model_kwargs: list[str] = several()  # its other options, key=value (timm: timm_name=resnet18)
-    drop_path: float = 0.1  # stochastic depth: chance that the last block is skipped
+    # stochastic depth: chance that the last block is skipped
+    drop_path: float = option(0.1, least=0, below=1)
     # keep fewer activations for the gradient, compute them again: less memory, more time, same numbers
     recompute: bool = free(False)
     # images with their channels next to each other in memory: faster on some devices
@@ -186,5 +180,3 @@ class Config(Losses, Inputs):
                 f"--out_size_when_padded: got {self.out_size_when_padded}, expected at least "
                 f"--image_size {self.image_size}"
             )
-        if not 0 <= self.drop_path < 1:
-            raise Mistake(f"--drop_path: got {self.drop_path:g}, expected 0 <= drop_path < 1")

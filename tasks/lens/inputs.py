@@ -3,7 +3,6 @@ and what is known besides the pixels.
 """
 
 import hashlib
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from data.names import in_order
 from data.tar_shards import stream as streaming
 from tasks.lens.config import inferred, metadata_columns
 from utils import distributed
+from utils.messages import say
 from utils.mistake import Mistake
 
 
@@ -109,9 +109,7 @@ def content_digest(index: pd.DataFrame) -> str:
 
 def split_index(index: pd.DataFrame, config: Any) -> pd.DataFrame:
     """The index with its `split` column; an unlabelled file can only be tested."""
-    splits = split.split_of(
-        index["object"], config.split_seed, config.train_frac, config.val_frac, config.test_frac
-    )
+    splits = split.split_of(index["object"], config)
     return index.assign(split=np.where(index["label"].to_numpy() < 0, "test", splits))
 
 
@@ -130,10 +128,6 @@ def chosen(index: pd.DataFrame, name: str, config: Any) -> np.ndarray:
     rows = np.flatnonzero((index["split"] == name) & (index["label"] >= 0))
     kept = split.taken(index["object"].iloc[rows], config.split_seed, getattr(config, f"take_{name}_frac"))
     return rows[kept]
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def known(examples: cutouts.Cutouts, config: Any, table: pd.DataFrame | None = None) -> cutouts.Cutouts:

@@ -26,14 +26,15 @@ from tasks.light_curve.inputs import counts_and_likelihood, examples as make_exa
 from tasks.light_curve.task import rebuild
 from utils import files
 from utils.checkpoint import weights_of
-from utils.config import several
+from utils.config import Options, several
+from utils.json_file import write_json
 from utils.mistake import Mistake
 
 TEXTS = ("path", "source", "split", "reason")  # columns of the table that are text
 
 
 @dataclass(frozen=True)
-class Asked:
+class Asked(Options):
     # CSV of labels (source or path, then label or a column named with a colon: L.csv:process)
     probe: str = ""
     h5: list[Literal["embedding", "weights"]] = several()  # write these as HDF5 too
@@ -248,8 +249,7 @@ def probed(frame: pd.DataFrame, labels: np.ndarray, path: Path) -> str:
         }
     except ValueError as error:
         raise Mistake(f"--probe: {error}") from error
-    with files.whole(path) as temporary:
-        temporary.write_text(json.dumps(results, indent=2) + "\n")
+    write_json(path, results)
     return f"{path}: {len(labels)} labelled curves, five-fold cross-validation\n{table(results)}"
 
 

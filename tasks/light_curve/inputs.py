@@ -22,14 +22,7 @@ def read(config: Config, workers: int) -> Packed:
 
 def split_of(packed: Packed, config: Config) -> np.ndarray:
     """[N] the split of each curve by a hash of its source; "" for those that are refused or too short."""
-    splits = split.split_of(
-        packed.curves["source"],
-        config.split_seed,
-        config.train_frac,
-        config.val_frac,
-        config.test_frac,
-        blind=False,
-    )
+    splits = split.split_of(packed.curves["source"], config, blind=False)
     return np.where(packed.good & (packed.points >= config.min_points), splits, "")
 
 

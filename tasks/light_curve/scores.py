@@ -1,6 +1,5 @@
 """How well a network describes light curves, beside descriptions that need no network."""
 
-import sys
 from functools import lru_cache
 
 import torch
@@ -11,6 +10,7 @@ from data.light_curves.packed import LightCurves
 from losses import vae
 from models.recurrent_vae import Reconstruction
 from physics import variability
+from utils.messages import say
 
 # variance over curves of a latent unit's mean above which it is in use (Burda et al. 2016, section 5.2)
 ACTIVE = 0.01
@@ -163,9 +163,8 @@ def report(columns: Columns, examples: LightCurves, likelihood: str) -> dict[str
         best, log_normal = torch.cat(short, 1)
         figures["gain_log_normal"] = gain(columns["misfit"] + columns["kl"] - best, log_normal)
     if not figures["active_units"] and len(examples) >= ENOUGH:
-        print(
+        say(
             "no latent unit is in use, the posterior has collapsed: try a smaller --kl_weight, a longer "
-            "--kl_warm_up, or --free_nats",
-            file=sys.stderr,
+            "--kl_warm_up, or --free_nats"
         )
     return figures

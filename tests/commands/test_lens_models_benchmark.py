@@ -17,7 +17,7 @@ from evaluation import predictions
 from tests.conftest import ROOT
 from utils.mistake import Mistake
 
-sys.path.append(str(ROOT / "benchmarks"))
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "benchmarks" / "lens")]
 
 import lens_models  # noqa: E402
 import lens_physics  # noqa: E402

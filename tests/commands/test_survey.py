@@ -682,7 +682,7 @@ def test_parts_and_ranks_share_all_shards(name, monkeypatch):
         ),
         (
             ["predict", "--out", "P", "--model_path", "a", "--batch_size", "0"],
-            "--batch_size 0, --num_workers 0: expected at least 1, 0",
+            "--batch_size: got 0, expected at least 1",
         ),
     ],
 )

@@ -165,7 +165,7 @@ def test_parts_of_the_uncertainty():
     """Members that agree on a coin: all of it aleatoric. Members that are certain of opposite things:
     all epistemic.
     """
-    parts = uncertainty.parts([[0.5, 1.0, 1.0, 0.3, np.nan], [0.5, 0.0, 1.0, np.nan, np.nan]])
+    parts = uncertainty.ensemble_parts([[0.5, 1.0, 1.0, 0.3, np.nan], [0.5, 0.0, 1.0, np.nan, np.nan]])
     log2, entropy = np.log(2), -0.3 * np.log(0.3) - 0.7 * np.log(0.7)
     np.testing.assert_allclose(parts.total, [log2, log2, 0, entropy, np.nan], atol=1e-15)
     np.testing.assert_allclose(parts.aleatoric, [log2, 0, 0, entropy, np.nan], atol=1e-15)
@@ -177,6 +177,6 @@ def test_the_epistemic_part_is_the_mean_divergence_from_the_mixture():
     probs, weights = np.random.default_rng(0).random((4, 50)), np.array([0.1, 0.2, 0.3, 0.4])
     mean = weights @ probs
     divergence = weights @ (probs * np.log(probs / mean) + (1 - probs) * np.log((1 - probs) / (1 - mean)))
-    parts = uncertainty.parts(probs, weights)
+    parts = uncertainty.ensemble_parts(probs, weights)
     np.testing.assert_allclose(parts.epistemic, divergence, atol=1e-12)
     np.testing.assert_allclose(parts.total, parts.aleatoric + parts.epistemic, atol=1e-12)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from evaluation.posterior import predictive_parts
+from evaluation.uncertainty import predictive_parts
 
 
 def test_samples_that_agree_leave_no_epistemic_part():
@@ -75,6 +75,14 @@ def test_examples_that_are_sure_keep_their_digits():
     assert parts["prob"].item() == pytest.approx(p.mean(), rel=1e-12)
     # p - p ln p
     assert parts["total"].item() == pytest.approx(p.mean() * (1 - math.log(p.mean())), rel=1e-12)
+
+
+def test_shares_count_as_so_many_equal_samples():
+    logit = torch.randn(3, 40, dtype=torch.float64) * 5
+    repeated = predictive_parts(logit[[0, 1, 1, 2, 2, 2]])
+    shared = predictive_parts(logit, torch.tensor([[1.0], [2.0], [3.0]]).double().expand(3, 40) / 6)
+    for name, part in repeated.items():
+        assert torch.allclose(shared[name], part, rtol=0, atol=1e-15), name
 
 
 def test_shapes_that_are_no_samples():

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from scipy import special, stats
 from torch import nn
 
-from evaluation.posterior import predictive_parts
+from evaluation.uncertainty import predictive_parts
 from models.bayesian_ensemble import BayesianEnsemble, mixed
 
 FIELDS = ("redshift", "ra", "dec")

@@ -24,7 +24,7 @@ from model import MODELS
 from tasks import lens
 from tasks.lens.asked import answered
 from tests import toys
-from tests.tasks.lens.test_networks import METADATA, SMALL
+from tests.tasks.lens.test_networks import LENS, METADATA
 from tests.tasks.light_curve.test_task import build, stores, survey  # noqa: F401  fixtures
 from utils import config
 
@@ -110,7 +110,7 @@ def noted_on_meta(task, monkeypatch, ask=None) -> set[str]:
 @pytest.mark.parametrize(
     "name, kind",
     [("convnextv2", kind) for kind in OPTIONS]
-    + [(name, "physics" if MODELS[name].physics else "plain") for name in MODELS if name != "convnextv2"],
+    + [(name, "physics" if MODELS[name].physics else "plain") for name in LENS if name != "convnextv2"],
 )
 def test_a_lens_network(name, kind, challenge, tmp_path, monkeypatch):
     argv = [
@@ -125,7 +125,7 @@ def test_a_lens_network(name, kind, challenge, tmp_path, monkeypatch):
         "0.01",
         "--model",
         name,
-        *SMALL[name],
+        *MODELS[name].small,
         *OPTIONS[kind],
         *(METADATA if kind in ("plain", "physics") else []),
     ]

@@ -223,23 +223,6 @@ def test_a_crossing_lasts_its_chord():
     assert abs(exposure / exact - 1) < 0.01
 
 
-def test_in_memory_is_padded_and_agrees_with_the_curves():
-    arrays = simulation.in_memory(18, 5, Survey(points_high=20))
-    curve = simulation.simulate(5, 7, Survey(points_high=20))
-    points = len(curve.counts)
-    assert arrays["length"][7] == points and arrays["process"][7] == 1 and arrays["observed"].dtype == bool
-    for name, value in arrays.items():
-        if value.ndim > 1:
-            assert (value[7, points:] == 0).all(), name
-        assert np.isfinite(value).all(), name
-    seen = arrays["observed"][7, :points]
-    np.testing.assert_array_equal(arrays["counts"][7, :points], np.where(seen, curve.counts, 0))
-    np.testing.assert_array_equal(seen, curve.bins.fracexp >= 0.1)
-    assert (arrays["counts"][~arrays["observed"]] == 0).all() and (
-        arrays["exposure"][arrays["observed"]] > 0
-    ).all()
-
-
 def test_rebinned_files(rebinned):
     paths = sorted(rebinned.rglob("*.fits"))
     assert len(paths) == 30 and paths[4].name == "em01_000000_020_LightCurve_00005_c010_rebinned.fits"

@@ -1,6 +1,7 @@
 """The command line: spellings, precedence, and one clear line for each mistake."""
 
-from dataclasses import dataclass
+import importlib
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pytest
@@ -10,26 +11,30 @@ from train import ALL_MODES as MODES
 from tasks import TASKS
 from train import TrainConfig
 from utils import config
-from utils.config import free, several
+from utils.config import Options, free, option, several
 from utils.mistake import Mistake
 from utils.optimizers import OptimizerConfig
 from utils.schedule import ScheduleConfig
 
 
 @dataclass(frozen=True)
-class Config:
-    lr: float = 3e-4  # peak learning rate
-    batch_size: int = 128  # examples a step
+class Config(Options):
+    lr: float = option(3e-4, above=0)  # peak learning rate
+    batch_size: int = option(128, least=1)  # examples a step
     augment: bool = True  # turn and flip
     use_mad: bool = False  # robust
     kind: Literal["nano", "atto"] = "nano"  # size
-    limit: float | None = None  # may be absent
+    limit: float | None = option(None, most=9)  # may be absent
     bands: list[str] = several("g", "r")  # in order
-    workers: int = free(0)  # does not change the result
+    edges: list[float] = several(0.5, 2.0, least=0, below=10)  # of the bands
+    share: float = option(0.5, least=0, most=1)  # of all
+    workers: int = free(0, least=0)  # does not change the result
 
-    def __post_init__(self):
-        if self.lr <= 0:
-            raise Mistake(f"--lr: got {self.lr}, expected a number above 0")
+
+@dataclass(frozen=True)
+class Other(Config):
+    batch_size: int = option(8, least=2)
+    width: int = 3  # pixels
 
 
 def read(*argv):
@@ -67,7 +72,13 @@ def test_a_flag_reaches_its_field(argv, name, value):
         (["--lr", "fast"], "--lr: got 'fast', expected a number"),
         (["--batch_size", "1.5"], "--batch_size: got '1.5', expected a whole number"),
         (["--kind", "huge"], "--kind: got 'huge', expected one of nano, atto"),
-        (["--lr", "-1"], "--lr: got -1.0, expected a number above 0"),
+        (["--lr", "-1"], "--lr: got -1, expected above 0"),
+        (["--lr", ".nan"], "--lr: got nan, expected above 0"),
+        (["--batch_size", "0"], "--batch_size: got 0, expected at least 1"),
+        (["--limit", "9.0000001"], "--limit: got 9.0000001, expected at most 9"),
+        (["--edges", "1", "10"], "--edges: got 10, expected at least 0 and below 10"),
+        (["--share", "1.5"], "--share: got 1.5, expected 0 to 1"),
+        (["--workers", "-1"], "--workers: got -1, expected at least 0"),
         (["--lr"], "--lr: expected a value"),
         (["stray"], "'stray'"),
         (["--limit", "x"], "--limit: got 'x', expected a number or null"),
@@ -109,8 +120,67 @@ def test_help_shows_the_comment_of_each_field(capsys):
     with pytest.raises(SystemExit):
         read("--help")
     printed = " ".join(capsys.readouterr().out.split())
-    for comment in ("peak learning rate", "turn and flip", "does not change the result"):
+    for comment in (
+        "peak learning rate (above 0)",
+        "turn and flip",
+        "of the bands (at least 0 and below 10)",
+        "of all (0 to 1)",
+        "does not change the result (at least 0)",
+    ):
         assert comment in printed
+
+
+def test_ranges_hold_however_a_configuration_is_made():
+    for make in (
+        lambda **options: Config(**options),
+        lambda **options: replace(Config(), **options),
+        lambda **options: config.recorded(Config, options),
+    ):
+        with pytest.raises(Mistake, match="--edges: got -0.5, expected at least 0 and below 10"):
+            make(edges=[3.0, -0.5])
+    assert Config(limit=None).limit is None and Config(edges=[]).edges == []
+
+
+def test_a_new_default_keeps_its_place_and_its_help():
+    assert [*config.fields_of(Other)] == [*config.fields_of(Config), "width"]
+    assert config.comments_of(Other) == config.comments_of(Config) | dict(width="pixels")
+    with pytest.raises(Mistake, match="--batch_size: got 1, expected at least 2"):
+        Other(batch_size=1)
+
+
+def classes_of_the_house():
+    """Every configuration of the scripts, tasks and modes, which these imports bring in."""
+    for script in ("convert", "ensemble", "evaluate", "predict", "simulate", "survey", "train"):
+        importlib.import_module(script)
+    found, left = set(), [Options]
+    while left:
+        left += (below := left.pop().__subclasses__())
+        found.update(cls for cls in below if not cls.__module__.startswith(("tests.", "benchmarks.")))
+    return sorted(found, key=lambda cls: (cls.__module__, cls.__name__))
+
+
+def test_every_range_of_the_house_is_checked_before_anything_else():
+    """Also where a class has checks of its own, and in a class that inherits from several."""
+    checked = 0
+    for cls in classes_of_the_house():
+        for name, field in config.fields_of(cls).items():
+            least, most, above, below = config.range_of(field)
+            wrong = [above, below]
+            wrong += [None if least is None else least - 1, None if most is None else most + 1]
+            for value in filter(lambda end: end is not None, wrong):
+                checked += 1
+                with pytest.raises(Mistake, match=f"^--{name}: got {value:g}, expected "):
+                    cls(**{name: [value] if config.takes_many(field) else value})
+    assert checked > 100
+
+
+def test_a_range_that_nothing_checks_is_an_error_of_ours():
+    @dataclass(frozen=True)
+    class Unchecked:
+        width: int = option(8, least=1)  # pixels
+
+    with pytest.raises(AssertionError, match="would not check"):
+        config.fields_of(Unchecked)
 
 
 def test_what_was_stated_and_what_changed(tmp_path):

@@ -1,7 +1,6 @@
 """What a run shows: a bar on a terminal, lines elsewhere, and undefined figures as null."""
 
 import fcntl
-import json
 import os
 import pty
 import struct
@@ -10,7 +9,7 @@ import termios
 import threading
 
 from tests.promises.test_ranks import ENVIRONMENT, command
-from utils.log import environment, resident_gib, write_json
+from utils.log import environment, resident_gib
 
 
 def test_a_terminal_gets_a_bar_and_a_file_gets_lines(tmp_path):
@@ -52,13 +51,6 @@ def test_a_terminal_gets_a_bar_and_a_file_gets_lines(tmp_path):
         check=True,
     )
     assert "step 21/21  loss" in piped.stderr and "step/s" not in piped.stderr
-
-
-def test_json_is_strict(tmp_path):
-    write_json(tmp_path / "x.json", dict(a=float("nan"), b=dict(c=1.5, d="t"), e=None))
-    assert json.loads((tmp_path / "x.json").read_text(), parse_constant=lambda name: 1 / 0) == dict(
-        a=None, b=dict(c=1.5, d="t"), e=None
-    )
 
 
 def test_the_environment_is_told():

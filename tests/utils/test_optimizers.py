@@ -189,9 +189,9 @@ def test_biases_and_norms_do_not_decay_and_what_is_frozen_is_left_out():
     "options, message",
     [
         (dict(betas=[0.9]), "--betas: got 0.9, expected two numbers"),
-        (dict(betas=[0.9, 1.0]), "--betas: got 0.9 1, expected two numbers"),
+        (dict(betas=[0.9, 1.0]), "--betas: got 1, expected at least 0 and below 1"),
         (dict(momentum=1.0), "--momentum: got 1, expected at least 0 and below 1"),
-        (dict(weight_decay=-1.0), "--weight_decay: got -1.0, expected at least 0"),
+        (dict(weight_decay=-1.0), "--weight_decay: got -1, expected at least 0"),
         (dict(lr_scale=["head"]), "--lr_scale: got 'head', expected prefix=factor"),
         (dict(lr_scale=["head=x"]), "--lr_scale: got 'head=x', expected prefix=factor"),
         (dict(lr_scale=["head=0"]), "--lr_scale: got 'head=0', expected prefix=factor"),

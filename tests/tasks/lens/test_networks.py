@@ -20,18 +20,9 @@ from utils import checkpoint, config
 from utils.config import recorded
 from utils.mistake import Mistake
 
-SMALL = {
-    "convnextv2": ["--model_size", "atto"],
-    "enhanced_vit": ["--model_size", "tiny"],
-    "pinn_lens": ["--model_size", "small"],
-    "robust_resnet": ["--model_size", "18", "--model_kwargs", "width=0.125", "symmetric=true"],
-    "film_conditioned": ["--model_size", "18", "--model_kwargs", "width=0.125"],
-    "gat_lens": ["--model_kwargs", "layers=2"],
-    "bayesian_ensemble": ["--model_size", "small"],
-    "timm": ["--model_kwargs", "timm_name=resnet10t"],
-}
+LENS = {name: spec for name, spec in MODELS.items() if spec.task == "lens"}
 RUN = ["--device", "cpu", "--epochs", "2", "--batch_size", "16"]
-OURS = [name for name in MODELS if name != "timm"]
+OURS = [name for name in LENS if name != "timm"]
 METADATA = ["--use_metadata", "--metadata_columns", "redshift", "ra", "dec", "magnitude_r"]
 
 
@@ -65,7 +56,7 @@ def arguments(challenge, stores):
             "-1",
             "--model",
             name,
-            *SMALL[name],
+            *MODELS[name].small,
             *map(str, options),
         ]
 
@@ -301,7 +292,7 @@ def test_features_of_confused_domains_get_the_opposite_gradient(arguments, tmp_p
         (["--physics_terms", "lens_equatio"], "--physics_terms: got 'lens_equatio'"),
         (["--physics_terms", "lens_equation=x"], "expected a name, or name=weight"),
         (["--label_domain", "euclid"], "--label_domain"),
-        (["--adversarial_share", "2"], "a share from 0 to 1"),
+        (["--adversarial_share", "2"], "--adversarial_share: got 2, expected 0 to 1"),
         (["--model_kwargs", "widht=1"], "nearest: width"),
         (["--model_size", "19"], "expected one of 18, 34, 50"),
         (["--regression_weight", "-1"], "--regression_weight"),

@@ -136,6 +136,7 @@ def test_the_part_taken_is_of_objects_and_nested(challenge, tmp_path):
         (dict(model="resnet"), "unknown model 'resnet'"),
         (dict(drop_path=1.0), "--drop_path: got 1"),
         (dict(apply_padding=True, out_size_when_padded=32), "expected at least --image_size 41"),
+        (dict(take_train_frac=1.5), "--take_train_frac: got 1.5, expected 0 to 1"),
         (dict(train_frac=0.9), "the sum must not exceed 1"),
         (dict(image_size=64), "expected FITS cutouts of 64x64"),
         (dict(smoothing_mode="psf"), "psf smoothing"),

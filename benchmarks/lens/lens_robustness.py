@@ -1,8 +1,8 @@
 """What else may change besides the lens: metadata, the worst noise, the survey.
 Three tables, each with and without the cure.
 
-    python benchmarks/lens_robustness.py --work runs/lens_models --cores 2 --epochs 10
-    python benchmarks/lens_robustness.py --work runs/lens_models --parts attacks --radii_linf 0.1 0.3 1
+    python benchmarks/lens/lens_robustness.py --work runs/lens_models --cores 2 --epochs 10
+    python benchmarks/lens/lens_robustness.py --work runs/lens_models --parts attacks --radii_linf 0.1 0.3 1
     --attacked 1000 --table_only
 
 metadata   film_conditioned with and without --use_metadata. The simulated metadata (redshift, place,
@@ -33,8 +33,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+ROOT = Path(__file__).parent.parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks" / "lens")]
 
 from contract import Batch  # noqa: E402  the path above comes first
 from data.cutouts import metadata, store, truth  # noqa: E402

@@ -1,7 +1,7 @@
 """The light-curve autoencoder on simulated curves: beside a constant rate, log-normal scatter,
 the request's loss, and hand-made statistics.
 
-    python benchmarks/light_curve_vae.py --out benchmarks/out/curves
+    python benchmarks/light_curves/light_curve_vae.py --out benchmarks/out/curves
 
 Simulates 4,096 three-band curves of six processes, trains the recommended configuration; then, for as many
 seconds of the processor, the request's as it stands, and the recommended network with the request's loss;
@@ -16,7 +16,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 import pandas as pd  # noqa: E402  the path above comes first
 from sklearn.metrics import roc_auc_score  # noqa: E402
@@ -24,7 +24,7 @@ from sklearn.metrics import roc_auc_score  # noqa: E402
 from evaluation import probe  # noqa: E402
 from utils import config  # noqa: E402
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 SHEETS = ROOT / "run_sheets"
 ODD = "qpe"  # the process that the last network never sees
 

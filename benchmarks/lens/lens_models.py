@@ -1,9 +1,9 @@
 """Every lens network on the same simulated objects, for the same epochs, with what it costs;
 and their ensembles.
 
-    python benchmarks/lens_models.py --work runs/lens_models --cores 2
-    python benchmarks/lens_models.py --work runs/lens_models --only convnextv2,pinn_lens --seeds 42 101
-    python benchmarks/lens_models.py --work runs/lens_models --table_only
+    python benchmarks/lens/lens_models.py --work runs/lens_models --cores 2
+    python benchmarks/lens/lens_models.py --work runs/lens_models --only convnextv2,pinn_lens --seeds 42 101
+    python benchmarks/lens/lens_models.py --work runs/lens_models --table_only
 
 Nothing is done twice: interrupted, the same command goes on where it was, a run of a network and a seed from
 its last checkpoint. Two such commands may share --work. Everything is for objects of the test split, all
@@ -27,7 +27,7 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 import predict  # noqa: E402  the path above comes first

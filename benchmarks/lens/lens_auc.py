@@ -2,7 +2,7 @@
 on the same split and for the same epochs.
 
     python simulate.py challenge --out runs/lens_auc/data --objects 3000 --seed 7
-    python benchmarks/lens_auc.py --data runs/lens_auc/data --fractions 0.1 0.3333 1.0
+    python benchmarks/lens/lens_auc.py --data runs/lens_auc/data --fractions 0.1 0.3333 1.0
 
 For each fraction of the training and validation objects (the test objects are always the same): ours, single
 seeds and their mean; ours on single bands, fused for each object, with --single; the timm loop at two
@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 from utils import config  # noqa: E402  the path above comes first
@@ -116,7 +116,7 @@ def ours(options: Config, fraction: float, mode: str, seed: int) -> Path:
 def timm(options: Config, fraction: float, lr: float, *flags: str) -> Path:
     out = Path(options.out).resolve() / f"timm_{fraction:g}_{lr:g}{''.join(flags)}"
     run(
-        "benchmarks/baseline_timm.py",
+        "benchmarks/lens/baseline_timm.py",
         *shared(options, fraction, "stack"),
         "--epochs",
         options.epochs,

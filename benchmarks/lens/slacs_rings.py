@@ -1,6 +1,6 @@
 """Einstein radii of real lenses, SLACS as Hubble saw them, by pinn_lens, which has seen simulated ones alone.
 
-    python benchmarks/slacs_rings.py --work runs/lens_models --slacs slacs_hst --epochs 20
+    python benchmarks/lens/slacs_rings.py --work runs/lens_models --slacs slacs_hst --epochs 20
 
 --slacs is a folder with 198x198/*.fits (ACS F814W, 0.05 arcsec) and slacs_params.csv, as in
 github.com/phdenzel/slacs-match. The network is trained on the i band of simulated cutouts. Each image is
@@ -23,8 +23,8 @@ import pandas as pd
 from astropy.io import fits
 from scipy.ndimage import gaussian_filter
 
-ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+ROOT = Path(__file__).parent.parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks" / "lens")]
 
 from data.catalogues.resample import cropped, resampled  # noqa: E402
 from data.cutouts import quality  # noqa: E402  the path above comes first

@@ -1,11 +1,11 @@
 """How well the inferred lens is known: parameters of the lenses of the test split,
 beside those that they were simulated with.
 
-    python benchmarks/lens_quantities.py --work runs/lens_models --cores 2 --epochs 12
-    python benchmarks/lens_quantities.py --work runs/lens_models --epochs 12 --only pinn_lens,robust_resnet
+    python benchmarks/lens/lens_quantities.py --work runs/lens_models --cores 2 --epochs 12
+    python benchmarks/lens/lens_quantities.py --work runs/lens_models --epochs 12 --only pinn_lens,robust_resnet
     --table_only
 
-The networks are those of benchmarks/lens_models.py, trained for their label and the geometry together; what
+The networks are those of benchmarks/lens/lens_models.py, trained for their label and the geometry together; what
 is trained there is not trained again. Errors are predict.py's, calibrated on validation. Within 1 sigma is
 meant of the logarithm for a positive quantity. The size of an ellipticity or a shear cannot be normal near
 zero: it is never below, and what is inferred of it as a vector is nearer to zero than it is.
@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+ROOT = Path(__file__).parent.parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks" / "lens")]
 
 from data.cutouts import truth as parameters  # noqa: E402  the path above comes first
 from data.names import parse_name  # noqa: E402

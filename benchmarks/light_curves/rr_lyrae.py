@@ -2,7 +2,7 @@
 periods.
 
     pip install -r requirements-benchmarks.txt
-    python benchmarks/rr_lyrae.py --curves light_curves.csv.gz --labels periods.csv --out runs/rr_lyrae
+    python benchmarks/light_curves/rr_lyrae.py --curves light_curves.csv.gz --labels periods.csv --out runs/rr_lyrae
 
 The curves of Sesar et al. 2010 (ApJ 708, 717): 483 stars of SDSS Stripe 82 in ugriz; a table of id, time
 (days), mag, magerr, band, and one of Num (the id), Type (ab or c) and Per, which nothing here reads:
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 from data.light_curves.files import LightCurve, Reading, read_light_curves  # noqa: E402  the path above comes first

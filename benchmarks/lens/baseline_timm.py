@@ -1,7 +1,7 @@
 """The peer of the main job: timm's ConvNeXt V2 atto, AdamW, cosine, and nothing else,
 on our split of the same cutouts.
 
-    python benchmarks/baseline_timm.py --data D --band_mode stack --epochs 20 --output_dir runs/baseline
+    python benchmarks/lens/baseline_timm.py --data D --band_mode stack --epochs 20 --output_dir runs/baseline
 
 What a user writes in an afternoon: pixels standardised for each band over the training set, timm's network
 with its defaults, AdamW with a cosine, the last epoch's weights. No moving average, clipping or ensemble;
@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 import numpy as np  # noqa: E402  the path above comes first
 import torch  # noqa: E402

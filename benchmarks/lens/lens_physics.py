@@ -1,14 +1,14 @@
 """What the physics is worth: false positives with and without its terms.
 
-    python benchmarks/lens_physics.py --work runs/lens_physics --cores 2 --epochs 6
-    python benchmarks/lens_physics.py --work runs/lens_physics --arms plain,regression,physics --only
+    python benchmarks/lens/lens_physics.py --work runs/lens_physics --cores 2 --epochs 6
+    python benchmarks/lens/lens_physics.py --work runs/lens_physics --arms plain,regression,physics --only
     robust_resnet --table_only
 
 Pairs of runs that differ in the terms of the loss alone: same network, weights at the start, order, epochs.
 "plain": the label alone; for pinn_lens the geometry then stays near its first guess, and what judges sees the
 residuals of that. "regression": the geometry of the training lenses besides, from parameters.fits. "physics":
 this, and the terms of the fitted lens (--use_physics). False positives are counted on test at the threshold
-that finds 90 % of the test lenses. Like benchmarks/lens_models.py, it goes on where it was.
+that finds 90 % of the test lenses. Like benchmarks/lens/lens_models.py, it goes on where it was.
 """
 
 import sys
@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+ROOT = Path(__file__).parent.parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks" / "lens")]
 
 from lens_models import RECIPES, Runs, aligned, asked, finished, in_parallel, trained  # noqa: E402  the path above comes first
 from lens_quantities import objects  # noqa: E402
