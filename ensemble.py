@@ -1,12 +1,12 @@
 """Combine the predictions of many seeds or networks, choose the threshold on validation,
 write the submission.
 
-    python ensemble.py --val s42/pred_val.csv s101/pred_val.csv --test s42/pred_test.csv s101/pred_test.csv
-    --out_dir ens
-    python ensemble.py --test s42/pred_test.csv s101/pred_test.csv --threshold_file ens/threshold.txt
-    --out_dir ens_test
-    python ensemble.py --val vit/pred_val.csv film/pred_val.csv --combine stack --calibrate temperature
-    --uncertainty --out_dir ens
+    python ensemble.py --val s42/pred_val.csv s101/pred_val.csv --test s42/pred_test.csv s101/pred_test.csv \
+        --out_dir ens
+    python ensemble.py --test s42/pred_test.csv s101/pred_test.csv --threshold_file ens/threshold.txt \
+        --out_dir ens_test
+    python ensemble.py --val vit/pred_val.csv film/pred_val.csv --combine stack --calibrate temperature \
+        --uncertainty --out_dir ens
 
 1. The members' probabilities of each file are combined (--combine):
 val_ens.csv, and test_ens.csv, or test_ens_labeled.csv

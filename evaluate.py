@@ -1,12 +1,12 @@
 """Judge predictions: figures of merit with confidence intervals, the best threshold, calibration, figures.
 
     python evaluate.py --tag val --from_csv --csv runs/nano_s42/pred_val/pred_val.csv --per_domain --plot
-    python evaluate.py --tag test --from_csv --csv pred_test.csv --by_object --threshold_file
-    ens/threshold.txt
-    python evaluate.py --tag test --from_npy --labels labels_test.npy --probs probs_test.npy
-    --optimize_threshold
-    python evaluate.py --tag test --csv pred_test.csv --calibrate temperature --calibrate_on pred_val.csv
-    --by_object --plot
+    python evaluate.py --tag test --from_csv --csv pred_test.csv --by_object --threshold_file \
+        ens/threshold.txt
+    python evaluate.py --tag test --from_npy --labels labels_test.npy --probs probs_test.npy \
+        --optimize_threshold
+    python evaluate.py --tag test --csv pred_test.csv --calibrate temperature --calibrate_on pred_val.csv \
+        --by_object --plot
     python evaluate.py --report stores/galaxiesml
 
 Writes metrics_<tag>.json and metrics_<tag>.csv (scope,metric,value), and with --plot figures as PNG and PDF,

@@ -1,17 +1,16 @@
 """Ask a trained network: a checkpoint and data give one row for each input.
 
-    python predict.py --model_path runs/nano_s42/best.pt --data D --which val --output_dir
-    runs/nano_s42/pred_val
-    python predict.py --model_path runs/nano_s42/best.pt --images UNLABELLED --which test --output_dir
-    runs/nano_s42/pred_test
+    python predict.py --model_path runs/nano_s42/best.pt --data D --which val --output_dir \
+        runs/nano_s42/pred_val
+    python predict.py --model_path runs/nano_s42/best.pt --images UNLABELLED --which test --output_dir \
+        runs/nano_s42/pred_test
     python predict.py --model_path runs/nano_s42/best.pt --help
 
-Lenses: pred_<which>.csv (path,domain,label,prob,pred), probs_, labels_ and preds_<which>.npy,
-    and quarantine_<which>.csv,
-which names each file that has no probability, with the reason. Light curves: embedding_<which>.parquet.
-The task, its network, split and preprocessing come from the checkpoint;
-tasks/<task>/asked.py says what is asked and written.
-Interrupted, the same command goes on where it was; under torchrun the ranks share the work.
+Lenses: pred_<which>.csv (path,domain,label,prob,pred), probs_, labels_ and preds_<which>.npy, and
+quarantine_<which>.csv, which names each file that has no probability, with the reason. Light curves:
+embedding_<which>.parquet. The task, its network, split and preprocessing come from the checkpoint;
+tasks/<task>/asked.py says what is asked and written. Interrupted, the same command goes on where it was;
+under torchrun the ranks share the work.
 """
 
 import utils  # noqa: F401  first, before torch: it says how threads wait

@@ -3,10 +3,10 @@ docs/survey.md plans one.
 
     python survey.py plan    --images MANIFEST_OR_FOLDER --out S --shard_size 1000000
     python survey.py pack    --out S --part 17 --parts 1000
-    python survey.py predict --out S --part 17 --parts 1000 --model_path runs/nano_s42/best.pt
-    runs/nano_s101/best.pt
-    python survey.py reduce  --out S --parts 1000 --model_path runs/nano_s42/best.pt runs/nano_s101/best.pt
-                             --csv
+    python survey.py predict --out S --part 17 --parts 1000 --model_path runs/nano_s42/best.pt \
+        runs/nano_s101/best.pt
+    python survey.py reduce  --out S --parts 1000 --model_path runs/nano_s42/best.pt runs/nano_s101/best.pt \
+        --csv
     python survey.py predict --help
 
 plan cuts the list of files into shards; part 17 of 1000 has shards 17, 1017, ... (--part follows from the

@@ -5,11 +5,10 @@
 Two states of ConvNeXt V2 atto: its weights, their EMA and AdamW's two moments (54 MB),
 and the same without the EMA (41 MB).
 The stall has two parts. The call: from `collect` to the return of `Writer.save` on the training thread. The
-wait: what the training thread then loses to the interpreter's lock while the file is written,
-    from steps of forward, backward and AdamW that
-run meanwhile: wall time less its own CPU time, less the same of as many steps without a save. From both the
-time in the queue for a core is taken off (Linux /proc/self/task), which other processes on the machine cause.
-The file is read back and compared.
+wait: what the training thread then loses to the interpreter's lock while the file is written, from steps of
+forward, backward and AdamW that run meanwhile: wall time less its own CPU time, less the same of as many
+steps without a save. From both the time in the queue for a core is taken off (Linux /proc/self/task), which
+other processes on the machine cause. The file is read back and compared.
 """
 
 import os

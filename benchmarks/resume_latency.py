@@ -32,9 +32,9 @@ from table import Row, show  # noqa: E402
 from tests import toys  # noqa: E402
 from utils import checkpoint, config  # noqa: E402
 from utils.ema import Ema  # noqa: E402
-from utils.optimizers import OptimizerConfig, parameter_groups  # noqa: E402
 from utils.log import resident_gib  # noqa: E402
 from utils.mistake import Mistake  # noqa: E402
+from utils.optimizers import OptimizerConfig, parameter_groups  # noqa: E402
 from utils.schedule import ScheduleConfig  # noqa: E402
 
 

@@ -18,11 +18,10 @@ class ShardedEpochs:
     """Each example once an epoch, in steps of even size as ShuffledEpochs,
     each lane among few shards at a time.
 
-    counts: examples of each shard; example i is the i-th of all shards in turn.
-        An epoch lines up the shards in a new order, gives each
-    lane an unbroken stretch of the line (two lanes share the shard that lies on their border), and shuffles a
-    lane's stretch within windows of `window` shards. `order(step)` gives the indices of one step,
-    over all ranks: lane v has every `lanes`-th from the v-th on.
+    counts: examples of each shard; example i is the i-th of all shards in turn. An epoch lines up the shards
+    in a new order, gives each lane an unbroken stretch of the line (two lanes share the shard that lies on
+    their border), and shuffles a lane's stretch within windows of `window` shards. `order(step)` gives the
+    indices of one step, over all ranks: lane v has every `lanes`-th from the v-th on.
     """
 
     def __init__(

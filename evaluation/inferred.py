@@ -78,9 +78,8 @@ def mixture(table: pd.DataFrame, keys) -> pd.DataFrame:
     """One row for each distinct key (keys [N]), path = the key:
     the equal mixture of its Gaussians, as far as they are known.
 
-    Mean: the mean of means. Variance: the mean of variances and the variance of means.
-        Position angles are first turned by
-    multiples of 180 degrees to within 90 of their circular mean; their mean is in 0..180.
+    Mean: the mean of means. Variance: the mean of variances and the variance of means. Position angles are
+    first turned by multiples of 180 degrees to within 90 of their circular mean; their mean is in 0..180.
     """
     at, ids = pd.factorize(np.asarray(keys, dtype=object))
     out = dict(path=ids)

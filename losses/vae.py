@@ -20,8 +20,8 @@ def kl_gaussian(mean: Tensor, logvar: Tensor, free_nats: float = 0.0) -> Tensor:
 
     mean [B, L], logvar [B, L]. A latent below `free_nats` counts as that much, without slope;
     0 is the exact divergence.
-    Source: Kingma & Welling 2014, arXiv:1312.6114, appendix B; free nats: Kingma et al.
-        2016, arXiv:1606.04934, "free bits".
+    Source: Kingma & Welling 2014, arXiv:1312.6114, appendix B; free nats:
+        Kingma et al. 2016, arXiv:1606.04934, "free bits".
     """
     mean, logvar = wide(mean), wide(logvar)
     each = 0.5 * (mean.square() + torch.expm1(logvar) - logvar)

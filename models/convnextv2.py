@@ -256,9 +256,8 @@ class GlobalResponseNorm(nn.Module):
     """GELU, then scales each channel of [B, H, W, C] by its norm over the map,
     relative to the mean norm of all channels.
 
-    Source: Woo et al. 2023, section 3.2, with the mean of the norms where the paper has their sum,
-        as all published
-    weights were trained.
+    Source: Woo et al. 2023, section 3.2, with the mean of the norms where the paper has their sum, as all
+    published weights were trained.
     """
 
     def __init__(self, channels: int, eps: float = 1e-6):

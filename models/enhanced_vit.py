@@ -223,8 +223,8 @@ class Block(nn.Module):
         return x + self.branch(self.mlp(self.norm2(x)))
 
     def branch(self, x: Tensor) -> Tensor:
-        """Stochastic depth: in training, zero for an example with chance `drop_path`. Source: Huang et al.
-        2016, arXiv:1603.09382.
+        """Stochastic depth: in training, zero for an example with chance `drop_path`. Source:
+        Huang et al. 2016, arXiv:1603.09382.
         """
         if not self.training or not self.drop_path:
             return x

@@ -5,9 +5,8 @@ Objects come from a plain peak finder (models/layers/peaks.py). Convolutions mak
 each object, its brightness, colour and place are a node; objects near each other exchange messages;
 the head sees the central object, all objects and all pixels.
 
-Source: GATv2, Brody et al. 2022, arXiv:2105.14491, equation 7, as torch_geometric's GATv2Conv;
-    attention pooling: Ilse et al. 2018,
-arXiv:1802.04712, equation 8.
+Source: GATv2, Brody et al. 2022, arXiv:2105.14491, equation 7, as torch_geometric's GATv2Conv; attention
+pooling: Ilse et al. 2018, arXiv:1802.04712, equation 8.
 """
 
 import importlib

@@ -9,8 +9,8 @@ and the logit does not change at all with the eight symmetries of the square.
 
 Source: He et al. 2015, arXiv:1512.03385, table 1, with the stride in the 3x3 convolution of a bottleneck as
     in torchvision;
-GroupNorm: Wu & He 2018, arXiv:1803.08494; the last norm of a block begins at zero: Goyal et al.
-    2017, arXiv:1706.02677, 5.1.
+GroupNorm: Wu & He 2018, arXiv:1803.08494; the last norm of a block begins at zero:
+    Goyal et al. 2017, arXiv:1706.02677, 5.1.
 """
 
 import math

@@ -50,8 +50,8 @@ def kernel_moffat(
     """Moffat point-spread function on a pixel grid, sum 1.
 
     x, y, fwhm in arcsec; beta: the slope of the wings; shape_1, shape_2: reduced-shear ellipticity
-    (a - b) / (a + b) along x and along the diagonal. Source: Moffat 1969; Trujillo et al.
-    2001, MNRAS 328, 977, eq. 2.
+    (a - b) / (a + b) along x and along the diagonal. Source: Moffat 1969;
+    Trujillo et al. 2001, MNRAS 328, 977, eq. 2.
     """
     squared = (1 - shape_1) ** 2 * x**2 + (1 + shape_1) ** 2 * y**2 - 4 * shape_2 * x * y
     squared = squared + shape_2**2 * (x**2 + y**2)
@@ -90,8 +90,8 @@ def noise_variance(counts: Tensor, sky_rms: Tensor | float, gain: Tensor | float
     counts below zero have none.
 
     sky_rms: noise of an empty pixel in counts, by the sky's photons, dark current and read-out together;
-        gain: electrons that are
-    collected for one count. All broadcast. Source: the CCD equation, Howell 2006, section 4.4.
+    gain: electrons that are collected for one count. All broadcast. Source: the CCD equation, Howell 2006,
+    section 4.4.
     """
     return sky_rms**2 + counts.clamp(min=0) / gain
 

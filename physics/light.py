@@ -119,9 +119,8 @@ def contrast_arms(
     """Factor, of mean 1 along every ellipse, that turns a smooth disc into one with logarithmic spiral arms.
 
     arms: their number; sharpness: the concentration of the von Mises profile across an arm (0: none); pitch:
-        angle in
-    radians (pi/2: straight spokes, as of clumps on a ring); phase in radians; scale (arcsec):
-    inside of it arms fade.
+    angle in radians (pi/2: straight spokes, as of clumps on a ring); phase in radians; scale (arcsec): inside
+    of it arms fade.
     """
     along, across = ellipse_axes(x, y, x0, y0, angle)
     along, across = along * axis_ratio**0.5, across / axis_ratio**0.5

@@ -1,8 +1,8 @@
 """What the physics is worth: false positives with and without its terms.
 
     python benchmarks/lens/lens_physics.py --work runs/lens_physics --cores 2 --epochs 6
-    python benchmarks/lens/lens_physics.py --work runs/lens_physics --arms plain,regression,physics --only
-    robust_resnet --table_only
+    python benchmarks/lens/lens_physics.py --work runs/lens_physics --arms plain,regression,physics --only \
+        robust_resnet --table_only
 
 Pairs of runs that differ in the terms of the loss alone: same network, weights at the start, order, epochs.
 "plain": the label alone; for pinn_lens the geometry then stays near its first guess, and what judges sees the

@@ -2,12 +2,11 @@
 beside those that they were simulated with.
 
     python benchmarks/lens/lens_quantities.py --work runs/lens_models --cores 2 --epochs 12
-    python benchmarks/lens/lens_quantities.py --work runs/lens_models --epochs 12 --only pinn_lens,robust_resnet
-    --table_only
+    python benchmarks/lens/lens_quantities.py --work runs/lens_models --epochs 12 --only pinn_lens
 
-The networks are those of benchmarks/lens/lens_models.py, trained for their label and the geometry together; what
-is trained there is not trained again. Errors are predict.py's, calibrated on validation. Within 1 sigma is
-meant of the logarithm for a positive quantity. The size of an ellipticity or a shear cannot be normal near
+The networks are those of benchmarks/lens/lens_models.py, trained for their label and the geometry together;
+what is trained there is not trained again. Errors are predict.py's, calibrated on validation. Within 1 sigma
+is meant of the logarithm for a positive quantity. The size of an ellipticity or a shear cannot be normal near
 zero: it is never below, and what is inferred of it as a vector is nearer to zero than it is.
 """
 

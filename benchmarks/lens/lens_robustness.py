@@ -2,8 +2,8 @@
 Three tables, each with and without the cure.
 
     python benchmarks/lens/lens_robustness.py --work runs/lens_models --cores 2 --epochs 10
-    python benchmarks/lens/lens_robustness.py --work runs/lens_models --parts attacks --radii_linf 0.1 0.3 1
-    --attacked 1000 --table_only
+    python benchmarks/lens/lens_robustness.py --work runs/lens_models --parts attacks --radii_linf 0.1 0.3 1 \
+        --attacked 1000 --table_only
 
 metadata   film_conditioned with and without --use_metadata. The simulated metadata (redshift, place,
            magnitudes) are drawn alike for lenses and look-alikes, so they say next to nothing. A column is

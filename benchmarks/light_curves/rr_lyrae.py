@@ -2,7 +2,7 @@
 periods.
 
     pip install -r requirements-benchmarks.txt
-    python benchmarks/light_curves/rr_lyrae.py --curves light_curves.csv.gz --labels periods.csv --out runs/rr_lyrae
+    python benchmarks/light_curves/rr_lyrae.py --curves light_curves.csv.gz --labels periods.csv --out runs/rr
 
 The curves of Sesar et al. 2010 (ApJ 708, 717): 483 stars of SDSS Stripe 82 in ugriz; a table of id, time
 (days), mag, magerr, band, and one of Num (the id), Type (ab or c) and Per, which nothing here reads:
@@ -132,8 +132,8 @@ def magnitudes(curve: LightCurve, band: int) -> tuple[np.ndarray, np.ndarray, np
 
 
 def features_of_package(curves: list[LightCurve]) -> np.ndarray:
-    """[N, C, F] of magnitudes: the features of the light-curve package (Malanchev et al.
-    2021, MNRAS 502, 5147) that look for no period.
+    """[N, C, F] of magnitudes: the features of the light-curve package
+    (Malanchev et al. 2021, MNRAS 502, 5147) that look for no period.
     """
     import light_curve as package
 

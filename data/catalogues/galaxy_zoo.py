@@ -20,8 +20,8 @@ of whom and of m saw "lens or arc" when asked what is odd (t08):
 Its confidence is the posterior mean of a share of people, from votes that are binomial and a flat prior
 (Beta(1, 1)):
 label 1: (k + 1) / (m + 2); label 0: 1 - (k + 1) / (n + 2) = (n + 1) / (n + 2). A label of -1 has none.
-Source: Willett et al. 2013, MNRAS 435, 2835, table 2; Hart et al. 2016, MNRAS 461, 3663; Walmsley et al.
-    2022, MNRAS 509, 3966.
+Source: Willett et al. 2013, MNRAS 435, 2835, table 2; Hart et al. 2016, MNRAS 461, 3663;
+    Walmsley et al. 2022, MNRAS 509, 3966.
 """
 
 import os

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from data.cutouts import metadata, quality, quality_table
 from data.cutouts.store import Store
+from data.page import Page
 from utils import plots
-from utils.page import Page
 
 SHOWN, IMAGES = 50, 32  # rows of a table, images of a mosaic
 BINS = 40

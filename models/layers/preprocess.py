@@ -30,9 +30,8 @@ class Preprocess(nn.Module):
     smoothing     gaussian: standard deviation `gaussian_sigma` pixels
                   guided: self-guided filter, window 2 `guided_radius` + 1 pixels,
                       `guided_eps` in pixel units squared
-                  psf: Gaussian that brings a seeing of `psf_fwhm[domain]` to `psf_target`,
-                      both FWHM in pixels;
-                  nothing where the seeing is as wide already, nor for an unknown domain (-1)
+                  psf: Gaussian that brings a seeing of `psf_fwhm[domain]` to `psf_target`, both FWHM in
+                  pixels; nothing where the seeing is as wide already, nor for an unknown domain (-1)
     edge          what Gaussians meet beyond the edge: `reflect` mirrors (edge pixel once),
                   `zero` darkens the border
     normalise     subtract the background, clip, centre and scale to unit spread, for each image and channel:

@@ -21,11 +21,10 @@ def draw(
 ) -> tuple[np.ndarray, dict[str, float]]:
     """A realisation of `process` at the bins.
 
-    time, width: [T] centre and width of each bin in s, increasing.
-        Returns the relative rate [T, bands], float64, dimensionless, and the
-    parameters drawn (times in s; moments in s since time[0]). The deterministic shapes are means over the
-    bin; the stochastic ones are sampled at its centre, as their time scales, eight hours and more,
-    are far longer than a bin.
+    time, width: [T] centre and width of each bin in s, increasing. Returns the relative rate [T, bands],
+    float64, dimensionless, and the parameters drawn (times in s; moments in s since time[0]). The
+    deterministic shapes are means over the bin; the stochastic ones are sampled at its centre, as their time
+    scales, eight hours and more, are far longer than a bin.
     Raises KeyError for a process not in PROCESSES.
     """
     return DRAW[process](np.asarray(time, float), np.asarray(width, float), generator, bands)
@@ -49,8 +48,8 @@ def red_noise(time, width, generator, bands):
 
 
 def log_normal(time, width, generator, bands):
-    """ln rate is normal and independent from bin to bin, as bexvar assumes (Buchner et al.
-    2022, A&A 661, A18).
+    """ln rate is normal and independent from bin to bin, as bexvar assumes
+    (Buchner et al. 2022, A&A 661, A18).
     """
     sigma = generator.uniform(0.3, 1.0)
     factor = band_factors(generator, bands)

@@ -26,8 +26,8 @@ REFERENCE_BAND = 1  # the band whose FRACEXP decides whether a bin is kept
 MIN_FRACEXP = 0.1  # eRebin drops bins with a smaller fractional exposure (as does bexvar)
 GRID = 626069290.94  # s since MJDREF, where the grid of bins begins (that of the public eFEDS curves)
 
-# The telescope: field of view of 1.03 deg diameter, scans at 360 deg in four hours (Predehl et al.
-# 2021, A&A 647, A1).
+# The telescope: field of view of 1.03 deg diameter, scans at 360 deg in four hours
+# (Predehl et al. 2021, A&A 647, A1).
 FIELD_RADIUS = 0.515  # deg
 SCAN_SPEED = 360 / ERODAY  # deg/s
 # Vignetting at an off-axis angle: 1 - VIGNETTING * angle below 2.3 keV, that to the power 1.5 above. FRACAREA
@@ -145,8 +145,8 @@ def draw_visits(generator: np.random.Generator, survey: Survey) -> tuple[np.ndar
 
     One visit in each eroday; each is followed by a missed one with probability 0.05 and, in one curve of
     five, once by a break of one to three days. The scanned circle drifts evenly over the source, in at one
-    edge of the field and out at the other: few visits near the ecliptic, many near its poles (Predehl et al.
-    2021).
+    edge of the field and out at the other: few visits near the ecliptic, many near its poles
+    (Predehl et al. 2021).
     """
     number = int(generator.integers(survey.points_low, survey.points_high + 1))
     steps = 1 + (generator.random(number) < 0.05)

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from contract import Task
 from models.pretrained import load_pretrained
-from tasks.lens import judge
-from tasks.lens import losses as lens_losses
+from tasks.lens import judge, losses as lens_losses
 from tasks.lens.config import Config
 from tasks.lens.inputs import from_store, streamed
 from tasks.lens.network import build_network, channels_of, refuse_impossible

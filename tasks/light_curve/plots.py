@@ -17,9 +17,8 @@ def reconstructions(
     """A row a curve, a column a band: data with their asymmetric errors, upper limits as arrows,
     and the network's rate.
 
-    batch: curves as data/light_curves/packed.py gives them; draws [S, B, T, C]:
-        rates of S draws of the latent vector, shown
-    by their median and their 68 and 95 % bands.
+    batch: curves as data/light_curves/packed.py gives them; draws [S, B, T, C]: rates of S draws of the
+    latent vector, shown by their median and their 68 and 95 % bands.
     """
     figure = Figure(figsize=(3.6 * len(bands) + 0.4, 1.9 * len(names) + 0.4), layout="constrained")
     levels = np.quantile(draws.numpy(), (0.025, 0.16, 0.5, 0.84, 0.975), axis=0)

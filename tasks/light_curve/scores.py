@@ -144,9 +144,8 @@ def report(columns: Columns, examples: LightCurves, likelihood: str) -> dict[str
     """Also the gain in each band and, of counts, that of the evidence bound over rates that scatter
     log-normally.
 
-    columns: as `measure` gives them; examples: the same curves.
-        The bound counts what the latent vector costs; the
-    log-normal's evidence is at its best mean and scatter in each band, which are not charged.
+    columns: as `measure` gives them; examples: the same curves. The bound counts what the latent vector
+    costs; the log-normal's evidence is at its best mean and scatter in each band, which are not charged.
     """
     figures = summarise(columns)
     for c, band in enumerate(examples.bands):

@@ -17,8 +17,8 @@ from data.light_curves.packed import LightCurves
 from losses import vae
 from models.recurrent_vae import RecurrentVAE
 from physics import count_rates
-from tasks.light_curve.config import Config
 from tasks.light_curve import plots as curve_plots, scores
+from tasks.light_curve.config import Config
 from tasks.light_curve.inputs import content_digest, counts_and_likelihood, examples, read, split_of
 from utils import distributed, plots
 from utils.config import recorded

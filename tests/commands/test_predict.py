@@ -14,9 +14,9 @@ from astropy.io import fits
 
 from tasks.lens import asked
 import predict
+from tests.conftest import ROOT
 from tests.promises.test_ranks import ENVIRONMENT, free_port
 from tests.spoiled import spoil
-from tests.conftest import ROOT
 from trained import load_weights
 from utils.mistake import Mistake
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import train
-from train import ALL_MODES as MODES
 from tests import toys
+from train import ALL_MODES as MODES
 from utils import checkpoint
 from utils.mistake import Mistake
 

@@ -10,8 +10,8 @@ import time
 import pytest
 import torch
 
-from utils import checkpoint
 from tests.conftest import ROOT
+from utils import checkpoint
 
 TOYS = str(ROOT / "tests" / "toys.py")
 ARGV = ["--task", "toy", "--epochs", "3", "--batch_size", "32", "--device", "cpu", "--log_every", "50"]

@@ -7,9 +7,8 @@ from typing import Literal
 import pytest
 import yaml
 
-from train import ALL_MODES as MODES
 from tasks import TASKS
-from train import TrainConfig
+from train import ALL_MODES as MODES, TrainConfig
 from utils import config
 from utils.config import Options, free, option, several
 from utils.mistake import Mistake

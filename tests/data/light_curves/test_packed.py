@@ -18,8 +18,8 @@ from astropy.io import fits
 from data.light_curves import packed as light_curves
 from data.light_curves.files import Reading, read_light_curves
 from data.light_curves.packed import FIELDS, LightCurves, list_light_curves, open_packed, pack_light_curves
-from tests.data.light_curves.test_files import rates, srctool, table, written
 from tests.conftest import ROOT
+from tests.data.light_curves.test_files import rates, srctool, table, written
 from utils.mistake import Mistake
 
 

@@ -20,8 +20,8 @@ import pytest
 from data.cutouts import blocks, store
 from data.cutouts.source import open_source
 from data.tar_shards import source as shard_source, tar, writer as tar_shards
-from tests.hostile_tars import hostile_manifests, hostile_tars, member, npy, closed, sample
 from tests.conftest import ROOT
+from tests.hostile_tars import hostile_manifests, hostile_tars, member, npy, closed, sample
 from utils.mistake import Mistake
 
 SHAPE = (6, 5)

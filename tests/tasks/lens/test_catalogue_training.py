@@ -18,8 +18,8 @@ import predict
 import train
 from data.cutouts import quality_table, store
 from models.layers.metadata import MetadataTerm
-from tests.data.catalogues import test_galaxiesml
 from tests.conftest import ROOT
+from tests.data.catalogues import test_galaxiesml
 from utils import checkpoint
 from utils.mistake import Mistake
 
