@@ -131,11 +131,11 @@ def pack(options: Packing, source: Source) -> None:
     quality = quality_table.quality_of(packed, say)
     print("\n".join(packed.summary()))
     if packed.metadata is not None:
-        table = metadata.typed(packed.metadata)
-        problems = metadata.validate(table)
+        table = metadata.typed_metadata(packed.metadata)
+        problems = metadata.validate_metadata(table)
         with files.whole(Path(options.output) / "problems.csv") as temporary:
             problems.to_csv(temporary, index=False)
-        print("\n".join(metadata.summary(table, problems)))
+        print("\n".join(metadata.metadata_summary(table, problems)))
     print(
         f"{(quality['outlier'] != '').sum():,} of {len(quality):,} images are outliers of their band "
         "(quality.parquet)"
@@ -143,7 +143,9 @@ def pack(options: Packing, source: Source) -> None:
     if options.preview:
         first = packed.index[packed.good].drop_duplicates("object").head(options.preview)
         titles = [f"{name} {band}" for name, band in zip(first["object"], first["band"])]
-        plots.save(plots.mosaic(packed.read(first.index.to_numpy()), titles), Path(options.output), "preview")
+        plots.save_figure(
+            plots.mosaic(packed.read(first.index.to_numpy()), titles), Path(options.output), "preview"
+        )
 
 
 def convert(options: Any, kind: str, input_name: str) -> None:
@@ -175,7 +177,7 @@ def match(options: Match) -> None:
                 f"--input {folder!r}: has no metadata.parquet, so no places on the sky; expected the store "
                 "of a catalogue"
             )
-    found = metadata.matches(*map(metadata.typed, tables), options.radius)
+    found = metadata.match_positions(*map(metadata.typed_metadata, tables), options.radius)
     with files.whole(Path(options.output)) as temporary:
         found.to_csv(temporary, index=False)
     print(
@@ -202,7 +204,7 @@ def main(argv: list[str]) -> None:
         f"--from_shards{token[6:]}" if token == "--from" or token.startswith("--from=") else token
         for token in argv[1:]
     ]
-    (read,) = config.read(rest, options, script=f"convert.py {argv[0]}")
+    (read,) = config.read_options(rest, options, script=f"convert.py {argv[0]}")
     for name in ("input", "output"):
         if not getattr(read, name) and not (name == "input" and getattr(read, "from_shards", "")):
             raise Mistake(f"--{name}: expected a path")
@@ -210,4 +212,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run_script(main)

@@ -47,7 +47,7 @@ from evaluation import (
     thresholds,
     decision as settled,
 )
-from evaluation.decision import Rule
+from evaluation.decision import Decision
 from evaluation.members import ROW, Members
 from utils import config, files
 from utils.config import Options, option, several
@@ -131,18 +131,18 @@ def warn(text: str) -> None:
     say(f"warning: {text}", "ensemble.py")
 
 
-def rows_of(those: Members, rule: Rule, options: Config, keys=ROW) -> pd.DataFrame:
+def rows_of(those: Members, rule: Decision, options: Config, keys=ROW) -> pd.DataFrame:
     """One row for each of `keys`: combined, bands fused, calibrated."""
     rows = those.fused(rule.combined(those.probs, those.paths), options.fusion, keys)
     return rows.assign(prob=rule.calibrated(rows["prob"]))
 
 
-def settle(val: Members, options: Config, rule: Rule) -> Rule:
+def settle(val: Members, options: Config, rule: Decision) -> Decision:
     """The rule with what is still open fitted or chosen on validation: weights, then calibration, then t*."""
     mean = (
         rows_of(val, rule, options)
         if rule.weights or not options.weighs
-        else val.fused(predictions.combined(val.probs, "mean"), "mean")
+        else val.fused(predictions.combine_probabilities(val.probs, "mean"), "mean")
     )
     known = (mean["label"].notna() & mean["prob"].notna()).to_numpy()
     if not known.any():
@@ -158,11 +158,13 @@ def settle(val: Members, options: Config, rule: Rule) -> Rule:
     label, objects = mean["label"].to_numpy()[known].astype(int), val.objects()[known]
     if options.weighs and not rule.weights:
         probs = val.by_row(options.fusion)[:, known]
-        weights = dict(members=stacking.names_of(val.paths)) | stacking.fit(options.combine, label, probs)
-        weights["cross_validated"] = stacking.compare(
+        weights = dict(members=stacking.names_of(val.paths)) | stacking.fit_stack(
+            options.combine, label, probs
+        )
+        weights["cross_validated"] = stacking.compare_stacks(
             options.combine, label, probs, mean["prob"].to_numpy()[known], objects, options.seed
         )
-        print(stacking.lines(weights))
+        print(stacking.stack_lines(weights))
         rule = rule._replace(weights=weights)
         if options.threshold_by == "conformal":  # a calibration keeps the order of objects and does no harm
             warn(
@@ -173,26 +175,28 @@ def settle(val: Members, options: Config, rule: Rule) -> Rule:
     if options.calibrate != "none":
         raw = rows_of(val, rule, options)["prob"].to_numpy()[known]
         logit = predictions.logit(raw)
-        rule = rule._replace(calibration=calibration.fit(options.calibrate, logit, label))
+        rule = rule._replace(calibration=calibration.fit_calibration(options.calibrate, logit, label))
         held_out = calibration.out_of_fold(
-            options.calibrate, logit, label, folds.deal(objects, label, options.seed)
+            options.calibrate, logit, label, folds.deal_folds(objects, label, options.seed)
         )
         print(
             f"{options.calibrate} calibration, on objects held out ({folds.FOLDS} "
-            f"folds)\n{calibration.lines(label, raw, held_out)}"
+            f"folds)\n{calibration.calibration_lines(label, raw, held_out)}"
         )
     prob = rows_of(val, rule, options)["prob"].to_numpy()[known]
-    threshold, promise = thresholds.chosen(label, prob, options.threshold_by, options.alpha, options.delta)
+    threshold, promise = thresholds.choose_threshold(
+        label, prob, options.threshold_by, options.alpha, options.delta
+    )
     print(f"t* = {threshold!r} ({promise})")
     sets = (
-        conformal.fit(label, prob, options.alpha, options.delta)
+        conformal.fit_conformal(label, prob, options.alpha, options.delta)
         if options.threshold_by == "conformal"
         else None
     )
     return rule._replace(threshold=threshold, sets=sets)
 
 
-def submitted(test: Members, rule: Rule, options: Config) -> pd.DataFrame:
+def submitted(test: Members, rule: Decision, options: Config) -> pd.DataFrame:
     """Every id once, in order of first appearance, with its answer and the other columns."""
     rows = rows_of(test, rule, options, ["id"])
     submission.check_ids(rows["path"])
@@ -213,10 +217,10 @@ def submitted(test: Members, rule: Rule, options: Config) -> pd.DataFrame:
         if options.test_parameters
         else None
     )
-    return submission.table(rows["path"], called, options.columns, options.fill, inferred)
+    return submission.submission_table(rows["path"], called, options.columns, options.fill, inferred)
 
 
-def write(name: str, those: Members, rule: Rule, options: Config, folder: Path) -> None:
+def write(name: str, those: Members, rule: Decision, options: Config, folder: Path) -> None:
     """The table of files, of objects if bands were fused, and of the uncertainty."""
     rows, prob, bands = (
         rows_of(those, rule, options),
@@ -225,11 +229,13 @@ def write(name: str, those: Members, rule: Rule, options: Config, folder: Path) 
     )
     # t* does not hold for the raw prob of a band
     threshold = None if rule.calibration and bands else rule.threshold
-    predictions.write(
+    predictions.write_predictions(
         those.table.assign(prob=prob if bands else rule.calibrated(prob)), folder / f"{name}.csv", threshold
     )
     if bands:
-        predictions.write(rows, folder / f"{name.removesuffix('_labeled')}_objects.csv", rule.threshold)
+        predictions.write_predictions(
+            rows, folder / f"{name.removesuffix('_labeled')}_objects.csv", rule.threshold
+        )
     if options.uncertainty:
         from evaluation.uncertainty import ensemble_parts  # torch, seconds that other runs need not pay
 
@@ -237,26 +243,26 @@ def write(name: str, those: Members, rule: Rule, options: Config, folder: Path) 
         parts = ensemble_parts(those.by_row(options.fusion), weights)
         table = pd.DataFrame(dict(id=rows["path"], domain=rows["domain"]) | parts._asdict())
         with files.whole(folder / f"uncertainty_{name.split('_')[0]}.csv") as temporary:
-            (table.assign(set=conformal.sets(rule.sets, rows["prob"])) if rule.sets else table).to_csv(
-                temporary, index=False
-            )
+            (
+                table.assign(set=conformal.conformal_sets(rule.sets, rows["prob"])) if rule.sets else table
+            ).to_csv(temporary, index=False)
 
 
 def main(argv: list[str]) -> None:
-    (options,) = config.read(argv, Config)
-    rule = settled.read(
+    (options,) = config.read_options(argv, Config)
+    rule = settled.read_decision(
         options.combine, options.weights_file, options.calibration_file, options.threshold_file, warn
     )
     folder, val, test = Path(options.out_dir), None, None
     if options.val:
-        val = members.read(options.val, options.match, options.id, warn)
+        val = members.read_members(options.val, options.match, options.id, warn)
         rule = settle(val, options, rule)
     if options.test:
-        test = members.read(options.test, options.match, options.id, warn)
+        test = members.read_members(options.test, options.match, options.id, warn)
         sent = submitted(test, rule, options)
     folder.mkdir(parents=True, exist_ok=True)
     if val:
-        settled.write(rule, folder)
+        settled.write_decision(rule, folder)
     by = (
         "Youden's J"
         if options.threshold_by == "youden"
@@ -276,11 +282,11 @@ def main(argv: list[str]) -> None:
         if those is None:
             continue
         rows = rows_of(those, rule, options)
-        labelled = len(scores.known(rows)) > 0
+        labelled = len(scores.labelled_rows(rows)) > 0
         write(f"{name}_ens" + "_labeled" * (name == "test" and labelled), those, rule, options, folder)
         if labelled:
-            sheets[name] = scores.score(rows, rule.threshold, True, options.bootstrap, options.seed)
-            scores.write(
+            sheets[name] = scores.score_table(rows, rule.threshold, True, options.bootstrap, options.seed)
+            scores.write_scores(
                 sheets[name],
                 folder,
                 f"{name}_ens",
@@ -288,7 +294,7 @@ def main(argv: list[str]) -> None:
             )
     if test:
         if val:
-            members.compare(val, test, warn)
+            members.compare_members(val, test, warn)
         with files.whole(folder / options.submission) as temporary:
             sent.to_csv(temporary, index=False)
         answer, prob = sent.iloc[:, 1], options.submit == "prob"
@@ -301,8 +307,8 @@ def main(argv: list[str]) -> None:
             )
         )
     for name, sheet in sheets.items():
-        print(f"\n{scores.lines(sheet, name)}")
+        print(f"\n{scores.score_lines(sheet, name)}")
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run_script(main)

@@ -28,15 +28,15 @@ from data.cutouts import report as store_report, store
 from data.names import parse_name
 from evaluation import calibration, figures_of_merit, predictions, scores, thresholds
 from evaluation.plots import (
-    confusion,
-    histogram,
-    numbers,
-    precision_recall,
-    purity_completeness,
-    reliability,
-    roc,
-    score_histogram,
-    title_of,
+    count_table,
+    curve_table,
+    figure_confusion,
+    figure_precision_recall,
+    figure_purity_completeness,
+    figure_reliability,
+    figure_roc,
+    figure_scores,
+    scope_title,
 )
 from utils import config, files, plots
 from utils.config import Options, option
@@ -105,28 +105,32 @@ def read_table(options: Config) -> tuple[pd.DataFrame, np.ndarray | None]:
 
 def read_csv(path: str, by_object: bool) -> tuple[pd.DataFrame, np.ndarray | None]:
     """What read_table returns, for a CSV."""
-    table = predictions.read(path)
+    table = predictions.read_predictions(path)
     objects = pd.Series([parse_name(path)[0] for path in table["path"]])
     if not by_object:
         repeated = pd.MultiIndex.from_arrays([objects, table["domain"], table["label"]]).duplicated().any()
         return table, np.asarray(objects) if repeated else None
-    fused = predictions.fused(table, [objects.rename("object"), table["domain"], table["label"]])
+    fused = predictions.fuse_predictions(table, [objects.rename("object"), table["domain"], table["label"]])
     print(f"{path}: {len(table)} rows fused to {len(fused)} objects (mean of the bands' probabilities)")
     return fused, None
 
 
 def calibrated(table: pd.DataFrame, options: Config) -> tuple[pd.DataFrame, calibration.Calibration]:
     """The table with calibrated probabilities, and the map, fitted on --calibrate_on at the same level."""
-    on = scores.known(read_csv(options.calibrate_on, options.by_object)[0])
-    fitted = calibration.fit(options.calibrate, predictions.logit(on["prob"]), on["label"])
-    after = table.assign(prob=calibration.apply(fitted, predictions.logit(table["prob"])))
+    on = scores.labelled_rows(read_csv(options.calibrate_on, options.by_object)[0])
+    fitted = calibration.fit_calibration(options.calibrate, predictions.logit(on["prob"]), on["label"])
+    after = table.assign(prob=calibration.apply_calibration(fitted, predictions.logit(table["prob"])))
     same = Path(options.csv or options.probs).resolve() == Path(options.calibrate_on).resolve()
     print(
         f"{options.calibrate} calibration, fitted on {len(on)} rows of {options.calibrate_on}"
         + (", these very predictions: what is reported after it is optimistic for others" if same else "")
     )
-    if len(judged := scores.known(table)):
-        print(calibration.lines(judged["label"], judged["prob"], scores.known(after)["prob"]))
+    if len(judged := scores.labelled_rows(table)):
+        print(
+            calibration.calibration_lines(
+                judged["label"], judged["prob"], scores.labelled_rows(after)["prob"]
+            )
+        )
     return after, fitted
 
 
@@ -135,7 +139,7 @@ def choose_threshold(options: Config, judged: pd.DataFrame, argv: list[str]) -> 
     given = [
         f"--{name}"
         for name in ("threshold", "threshold_file", "optimize_threshold")
-        if name in config.given(argv, Config)
+        if name in config.options_given(argv, Config)
     ]
     if len(given) > 1:
         raise Mistake(f"{' and '.join(given)}: give one of them")
@@ -146,7 +150,7 @@ def choose_threshold(options: Config, judged: pd.DataFrame, argv: list[str]) -> 
             "is optimistic for others"
         )
         return threshold
-    return thresholds.read(options.threshold_file) if options.threshold_file else options.threshold
+    return thresholds.read_threshold(options.threshold_file) if options.threshold_file else options.threshold
 
 
 def compare_preds(options: Config, table: pd.DataFrame, threshold: float) -> None:
@@ -172,18 +176,18 @@ def draw(judged: pd.DataFrame, before: pd.DataFrame, sheet: scores.Scores, optio
         bins = {"before calibration": figures_of_merit.reliability(before["label"], before["prob"])} | bins
     single = [scope for scope in parts if scope != "global"] or ["global"]
     groups = {
-        f"{title_of(scope)} {kind}": parts[scope][1][parts[scope][0] == value]
+        f"{scope_title(scope)} {kind}": parts[scope][1][parts[scope][0] == value]
         for scope in single
         for value, kind in ((1, "lenses"), (0, "non-lenses"))
     }
     figures = dict(
-        reliability=reliability(bins),
-        score_histogram=score_histogram(groups, threshold),
-        confusion=confusion(sheet),
+        reliability=figure_reliability(bins),
+        score_histogram=figure_scores(groups, threshold),
+        confusion=figure_confusion(sheet),
     )
     tables = dict(
         reliability=pd.concat([pd.DataFrame(dict(scope=scope) | table) for scope, table in bins.items()]),
-        score_histogram=histogram(groups),
+        score_histogram=count_table(groups),
         confusion=pd.DataFrame(
             [
                 dict(scope=scope) | {name: s[name] for name in ("threshold", "tn", "fp", "fn", "tp")}
@@ -194,13 +198,13 @@ def draw(judged: pd.DataFrame, before: pd.DataFrame, sheet: scores.Scores, optio
     curves = {scope: figures_of_merit.curve(*part) for scope, part in parts.items() if 0 < part[0].mean() < 1}
     if "global" in curves:
         figures |= dict(
-            roc=roc(curves),
-            precision_recall=precision_recall(curves),
-            purity_completeness=purity_completeness(curves["global"], threshold),
+            roc=figure_roc(curves),
+            precision_recall=figure_precision_recall(curves),
+            purity_completeness=figure_purity_completeness(curves["global"], threshold),
         )
-        tables["curves"] = numbers(curves)
+        tables["curves"] = curve_table(curves)
     for name, figure in figures.items():
-        plots.save(figure, folder, f"{name}_{options.tag}")
+        plots.save_figure(figure, folder, f"{name}_{options.tag}")
     for name, table in tables.items():
         with files.whole(folder / f"{name}_{options.tag}.csv") as temporary:
             table.to_csv(temporary, index=False)
@@ -216,15 +220,15 @@ def write_report(options: Config) -> None:
 
 
 def main(argv: list[str]) -> None:
-    (options,) = config.read(argv, Config)
+    (options,) = config.read_options(argv, Config)
     if options.report:
         return write_report(options)
     table, objects = read_table(options)
-    before = scores.known(table)
+    before = scores.labelled_rows(table)
     fitted = None
     if options.calibrate != "none":
         table, fitted = calibrated(table, options)
-    judged = scores.known(table) if fitted else before
+    judged = scores.labelled_rows(table) if fitted else before
     unlabelled, without = int(table["label"].isna().sum()), int(table["prob"].isna().sum())
     if unlabelled or without:
         print(
@@ -234,7 +238,7 @@ def main(argv: list[str]) -> None:
     threshold = choose_threshold(options, judged, argv)
     if options.preds:
         compare_preds(options, table, threshold)
-    sheet = scores.score(table, threshold, options.per_domain, options.bootstrap, options.seed, objects)
+    sheet = scores.score_table(table, threshold, options.per_domain, options.bootstrap, options.seed, objects)
     if objects is not None and options.bootstrap:
         print(
             "rows of one object are resampled together in the intervals; --by_object judges objects "
@@ -251,10 +255,10 @@ def main(argv: list[str]) -> None:
         seed=options.seed,
         calibration=fitted,
     )
-    scores.write(sheet, Path(options.out_dir), options.tag, about)
+    scores.write_scores(sheet, Path(options.out_dir), options.tag, about)
     if options.plot:
         draw(judged, before, sheet, options)
-    print(scores.lines(sheet))
+    print(scores.score_lines(sheet))
     for scope, figures in sheet.items():
         if "undefined" in figures:
             print(f"{scope}: {figures['undefined']}")
@@ -262,4 +266,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run_script(main)

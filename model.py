@@ -138,23 +138,23 @@ def create_model(name: str, **options) -> nn.Module:
     Raises ValueError for a name, an option or the value of an option that is not known,
     with the nearest that is.
     """
-    spec = MODELS[known("model", name, MODELS)]
+    spec = MODELS[refuse_unknown("model", name, MODELS)]
     for option in options:
-        known(f"option of model {name!r}:", option, spec.options)
+        refuse_unknown(f"option of model {name!r}:", option, spec.options)
     for option, default in spec.options.items():
         if default is inspect.Parameter.empty and option not in options:
             raise ValueError(f"model {name!r} needs the option {option!r}: {spec.description}")
     return spec.build(**options)
 
 
-def known(kind: str, name: str, names) -> str:
+def refuse_unknown(kind: str, name: str, names) -> str:
     if name not in names:
         nearest = get_close_matches(name, names, 1, 0)[0]
         raise ValueError(f"unknown {kind} {name!r}: expected one of {', '.join(names)} (nearest: {nearest})")
     return name
 
 
-def table() -> str:
+def model_table() -> str:
     """The networks, each size of them at its plainest: a lens finder with one channel and one logit."""
     lines = [
         f"{'model':<18}{'size':<8}{'parameters':>12}{'features':>10}{'pixels':>8}  "
@@ -188,4 +188,4 @@ def counted(name: str, size: str) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    print(table())
+    print(model_table())

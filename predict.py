@@ -55,11 +55,11 @@ def read_options(argv: list[str]) -> tuple[Config, Any, Any, dict[str, Any]]:
     # without a checkpoint there is only --help to show
     task = saved["record"]["options"]["task"] if saved else "lens"
     question = config.pick("task", task, TASKS)
-    options, own, given = config.read(argv, Config, question.Asked, question.Config)
+    options, own, given = config.read_options(argv, Config, question.Asked, question.Config)
     trained = config.recorded(TASKS[task].Config, saved["record"]["options"])
     inputs = {field.name: getattr(given, field.name) for field in fields(TASKS[task].Inputs)}
     known = config.fields_of(TASKS[task].Config)
-    for name in sorted(config.given(argv, TASKS[task].Config) - inputs.keys()):
+    for name in sorted(config.options_given(argv, TASKS[task].Config) - inputs.keys()):
         ours, theirs = getattr(given, name), getattr(trained, name)
         if ours != theirs and not known[name].metadata.get("free"):
             raise Mistake(
@@ -116,4 +116,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run_script(main)

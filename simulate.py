@@ -190,8 +190,8 @@ def main(argv: list[str]) -> None:
         print(__doc__)
         return
     options, write = config.pick("simulation", argv[0], SIMULATIONS)
-    write(*config.read(argv[1:], options, script=f"simulate.py {argv[0]}"))
+    write(*config.read_options(argv[1:], options, script=f"simulate.py {argv[0]}"))
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run_script(main)

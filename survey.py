@@ -123,7 +123,7 @@ def read_networks(
                 f"--model_path {path}: is of the task {record['options']['task']}; a survey is of cutouts "
                 "(task lens)"
             )
-        trained = config.flat(config.recorded(lens.Config, record["options"]))
+        trained = config.flat_options(config.recorded(lens.Config, record["options"]))
         if trained["use_metadata"]:
             raise Mistake(
                 f"--model_path {path}: takes metadata, which the files of a survey do not have; predict a "
@@ -193,7 +193,7 @@ def predict_shards(options: PredictConfig) -> None:
 
 def ask(networks: list[InPrecision], tta: bool, batch: Batch) -> Columns:
     """prob [B], the mean over the networks, and that of each where there are several."""
-    each = [question.answered(network, batch, (), tta)["prob"] for network in networks]
+    each = [question.answer_batch(network, batch, (), tta)["prob"] for network in networks]
     return dict(prob=torch.stack(each).mean(0)) | (
         {f"prob_{number}": prob for number, prob in enumerate(each)} if len(each) > 1 else {}
     )
@@ -215,7 +215,7 @@ def predict_shard(
     packed = survey.pack(shard, options.num_workers, say)
     packed.verify()
     packing = time.perf_counter() - start
-    examples = cutouts.examples(
+    examples = cutouts.make_examples(
         packed, np.arange(len(packed.index)), settings["bands"], settings["band_mode"]
     )
     parts = (
@@ -278,11 +278,11 @@ def main(argv: list[str]) -> None:
         print(__doc__)
         return
     options, command = config.pick("command", argv[0], COMMANDS)
-    (read,) = config.read(argv[1:], options, script=f"survey.py {argv[0]}")
+    (read,) = config.read_options(argv[1:], options, script=f"survey.py {argv[0]}")
     if not read.out:
         raise Mistake("--out: expected the folder of the survey")
     command(read)
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run_script(main)

@@ -28,7 +28,7 @@ from torch.nn.utils import clip_grad_norm_
 
 import modes
 from contract import DTYPES, Batch, Columns, Gradient, InPrecision, Mode, Objective, Run, Task, pieces
-from data.order import ShuffledEpochs, batches, in_turn, place_in_turn
+from data.order import ShuffledEpochs, batches, each_once, place_each_once
 from data.resident import resident
 from model import MODELS
 from modes import elastic
@@ -37,7 +37,7 @@ from utils import checkpoint, config, distributed, optimizers
 from utils.config import Options, free, option
 from utils.cuda_graphs import with_graphs
 from utils.ema import Ema
-from utils.finite import Verdicts
+from utils.finite import FiniteCheck
 from utils.json_file import write_json
 from utils.log import Log, environment, resident_gib
 from utils.mistake import Mistake
@@ -46,7 +46,7 @@ from utils.progress import Progress, best_epoch, monitored, without_improvement
 from utils.schedule import ScheduleConfig, learning_rate
 from utils.seeding import seed_from, seed_step
 from utils.stop import REASONS, Stop, exit_code, seconds_of
-from utils.transfer import beside
+from utils.transfer import copied_ahead
 
 # What a run writes, and --restart deletes; nothing else in the directory is touched.
 WRITTEN = (
@@ -115,7 +115,7 @@ class Configs(NamedTuple):
 
     @property
     def flat(self) -> dict[str, Any]:
-        return config.flat(*(part for part in self if part is not None))
+        return config.flat_options(*(part for part in self if part is not None))
 
 
 def run(
@@ -205,7 +205,9 @@ def run(
     )
     gradient = elastic_or(mode, options).build(configs.mode, run)
     named = list(named_weights(objective))
-    optimizer = optimizers.build(configs.optimizer, named, schedule.lr, options.batch_size, task.lr_scale)
+    optimizer = optimizers.build_optimizer(
+        configs.optimizer, named, schedule.lr, options.batch_size, task.lr_scale
+    )
     progress = Progress()
 
     # Everything with memory is in this dict; all else below is a pure function of (configs, step, history).
@@ -242,7 +244,7 @@ def run(
     task = replace(task, data={**task.data, **held})
     steps = range(progress.step, total)
     stream = batches(task.data["train"], order, steps, options.num_workers, device, lanes)
-    stream = beside(stream, device)
+    stream = copied_ahead(stream, device)
     if (
         options.compile and options.accumulate == 1
     ):  # graphs would overwrite a gradient that waits for another piece
@@ -250,7 +252,7 @@ def run(
         stream = with_graphs(model, stream, gradient, seed, progress.step, log.info)
 
     weights = optimizer.weights  # in their order the norm of the gradient is summed
-    verdict = Verdicts(train_data.names, scaler.is_enabled())
+    verdict = FiniteCheck(train_data.names, scaler.is_enabled())
     one = torch.ones((), device=device)
     patience = options.patience or math.inf
     since = time.perf_counter()
@@ -420,11 +422,11 @@ def measure(
 ) -> Columns:
     """The scores of every example of a split, in its order, gathered from all ranks."""
     network, rows = InPrecision(distributed.as_on_rank_0(model), DTYPES[options.precision]), []
-    for batch in in_turn(task.data[split], options.batch_size, options.num_workers, device, lanes):
+    for batch in each_once(task.data[split], options.batch_size, options.num_workers, device, lanes):
         rows.append(task.measure(network, batch))  # left on the device, which nothing here waits for
     mine = {name: torch.cat([row[name] for row in rows]).cpu() for name in rows[0]} if rows else {}
     parts = [part for part in distributed.gather(mine) if part]
-    turn = place_in_turn(len(task.data[split]), lanes)
+    turn = place_each_once(len(task.data[split]), lanes)
     return {name: torch.cat([part[name] for part in parts])[turn] for name in parts[0]}
 
 
@@ -495,7 +497,7 @@ def read_configs(argv: list[str]) -> Configs:
     if model:
         argv = ["--task", task, *argv]
     classes = classes_for(task, config.peek(argv, "mode", TrainConfig.mode))
-    return Configs(*config.read(argv, *classes))
+    return Configs(*config.read_options(argv, *classes))
 
 
 def main(argv: list[str]) -> None:
@@ -518,4 +520,4 @@ def shown(results: dict[str, Any], monitors: Iterable[str]) -> str:
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run_script(main)

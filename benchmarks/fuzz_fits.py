@@ -440,9 +440,9 @@ def measure(options: Config) -> list[Row]:
 
 
 def main(argv: list[str]) -> None:
-    (options,) = config.read(argv, Config)
+    (options,) = config.read_options(argv, Config)
     show(measure(options), options.json)
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run_script(main)

@@ -329,7 +329,7 @@ def ensemble(asked: Config, options: Config, device: torch.device) -> list[Row]:
         task = Task(
             lens.build_network(replace(RECIPE, model_size=options.size), 1),
             data,
-            losses.build(RECIPE, len(data["train"])),
+            losses.build_loss(RECIPE, len(data["train"])),
             partial(judge.measure, config=RECIPE),
             {"auc": "max"},
             judge.summarise,
@@ -386,9 +386,9 @@ def measure(asked: Config) -> list[Row]:
 
 
 def main(argv: list[str]) -> None:
-    (options,) = config.read(argv, Config)
+    (options,) = config.read_options(argv, Config)
     show(measure(options), options.json)
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run_script(main)

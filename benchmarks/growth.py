@@ -70,7 +70,7 @@ def stage(name: str, folder: str, size: int) -> None:
         from tasks.lens import inputs
 
         task = lens.Config(data=f"{folder}/data", store_dir=f"{folder}/stores")
-        index = inputs.pack(buckets.inventory_of_buckets(task.sources()), task, 1).index
+        index = inputs.pack_inputs(buckets.inventory_of_buckets(task.sources()), task, 1).index
         row = float(index.memory_usage(deep=True).sum()) / size
     elif name == "train":
         train.main(
@@ -227,9 +227,9 @@ def without_start(times: list[float], sizes: list[int]) -> str:
 
 
 def main(argv: list[str]) -> None:
-    (options,) = config.read(argv, Config)
+    (options,) = config.read_options(argv, Config)
     show(measure(options), options.json)
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run_script(main)

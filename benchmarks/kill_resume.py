@@ -294,7 +294,7 @@ def measure(options: Config) -> list[Row]:
         stdout=subprocess.DEVNULL,
     )
     import_timm()
-    judge.illustrate = plots.curves = plots.save = lambda *_: None
+    judge.illustrate = plots.figure_training = plots.save_figure = lambda *_: None
     tallies, rows = [Tally(*each) for each in product((1, 2), ("fp32", "fp16"), (1, 3))], []
     for number, tally in enumerate(tallies):
         began, quota = (
@@ -329,11 +329,11 @@ def row(name: str, tallies: list[Tally]) -> Row:
 
 
 def main(argv: list[str]) -> None:
-    (options,) = config.read(argv, Config)
+    (options,) = config.read_options(argv, Config)
     rows = measure(options)
     show(rows, options.json)
     sys.exit(1 if any(row.ours for row in rows) else 0)
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run_script(main)

@@ -74,7 +74,7 @@ def make_checkpoint(path: Path, seed: int) -> dict[str, Tensor]:
     for name, parameter in model.named_parameters():
         if "grn" in name or name.endswith("head.fc.weight"):
             nn.init.normal_(parameter, std=0.1)  # so that every layer counts and probabilities spread
-    options = config.flat(TrainConfig(precision="fp32"), ScheduleConfig(), TASK)
+    options = config.flat_options(TrainConfig(precision="fp32"), ScheduleConfig(), TASK)
     checkpoint.save(
         path,
         dict(
@@ -250,9 +250,9 @@ def measure(options: Config) -> list[Row]:
 
 
 def main(argv: list[str]) -> None:
-    (options,) = config.read(argv, Config)
+    (options,) = config.read_options(argv, Config)
     show(measure(options), options.json)
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run_script(main)

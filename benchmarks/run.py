@@ -166,7 +166,7 @@ def splice(text: str, new: dict[str, str], stamp: str, about: str) -> str:
 
 
 def main(argv: list[str]) -> None:
-    (options,) = config.read(argv, Config)
+    (options,) = config.read_options(argv, Config)
     results, load, stamp = (
         Path(options.results),
         os.getloadavg()[0],
@@ -202,4 +202,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run_script(main)

@@ -38,7 +38,7 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from data.cutouts.buckets import inventory_of_buckets  # noqa: E402
-from data.cutouts.examples import examples  # noqa: E402
+from data.cutouts.examples import make_examples  # noqa: E402
 from data.cutouts.store import open_store, pack_cutouts  # noqa: E402
 from data.order import ShuffledEpochs, batches  # noqa: E402
 from models.timm_door import import_torchvision  # noqa: E402
@@ -80,7 +80,7 @@ class Ours:
 
     def __init__(self, directory: Path, options: Config):
         store = open_store(directory)
-        self.data = examples(store, store.good, ["g"])
+        self.data = make_examples(store, store.good, ["g"])
         self.order = ShuffledEpochs(len(self.data), options.batch, options.seed)
         self.epoch = 0
 
@@ -232,9 +232,9 @@ def measure(options: Config) -> list[Row]:
 
 
 def main(argv: list[str]) -> None:
-    (options,) = config.read(argv, Config)
+    (options,) = config.read_options(argv, Config)
     show(measure(options), options.json)
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run_script(main)

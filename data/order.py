@@ -124,7 +124,7 @@ def batches(
         yield Share(batch, sizes.pop(0), ids)
 
 
-def in_turn(
+def each_once(
     data: Examples, batch_size: int, workers: int, device: torch.device, lanes: int
 ) -> Iterator[Batch]:
     """Every example once over all ranks, each lane in order; `place_in_turn` puts what the ranks gather in
@@ -139,7 +139,7 @@ def in_turn(
     return (batch for batch, _ in read_shares(data, shares, workers, device))
 
 
-def place_in_turn(size: int, lanes: int) -> Tensor:
+def place_each_once(size: int, lanes: int) -> Tensor:
     """[size] int64: where, among the rows of `in_turn` of all ranks, each example is."""
     return torch.cat([torch.arange(lane, size, lanes) for lane in range(lanes)]).argsort()
 

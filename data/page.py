@@ -16,7 +16,7 @@ td, th { border-bottom: 1px solid #ddd; padding: 0.2em 0.8em 0.2em 0; text-align
 th { color: #666 } img { max-width: 100% } pre { white-space: pre-wrap; color: #444 }"""
 
 
-class Page:
+class HtmlPage:
     """Whatever is put on it is escaped: names of files and objects are somebody else's."""
 
     def __init__(self, title: str):

@@ -16,7 +16,7 @@ from contract import Batch, Columns, Examples
 from data.order import read_shares
 from data.packing import write_arrays_durably
 from utils.mistake import Mistake
-from utils.transfer import beside
+from utils.transfer import copied_ahead
 
 PART = 8192  # examples of a part at most: what an interruption can cost, and what ranks share
 PART_BYTES = 2**26  # ... and bytes, where an answer is large
@@ -106,7 +106,7 @@ def predict_parts(
             stop = min(start + size, total)
             if not path.exists():
                 shares = (np.arange(at, min(at + batch_size, stop)) for at in range(start, stop, batch_size))
-                batches = beside(read_shares(data, shares, workers, device), device)
+                batches = copied_ahead(read_shares(data, shares, workers, device), device)
                 write_part(path, [ask(batch) for batch, _ in batches])
             bar.update(min(total - bar.n, (stop - start) * ranks))
     return Parts(folder, total, size)

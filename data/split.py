@@ -52,7 +52,7 @@ def split_of(objects, options: SplitOptions, blind: bool = True) -> np.ndarray:
     return of_unique[number]
 
 
-def taken(objects, split_seed: int, fraction: float) -> np.ndarray:
+def kept_share(objects, split_seed: int, fraction: float) -> np.ndarray:
     """Which objects stay when a fraction of a split is wanted:
     nested, a larger fraction holds all of a smaller one.
 

@@ -27,7 +27,7 @@ Kind = Literal["temperature", "vector", "isotonic"]
 TILT = 1e-6  # slope in logits that keeps apart what isotonic regression would tie
 
 
-def fit(kind: Kind, logit, label) -> Calibration:
+def fit_calibration(kind: Kind, logit, label) -> Calibration:
     """The map of that kind with the highest likelihood (temperature, vector) or the least squares (isotonic).
 
     logit [N], label [N] 1 or 0. If lenses and others do not overlap, the likelihood of temperature and vector
@@ -112,7 +112,7 @@ def maximum_likelihood(features: np.ndarray, target: np.ndarray) -> np.ndarray:
     return w / scale
 
 
-def apply(calibration: Calibration, logit) -> np.ndarray:
+def apply_calibration(calibration: Calibration, logit) -> np.ndarray:
     """Probabilities of logits, the same shape; NaN stays NaN.
     Raises Mistake for numbers that are no calibration.
     """
@@ -170,11 +170,11 @@ def out_of_fold(kind: Kind, logit, label, fold) -> np.ndarray:
     label, logit = figures_of_merit.checked(label, logit)
     prob = np.empty(len(logit))
     for here in (fold == k for k in np.unique(fold)):
-        prob[here] = apply(fit(kind, logit[~here], label[~here]), logit[here])
+        prob[here] = apply_calibration(fit_calibration(kind, logit[~here], label[~here]), logit[here])
     return prob
 
 
-def lines(label, before, after) -> str:
+def calibration_lines(label, before, after) -> str:
     """Calibration figures of two columns of probabilities, before and after, as text."""
     rows = [("", "ECE", "adaptive ECE", "MCE", "log loss", "Brier", "AUC")]
     for name, prob in (("before", np.asarray(before)), ("after", np.asarray(after))):

@@ -34,7 +34,7 @@ class Thresholds(NamedTuple):
     other: float
 
 
-def least(alpha: float, delta: float = 0.0) -> int:
+def least_objects(alpha: float, delta: float = 0.0) -> int:
     """The fewest calibration objects of a class that allow a threshold."""
     return (
         math.ceil(math.log(delta) / math.log1p(-alpha) * (1 - 1e-12))
@@ -67,7 +67,7 @@ def rank(n: int, alpha: float, delta: float = 0.0) -> int:
         raise Mistake(
             f"{n} objects are too few for alpha {alpha:g}"
             + (f" and delta {delta:g}" if delta else "")
-            + f": expected at least {least(alpha, delta)} of the class with a label and a probability; "
+            + f": expected at least {least_objects(alpha, delta)} of the class with a label and a probability; "
             "give more, or a larger alpha"
         )
     return int(min(k, n))
@@ -82,7 +82,7 @@ def completeness_threshold(lens_prob, alpha: float, delta: float = 0.0) -> float
     return float(np.partition(prob, k - 1)[k - 1])
 
 
-def fit(label, prob, alpha: float, delta: float = 0.0) -> Thresholds:
+def fit_conformal(label, prob, alpha: float, delta: float = 0.0) -> Thresholds:
     """The thresholds of prediction sets that hold the true class with probability at least 1 - alpha,
     for each class.
     """
@@ -93,7 +93,7 @@ def fit(label, prob, alpha: float, delta: float = 0.0) -> Thresholds:
     )
 
 
-def sets(thresholds: Thresholds, prob) -> np.ndarray:
+def conformal_sets(thresholds: Thresholds, prob) -> np.ndarray:
     """[N] of "lens", "non-lens", "both" (the network cannot tell) and "none" (unlike either class);
     "" where prob is NaN.
     """

@@ -12,7 +12,7 @@ from evaluation import calibration, conformal, predictions, stacking, thresholds
 from utils.json_file import read_json, write_json
 
 
-class Rule(NamedTuple):
+class Decision(NamedTuple):
     """combine: how members are combined. What is None (NaN) is not used, or not settled yet."""
 
     combine: str
@@ -24,24 +24,24 @@ class Rule(NamedTuple):
     def combined(self, probs: np.ndarray, paths: list[str]) -> np.ndarray:
         """[N] from probs [members, N] of the tables at `paths`; not calibrated."""
         if not self.weights:
-            return predictions.combined(probs, self.combine)
+            return predictions.combine_probabilities(probs, self.combine)
         stacking.check_members(self.weights, paths)
-        return stacking.apply(self.weights, probs)
+        return stacking.apply_stack(self.weights, probs)
 
     def calibrated(self, prob) -> np.ndarray:
         """[N] from what is combined, and fused, where it is judged."""
         return (
-            calibration.apply(self.calibration, predictions.logit(prob))
+            calibration.apply_calibration(self.calibration, predictions.logit(prob))
             if self.calibration
             else np.asarray(prob)
         )
 
 
-def read(
+def read_decision(
     combine: str, weights_file: str, calibration_file: str, threshold_file: str, warn: Callable[[str], None]
-) -> Rule:
+) -> Decision:
     """What earlier runs settled, as far as their files are given."""
-    rule = Rule(combine)
+    rule = Decision(combine)
     if weights_file:
         rule = rule._replace(
             weights=stacking.checked(
@@ -55,7 +55,7 @@ def read(
             calibration=calibration.checked(read_json(calibration_file, "calibration_file", "ensemble.py"))
         )
     if threshold_file:
-        rule = rule._replace(threshold=thresholds.read(threshold_file))
+        rule = rule._replace(threshold=thresholds.read_threshold(threshold_file))
         for name, given in (("weights", weights_file), ("calibration", calibration_file)):
             beside = Path(threshold_file).parent / f"{name}.json"
             if not given and beside.exists():
@@ -66,11 +66,11 @@ def read(
     return rule
 
 
-def write(rule: Rule, folder: Path) -> None:
+def write_decision(rule: Decision, folder: Path) -> None:
     """threshold.txt, and weights.json and calibration.json if they are used;
     those of an earlier threshold there go.
     """
-    thresholds.write(rule.threshold, folder / "threshold.txt")
+    thresholds.write_threshold(rule.threshold, folder / "threshold.txt")
     for name, part in (("weights", rule.weights), ("calibration", rule.calibration)):
         if part:
             write_json(folder / f"{name}.json", part)

@@ -7,7 +7,7 @@ from utils.mistake import Mistake
 FOLDS = 5
 
 
-def deal(objects, label, seed: int, count: int = FOLDS) -> np.ndarray:
+def deal_folds(objects, label, seed: int, count: int = FOLDS) -> np.ndarray:
     """[N] int in 0..count-1: rows of one object (objects [N] any, say its bands) share a fold,
     lenses and others are dealt in turn.
 

@@ -19,7 +19,7 @@ from utils.mistake import Mistake
 ERROR, TURN = "_err", 180.0
 
 
-def read(path: str) -> pd.DataFrame:
+def read_inferred(path: str) -> pd.DataFrame:
     """The table in a CSV file, as predict.py writes parameters_<which>.csv.
 
     Raises Mistake for a missing file or column, a path twice, a value without an error, what is no number,
@@ -122,7 +122,7 @@ def of_ids(paths: list[str], name, ids, warn) -> pd.DataFrame:
 
     Raises Mistake if none of the ids is in the tables.
     """
-    tables = [read(path) for path in paths]
+    tables = [read_inferred(path) for path in paths]
     out = together(tables, [[name(path) for path in table["path"]] for table in tables])
     out = out[out["path"].isin(set(ids))].reset_index(drop=True)
     if not len(out):

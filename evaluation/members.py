@@ -25,7 +25,7 @@ class Members(NamedTuple):
         """One row for each of `keys`, of prob [N]:
         the mean over its files, of logits if fusion is "logit".
         """
-        return predictions.fused(self.table.assign(prob=prob), keys, fusion)
+        return predictions.fuse_predictions(self.table.assign(prob=prob), keys, fusion)
 
     def by_row(self, fusion: str) -> np.ndarray:
         """[members, rows] the members' own probabilities of what is judged."""
@@ -36,11 +36,11 @@ class Members(NamedTuple):
         return self.table.drop_duplicates(ROW)["object"].to_numpy()
 
 
-def read(paths: list[str], match: str, level: str, warn: Callable[[str], None]) -> Members:
+def read_members(paths: list[str], match: str, level: str, warn: Callable[[str], None]) -> Members:
     """The members' tables in one order. match: see predictions.aligned; level: "object", "stem", or "auto":
     object if files are its bands.
     """
-    table, probs, matched = predictions.aligned(paths, match)
+    table, probs, matched = predictions.align_predictions(paths, match)
     if match == "auto" and matched == "name":
         print(f"{paths[0]} and others: paths differ, so files are matched by name")
     for path, prob in zip(paths[1:], probs[1:]):
@@ -67,7 +67,7 @@ def read(paths: list[str], match: str, level: str, warn: Callable[[str], None]) 
     )
 
 
-def compare(val: Members, test: Members, warn: Callable[[str], None]) -> None:
+def compare_members(val: Members, test: Members, warn: Callable[[str], None]) -> None:
     """Warn where t*, chosen on `val`, may not suit `test`."""
     if len(val.paths) != len(test.paths):
         warn(

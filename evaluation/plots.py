@@ -14,7 +14,7 @@ from utils.plots import COLOURS, DASHES, axes, style
 POINTS = 2000  # of a line; more would only make the file large
 
 
-def title_of(scope: str) -> str:
+def scope_title(scope: str) -> str:
     return "all" if scope == "global" else scope.removeprefix("domain::")
 
 
@@ -29,7 +29,7 @@ def shown(points: Curve) -> np.ndarray:
     )
 
 
-def numbers(curves: Mapping[str, Curve]) -> pd.DataFrame:
+def curve_table(curves: Mapping[str, Curve]) -> pd.DataFrame:
     """What the curves show: scope, threshold, tp, fp, tpr (completeness), fpr, precision (purity)."""
     parts = []
     for scope, points in curves.items():
@@ -50,18 +50,18 @@ def numbers(curves: Mapping[str, Curve]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def roc(curves: Mapping[str, Curve]) -> Figure:
+def figure_roc(curves: Mapping[str, Curve]) -> Figure:
     """True against false positive rate, the latter on a log axis that begins where one false positive is."""
     figure, ax = axes("False positive rate", "True positive rate (completeness)")
     lowest = 0.5 / max(max(points.fp[-1] for points in curves.values()), 5)
     for i, (scope, points) in enumerate(curves.items()):
-        table = numbers({scope: points})
+        table = curve_table({scope: points})
         area = figures_of_merit.area_under_roc(points.tp, points.fp)
         ax.plot(
             np.append(lowest, table["fpr"].clip(lower=lowest)),
             np.append(0, table["tpr"]),
             drawstyle="steps-post",
-            label=f"{title_of(scope)}: AUC {area:.4f}",
+            label=f"{scope_title(scope)}: AUC {area:.4f}",
             **style(i),
         )
     chance = np.geomspace(lowest, 1, 200)
@@ -74,16 +74,16 @@ def roc(curves: Mapping[str, Curve]) -> Figure:
     return figure
 
 
-def precision_recall(curves: Mapping[str, Curve]) -> Figure:
+def figure_precision_recall(curves: Mapping[str, Curve]) -> Figure:
     """Precision against recall, with the share of lenses (what a random choice gives) as a thin line."""
     figure, ax = axes("Recall (completeness)", "Precision (purity in this sample)")
     for i, (scope, points) in enumerate(curves.items()):
-        table = numbers({scope: points})
+        table = curve_table({scope: points})
         value = figures_of_merit.average_precision(points.tp, points.fp)
         ax.plot(
             np.append(0, table["tpr"]),
             np.append(table["precision"].iloc[0], table["precision"]),
-            label=f"{title_of(scope)}: AP {value:.4f}",
+            label=f"{scope_title(scope)}: AP {value:.4f}",
             **style(i),
         )
         ax.axhline(
@@ -94,7 +94,7 @@ def precision_recall(curves: Mapping[str, Curve]) -> Figure:
     return figure
 
 
-def reliability(tables: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+def figure_reliability(tables: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     """Share of lenses against mean probability in each bin (figures_of_merit.reliability), 68 % Wilson bars,
     and counts.
     """
@@ -113,7 +113,7 @@ def reliability(tables: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
             marker="o",
             markersize=4,
             capsize=2,
-            label=f"{title_of(scope)}: ECE {error:.4f}",
+            label=f"{scope_title(scope)}: ECE {error:.4f}",
             **style(i),
         )
         below.stairs(table["n"], np.append(table["low"], 1.0), **style(i))
@@ -126,7 +126,7 @@ def reliability(tables: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     return figure
 
 
-def histogram(groups: Mapping[str, np.ndarray], bins: int = 50) -> pd.DataFrame:
+def count_table(groups: Mapping[str, np.ndarray], bins: int = 50) -> pd.DataFrame:
     """Counts in equal bins of probability: columns low, high, and one for each group."""
     edges = np.linspace(0, 1, bins + 1)
     return pd.DataFrame(
@@ -135,14 +135,14 @@ def histogram(groups: Mapping[str, np.ndarray], bins: int = 50) -> pd.DataFrame:
     )
 
 
-def score_histogram(groups: Mapping[str, np.ndarray], threshold: float | None = None) -> Figure:
+def figure_scores(groups: Mapping[str, np.ndarray], threshold: float | None = None) -> Figure:
     """How many examples have which probability; the threshold as a line.
 
     groups: probabilities by name, such as "hsc lenses" and "hsc non-lenses":
         a colour each domain, non-lenses dashed.
     """
     figure, ax = axes("Probability of a lens", "Examples per bin")
-    table, domains = histogram(groups), list(dict.fromkeys(name.rpartition(" ")[0] for name in groups))
+    table, domains = count_table(groups), list(dict.fromkeys(name.rpartition(" ")[0] for name in groups))
     for name in groups:
         domain, _, kind = name.rpartition(" ")
         ax.stairs(
@@ -161,7 +161,7 @@ def score_histogram(groups: Mapping[str, np.ndarray], threshold: float | None = 
     return figure
 
 
-def confusion(counts: Mapping[str, Mapping[str, float]]) -> Figure:
+def figure_confusion(counts: Mapping[str, Mapping[str, float]]) -> Figure:
     """The confusion matrix of every scope: counts, and the share of each true class."""
     figure = Figure(figsize=(3.4 * len(counts) + 0.4, 3.5), layout="constrained")
     for ax, (scope, s) in zip(np.atleast_1d(figure.subplots(1, len(counts))), counts.items()):
@@ -181,7 +181,7 @@ def confusion(counts: Mapping[str, Mapping[str, float]]) -> Figure:
                 color="white" if share[row, column] > 0.55 else "black",
             )
         ax.set(
-            title=f"{title_of(scope)}, t = {s['threshold']:.4g}",
+            title=f"{scope_title(scope)}, t = {s['threshold']:.4g}",
             xlabel="called",
             ylabel="is",
             xticks=[0, 1],
@@ -192,10 +192,10 @@ def confusion(counts: Mapping[str, Mapping[str, float]]) -> Figure:
     return figure
 
 
-def purity_completeness(points: Curve, threshold: float) -> Figure:
+def figure_purity_completeness(points: Curve, threshold: float) -> Figure:
     """Purity and completeness of the selection prob >= t, against t."""
     figure, ax = axes("Threshold on the probability", "Share")
-    table = numbers({"global": points})
+    table = curve_table({"global": points})
     for i, (name, label) in enumerate(
         (("precision", "purity (in this sample)"), ("tpr", "completeness"), ("fpr", "false positive rate")),
         start=1,

@@ -17,7 +17,7 @@ COLUMNS = ["path", "domain", "label", "prob"]
 EDGE = 2.0**-24
 
 
-def read(path: str) -> pd.DataFrame:
+def read_predictions(path: str) -> pd.DataFrame:
     """The table in a CSV file with the columns path, domain, label and prob,
     as predict.py and ensemble.py write it.
 
@@ -109,7 +109,7 @@ def array(path: str) -> np.ndarray:
     return values.astype(np.float64)
 
 
-def aligned(sources: list[str], match: str) -> tuple[pd.DataFrame, np.ndarray, str]:
+def align_predictions(sources: list[str], match: str) -> tuple[pd.DataFrame, np.ndarray, str]:
     """The members of an ensemble in one order: (the first table, prob [members, N], "path" or "name":
     what was matched).
 
@@ -119,7 +119,7 @@ def aligned(sources: list[str], match: str) -> tuple[pd.DataFrame, np.ndarray, s
     """
     if len({Path(source).resolve() for source in sources}) < len(sources):
         raise Mistake(f"{' '.join(sources)}: a member is given twice; expected a file for each seed")
-    tables = [read(source) for source in sources]
+    tables = [read_predictions(source) for source in sources]
     keys = [pd.Index(table["path"].to_numpy(object)) for table in tables]
     if (
         match == "name"
@@ -161,7 +161,7 @@ def aligned(sources: list[str], match: str) -> tuple[pd.DataFrame, np.ndarray, s
     return first, np.stack(probs), match
 
 
-def combined(probs: np.ndarray, how: str) -> np.ndarray:
+def combine_probabilities(probs: np.ndarray, how: str) -> np.ndarray:
     """[N] from [members, N]: the mean of probabilities, the mean of logits, or the median;
     over those that are there.
     """
@@ -176,7 +176,7 @@ def combined(probs: np.ndarray, how: str) -> np.ndarray:
     return sigmoid(out) if how == "logit" else out
 
 
-def fused(table: pd.DataFrame, keys: list, how: str = "mean") -> pd.DataFrame:
+def fuse_predictions(table: pd.DataFrame, keys: list, how: str = "mean") -> pd.DataFrame:
     """One row for each distinct value of `keys` (columns or arrays), in order of first appearance.
 
     prob is the mean over its rows that have one (of logits if how = "logit");
@@ -202,7 +202,7 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def write(table: pd.DataFrame, path: Path, threshold: float | None = None) -> None:
+def write_predictions(table: pd.DataFrame, path: Path, threshold: float | None = None) -> None:
     """path,domain,label,prob,pred; pred = prob >= threshold (empty without one);
     numbers are written to the last digit.
     """

@@ -54,7 +54,7 @@ def probe(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> dict[str, 
     return results
 
 
-def table(probes: dict[str, dict[str, Any]]) -> str:
+def probe_table(probes: dict[str, dict[str, Any]]) -> str:
     """The probes of several sets of features beside each other, one line each."""
     wide = max(map(len, probes))
     lines = [f"{'features':<{wide}}  majority  linear          forest"]

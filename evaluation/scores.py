@@ -15,7 +15,7 @@ from utils.mistake import Mistake
 Scores = dict[str, dict[str, float | int | str]]  # scope ("global", "domain::hsc") -> figure -> value
 
 
-def known(table: pd.DataFrame) -> pd.DataFrame:
+def labelled_rows(table: pd.DataFrame) -> pd.DataFrame:
     """The rows that can be judged: with a label and a probability."""
     return table[table["label"].notna() & table["prob"].notna()]
 
@@ -28,7 +28,7 @@ def scopes(table: pd.DataFrame, per_domain: bool) -> dict[str, np.ndarray]:
     }
 
 
-def score(
+def score_table(
     table: pd.DataFrame, threshold: float, per_domain: bool, replicates: int, seed: int, objects=None
 ) -> Scores:
     """All figures at one threshold for every scope, with `<figure>_low` and `<figure>_high` of the 95 %
@@ -36,7 +36,7 @@ def score(
 
     objects: see bootstrap.intervals. Raises Mistake if no row can be judged.
     """
-    judged = known(table)
+    judged = labelled_rows(table)
     if not len(judged):
         raise Mistake(
             f"none of {len(table)} rows has both a label and a probability: expected predictions of "
@@ -67,7 +67,7 @@ def score(
     return scores
 
 
-def write(scores: Scores, folder: Path, tag: str, about: dict | None = None) -> None:
+def write_scores(scores: Scores, folder: Path, tag: str, about: dict | None = None) -> None:
     """metrics_<tag>.json (undefined values are null) and metrics_<tag>.csv (scope,metric,value;
     undefined values are empty).
     """
@@ -81,7 +81,7 @@ def write(scores: Scores, folder: Path, tag: str, about: dict | None = None) -> 
         pd.DataFrame(rows, columns=["scope", "metric", "value"]).to_csv(temporary, index=False)
 
 
-def lines(scores: Scores, title: str = "") -> str:
+def score_lines(scores: Scores, title: str = "") -> str:
     """The score sheet as a table in text."""
     rows = [
         (

@@ -17,7 +17,7 @@ from scipy import optimize
 from scipy.special import expit
 
 from evaluation import figures_of_merit
-from evaluation.folds import FOLDS, deal
+from evaluation.folds import FOLDS, deal_folds
 from evaluation.predictions import EDGE, logit
 from utils.mistake import Mistake
 
@@ -26,7 +26,7 @@ STEEPEST = 10.0  # bounds the slopes where members separate the classes, where l
 GAP = 1e-10  # nats of mean log likelihood that mixture weights may lie below the best
 
 
-def fit(how: How, label, probs) -> dict:
+def fit_stack(how: How, label, probs) -> dict:
     """{"combine", "weights" [members], "offset"} for label [N] and probs [members, N];
     rows that a member lacks have no say.
     """
@@ -97,7 +97,7 @@ def logistic(label: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, float]:
     return found.x[:-1], found.x[-1]
 
 
-def apply(weights: dict, probs) -> np.ndarray:
+def apply_stack(weights: dict, probs) -> np.ndarray:
     """[N] the combined probability of probs [members, N]; NaN where no member has one."""
     probs, each = np.asarray(probs, np.float64), np.asarray(weights["weights"], np.float64)
     there = ~np.isnan(probs)
@@ -108,7 +108,7 @@ def apply(weights: dict, probs) -> np.ndarray:
     return mean if weights["combine"] == "stack" else expit(each.sum() * mean + weights["offset"])
 
 
-def compare(how: How, label, probs, mean, objects, seed: int) -> dict[str, float | int]:
+def compare_stacks(how: How, label, probs, mean, objects, seed: int) -> dict[str, float | int]:
     """Weights against the plain mean on objects that had no say in either:
     log loss (nats), AUC, accuracy, of FOLDS folds.
 
@@ -117,11 +117,11 @@ def compare(how: How, label, probs, mean, objects, seed: int) -> dict[str, float
     with its standard error over objects.
     """
     label, mean = np.asarray(label), np.asarray(mean)
-    fold = deal(objects, label, seed)
+    fold = deal_folds(objects, label, seed)
     stack, right = np.empty(len(label)), {"stack": 0, "mean": 0}
     for here in (fold == k for k in np.unique(fold)):
-        weights = fit(how, label[~here], probs[:, ~here])
-        prob = apply(weights, probs)
+        weights = fit_stack(how, label[~here], probs[:, ~here])
+        prob = apply_stack(weights, probs)
         stack[here] = prob[here]
         for name, values in (("stack", prob), ("mean", mean)):
             threshold, _ = figures_of_merit.youden(label[~here], values[~here])
@@ -201,7 +201,7 @@ def check_members(weights: dict, paths: list[str]) -> None:
         )
 
 
-def lines(weights: dict) -> str:
+def stack_lines(weights: dict) -> str:
     """The weights, and the comparison on held-out objects if there is one, as text."""
     text = ", ".join(f"{name} {weight:.4f}" for name, weight in zip(weights["members"], weights["weights"]))
     text = f"weights: {text}" + (

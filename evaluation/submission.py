@@ -36,7 +36,7 @@ def check_ids(ids) -> None:
         )
 
 
-def table(
+def submission_table(
     ids, answer: np.ndarray, columns: str, fill: int, parameters: pd.DataFrame | None = None
 ) -> pd.DataFrame:
     """id, answer [N], and the other columns: `fill`, or the parameter of that name where it is known and the

@@ -9,7 +9,7 @@ from utils import files
 from utils.mistake import Mistake
 
 
-def chosen(label, prob, by: str, alpha: float, delta: float) -> tuple[float, str]:
+def choose_threshold(label, prob, by: str, alpha: float, delta: float) -> tuple[float, str]:
     """(t, what it promises on these rows, in words): by "youden", or "conformal",
     which keeps 1 - alpha of new lenses.
     """
@@ -28,12 +28,12 @@ def chosen(label, prob, by: str, alpha: float, delta: float) -> tuple[float, str
     )
 
 
-def write(threshold: float, path: Path) -> None:
+def write_threshold(threshold: float, path: Path) -> None:
     with files.whole(path) as temporary:
         temporary.write_text(f"{threshold!r}\n")
 
 
-def read(path: str) -> float:
+def read_threshold(path: str) -> float:
     """The number in a threshold file. Raises Mistake if there is none."""
     try:
         threshold = float(Path(path).read_text())

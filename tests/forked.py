@@ -22,7 +22,7 @@ import torch.utils.tensorboard  # noqa: E402, F401  the path above comes first; 
 import train  # noqa: E402, F401
 from tests import toys  # noqa: E402
 from utils import plots  # noqa: E402
-from utils.config import run  # noqa: E402
+from utils.config import run_script  # noqa: E402
 
 STOPPED = 75  # utils/stop.py: stopped with a checkpoint
 
@@ -52,9 +52,9 @@ def run_ranks(ranks: int, stop_at: int, argv: list[str]) -> None:
                 os.kill(os.getpid(), signal.SIGTERM)
             return loss(model, batch, step)
 
-        toys.loss, plots.save = stopping, lambda *_: None  # figures are half of the time of such a run
+        toys.loss, plots.save_figure = stopping, lambda *_: None  # figures are half of the time of such a run
         sys.argv = ["toys.py", *argv]
-        run(toys.main)
+        run_script(toys.main)
         sys.exit(0)
     codes = {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children}
     if codes != {STOPPED if stop_at else 0}:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from model import MODELS, create_model, table
+from model import MODELS, create_model, model_table
 from models.convnextv2 import ConvNeXtV2
 from models.timm_door import import_timm
 
@@ -48,6 +48,6 @@ def test_mistakes_are_named(name, options, words):
 def test_table():
     script = Path(__file__).parent.parent / "model.py"
     printed = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
-    assert printed.strip() == table().strip()
+    assert printed.strip() == model_table().strip()
     for count in ("3,386,441", "14,980,881", "27,864,193"):
         assert count in printed

@@ -35,7 +35,7 @@ SHORT = [
 @pytest.fixture(autouse=True)
 def toy(monkeypatch):
     monkeypatch.setitem(train.TASKS, "toy", toys)
-    monkeypatch.setattr("utils.plots.save", lambda *_: None)
+    monkeypatch.setattr("utils.plots.save_figure", lambda *_: None)
 
 
 def run(folder, *options, **named) -> dict:

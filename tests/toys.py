@@ -120,6 +120,6 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from utils.config import run
+    from utils.config import run_script
 
-    run(main)
+    run_script(main)

@@ -63,7 +63,7 @@ def save(path: Path, tree: dict, previous: Path | None = None) -> None:
     tree = on_host(dict(tree))
     temporary = path.with_name(path.name + ".tmp")
     try:
-        tensor_file.write(temporary, dict(version=VERSION, checksum=digest(tree), **tree))
+        tensor_file.write_tensors(temporary, dict(version=VERSION, checksum=digest(tree), **tree))
     except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError
         temporary.unlink(missing_ok=True)
         if getattr(error, "errno", None) in FULL or isinstance(error, RuntimeError):

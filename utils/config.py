@@ -115,7 +115,7 @@ def check_range(option: dataclasses.Field, value: Any) -> None:
             raise Mistake(f"--{option.name}: got {shown(number)}, expected {range_of(option)}")
 
 
-def read(argv: list[str], *classes: type, script: str | None = None) -> list[Any]:
+def read_options(argv: list[str], *classes: type, script: str | None = None) -> list[Any]:
     """One instance of each of `classes` from the command line.
 
     Raises Mistake (one line: the flag, the value, what was expected, the nearest known name); SystemExit
@@ -272,7 +272,7 @@ def peek(argv: list[str], name: str, default: str) -> str:
     return default
 
 
-def given(argv: list[str], *classes: type) -> set[str]:
+def options_given(argv: list[str], *classes: type) -> set[str]:
     """The names of the options of `classes` that the command line or its `--config` files state."""
     fields, names = fields_of(*classes), set()
     tokens = [
@@ -299,7 +299,7 @@ def pick(name: str, value: str, table: dict) -> Any:
     return table[value]
 
 
-def flat(*instances: Any) -> dict[str, Any]:
+def flat_options(*instances: Any) -> dict[str, Any]:
     """All options of some configurations in one dict of plain values."""
     return {name: value for instance in instances for name, value in dataclasses.asdict(instance).items()}
 
@@ -349,7 +349,7 @@ def refuse_changes(before: dict[str, Any], now: dict[str, Any], *classes: type) 
         )
 
 
-def run(main: Callable[[list[str]], None]) -> None:
+def run_script(main: Callable[[list[str]], None]) -> None:
     """Call a script's `main` with the command line.
 
     A Mistake, or trouble with a file (OSError), ends it with one line on stderr and exit code 2, a divergence

@@ -9,7 +9,7 @@ from torch import Tensor
 from utils.transfer import Arriving
 
 
-class Verdicts:
+class FiniteCheck:
     """The last step's verdict, until it is read.
 
     A step whose gradient is not finite moves nothing: the fused optimiser is told on the device

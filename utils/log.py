@@ -96,7 +96,9 @@ class Log:
                 run_name=".",
             )
             (self.run_dir / "figures").mkdir(exist_ok=True)
-            plots.save(plots.curves(pandas.DataFrame(history)), self.run_dir / "figures", "curves")
+            plots.save_figure(
+                plots.figure_training(pandas.DataFrame(history)), self.run_dir / "figures", "curves"
+            )
         self.info(
             f"finished: best epoch {results['best_epoch']} of {results['epochs']}, results in "
             f"{self.run_dir}/results.json"

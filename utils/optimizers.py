@@ -239,7 +239,7 @@ def parameter_groups(
     ]
 
 
-def build(
+def build_optimizer(
     config: OptimizerConfig,
     named: Iterable[tuple[str, nn.Parameter]],
     lr: float,

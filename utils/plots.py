@@ -67,7 +67,7 @@ def stretched(image: np.ndarray) -> np.ndarray:
     )
 
 
-def curves(training_log: pd.DataFrame) -> Figure:
+def figure_training(training_log: pd.DataFrame) -> Figure:
     """Loss, figures of merit and learning rate against the epoch, from training_log.csv."""
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     panels = (
@@ -94,7 +94,7 @@ def curves(training_log: pd.DataFrame) -> Figure:
     return figure
 
 
-def save(figure: Figure, folder: Path, name: str) -> None:
+def save_figure(figure: Figure, folder: Path, name: str) -> None:
     """<name>.png and <name>.pdf; the same figure gives the same bytes."""
     for kind, stamp in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
         with files.whole(folder / f"{name}.{kind}") as temporary:

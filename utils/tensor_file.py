@@ -25,7 +25,7 @@ TYPES = {
 END, END_BYTES = b"PK\x05\x06", 22  # the last record of a zip file: how it begins, and its length
 
 
-def write(path: Path, tree: Any) -> None:
+def write_tensors(path: Path, tree: Any) -> None:
     """Write `tree` so that it survives a crash. Raises OSError, or torch's RuntimeError,
     when the disk is full.
     """

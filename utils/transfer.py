@@ -23,7 +23,7 @@ class Arriving:
         return self.numbers.tolist()
 
 
-def beside(batches: Iterator[Item], device: torch.device) -> Iterator[Item]:
+def copied_ahead(batches: Iterator[Item], device: torch.device) -> Iterator[Item]:
     """The same batches, copied to a GPU in a stream of their own:
     a copy passes while the step before it computes.
 

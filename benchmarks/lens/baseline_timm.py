@@ -6,7 +6,7 @@ on our split of the same cutouts.
 What a user writes in an afternoon: pixels standardised for each band over the training set, timm's network
 with its defaults, AdamW with a cosine, the last epoch's weights. No moving average, clipping or ensemble;
 --normalise and --flips add what most users would add next. Writes pred_val.csv and pred_test.csv,
-so that evaluate.py judges it as it does ours.
+so that evaluate.py judges it does ours.
 """
 
 import math
@@ -43,12 +43,12 @@ class Config:
 
 
 def main(argv: list[str]) -> None:
-    options, task = config.read(argv, Config, lens.Config)
-    packed = inputs.pack(buckets.inventory_of_buckets(task.sources()), task, options.num_workers)
+    options, task = config.read_options(argv, Config, lens.Config)
+    packed = inputs.pack_inputs(buckets.inventory_of_buckets(task.sources()), task, options.num_workers)
     index = inputs.split_index(packed.index, task)
     bands = inputs.used_bands(index, task.bands)
     data = {
-        name: examples.examples(packed, inputs.chosen(index, name, task), bands, task.band_mode)
+        name: examples.make_examples(packed, inputs.rows_of_split(index, name, task), bands, task.band_mode)
         for name in ("train", "val", "test")
     }
     torch.manual_seed(options.seed)
@@ -88,7 +88,7 @@ def main(argv: list[str]) -> None:
                 model(scaled(data[name].__getitems__(list(rows))["image"])).squeeze(1).sigmoid().numpy()
                 for rows in np.array_split(np.arange(len(data[name])), max(1, len(data[name]) // 512))
             ]
-        rows = inputs.chosen(index, name, task)
+        rows = inputs.rows_of_split(index, name, task)
         file_rows.write_frames_of_files(
             file_rows.frames_of_files(rows, data[name], np.concatenate(probs), 0.5, False),
             len(rows),
@@ -98,4 +98,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run_script(main)

@@ -164,7 +164,7 @@ def ensemble(options: Config, runs: list[Path], name: str) -> tuple[float, list[
 
 
 def main(argv: list[str]) -> None:
-    (options,) = config.read(argv, Config)
+    (options,) = config.read_options(argv, Config)
     began, results = time.monotonic(), {}
     for fraction in options.fractions:
         with ThreadPoolExecutor(options.cores) as pool:
@@ -203,4 +203,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run_script(main)

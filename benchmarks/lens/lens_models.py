@@ -149,7 +149,7 @@ def prepare(options: Runs) -> None:
             "--seed",
             11,
         )
-    lens_inputs.opened(config.read(flags, lens.Config)[0], options.cores)
+    lens_inputs.open_inputs(config.read_options(flags, lens.Config)[0], options.cores)
 
 
 def trained(options: Runs, name: str, seed: int, *flags: str, data: list[str] | None = None) -> Path:
@@ -260,13 +260,13 @@ def best_calibration(path: Path) -> str:
     """The kind that makes the labels of validation likeliest, each fold calibrated by the others;
     "none" where none can be fitted.
     """
-    table, loss = predictions.read(str(path)), {}
+    table, loss = predictions.read_predictions(str(path)), {}
     logit, label = predictions.logit(table["prob"].to_numpy()), table["label"].to_numpy()
     for kind in typing.get_args(calibration.Kind):
         # too few, or logits that do not rise with the label: it says nothing yet
         with contextlib.suppress(Mistake):
             loss[kind] = figures_of_merit.nll(
-                label, calibration.out_of_fold(kind, logit, label, folds.deal(table["path"], label, 42))
+                label, calibration.out_of_fold(kind, logit, label, folds.deal_folds(table["path"], label, 42))
             )
     return min(loss, key=loss.get, default="none")
 
@@ -361,7 +361,7 @@ def in_parallel(options: Runs, jobs: dict) -> dict:
 
 
 def main(argv: list[str]) -> None:
-    (options,) = config.read(argv, Config)
+    (options,) = config.read_options(argv, Config)
     names = list(filter(None, options.only.split(","))) or list(RECIPES)
     found = in_parallel(
         options,
@@ -424,4 +424,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run_script(main)

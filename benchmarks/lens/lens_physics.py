@@ -58,7 +58,7 @@ class Config(Runs):
 
 def false_positives(folder: Path) -> int:
     """Test objects that are no lens and score as high as the lens that completes 90 % of them."""
-    table = objects(predictions.read(str(folder / "pred_test.csv")), "prob")
+    table = objects(predictions.read_predictions(str(folder / "pred_test.csv")), "prob")
     curve = figures_of_merit.curve(table["label"], table["prob"])
     return int(curve.fp[np.argmax(curve.tp >= COMPLETENESS * curve.tp[-1])])
 
@@ -104,7 +104,7 @@ def compared(options: Config, found: dict[tuple, Path]) -> None:
 
 
 def main(argv: list[str]) -> None:
-    (options,) = config.read(argv, Config)
+    (options,) = config.read_options(argv, Config)
     jobs = {
         (name, arm, seed): lambda name=name, arm=arm, seed=seed: asked(
             options, trained(options, f"{name}-{arm}", seed, *ARMS[arm]), splits=("test",)
@@ -118,4 +118,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run_script(main)

@@ -49,7 +49,7 @@ def objects(table: pd.DataFrame, column: str) -> pd.DataFrame:
 
 def known(folder: Path, which: str = "test") -> tuple[pd.DataFrame, pd.DataFrame]:
     """(what was inferred, what is true) of the lenses of a split, both by object."""
-    labels = objects(predictions.read(str(folder / f"pred_{which}.csv")), "prob")
+    labels = objects(predictions.read_predictions(str(folder / f"pred_{which}.csv")), "prob")
     inferred = objects(pd.read_csv(folder / f"parameters_{which}.csv"), "Rein")
     inferred = inferred[inferred["object"].isin(labels.loc[labels["label"] == 1, "object"])].set_index(
         "object"
@@ -87,7 +87,7 @@ def recovered(inferred: pd.DataFrame, truth: pd.DataFrame) -> list[tuple]:
 
 
 def main(argv: list[str]) -> None:
-    (options,) = config.read(argv, Config)
+    (options,) = config.read_options(argv, Config)
     jobs = {
         (name, seed): lambda name=name, seed=seed: asked(options, trained(options, name, seed))
         for seed in options.seeds
@@ -109,4 +109,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run_script(main)

@@ -44,7 +44,7 @@ from lens_models import RECIPES, Runs, aligned, asked, finished, in_parallel, in
 from evaluation import figures_of_merit, predictions  # noqa: E402
 from losses.adversarial import NORMS, attack  # noqa: E402
 from physics.noise import noise_rms  # noqa: E402
-from tasks.lens.losses import answers_of, label_alone  # noqa: E402
+from tasks.lens.losses import label_alone, network_outputs  # noqa: E402
 from utils import config  # noqa: E402
 from utils.config import several  # noqa: E402
 from utils.seeding import seed_from  # noqa: E402
@@ -76,8 +76,8 @@ class Config(Runs):
 
 def by_object(folder: Path, which: str) -> pd.DataFrame:
     """path (the object), domain, label, prob of the predictions of a split."""
-    table = predictions.read(str(folder / f"pred_{which}.csv"))
-    return predictions.fused(
+    table = predictions.read_predictions(str(folder / f"pred_{which}.csv"))
+    return predictions.fuse_predictions(
         table, [np.array([parse_name(path)[0] for path in table["path"]]), table["domain"], table["label"]]
     )
 
@@ -107,7 +107,7 @@ def with_metadata(options: Config, run: Path, known: bool) -> Path:
     if (out / "manifest.json").exists():
         return out
     packed = opened(run, *inputs(options))[1].data.store
-    table = metadata.typed(truth.truth_metadata(truth.read_truth(packed.index["path"])))
+    table = metadata.typed_metadata(truth.truth_metadata(truth.read_truth(packed.index["path"])))
     lens = (
         packed.index.drop_duplicates("object")
         .set_index("object")["label"]
@@ -144,7 +144,7 @@ def ratio_added(table: pd.DataFrame, image: Path, out: Path) -> Path:
             .fillna(0)
             .to_numpy()
         )
-        predictions.write(
+        predictions.write_predictions(
             objects.assign(prob=predictions.sigmoid(predictions.logit(objects["prob"]) + ratio)),
             out / f"pred_{which}.csv",
         )
@@ -239,7 +239,7 @@ def survived(options: Config, run: Path) -> dict[str, float]:
                 with torch.no_grad():
                     right += (
                         (
-                            (answers_of(network, changed)["logit"].sigmoid() >= threshold)
+                            (network_outputs(network, changed)["logit"].sigmoid() >= threshold)
                             == (batch["label"] > 0.5)
                         )
                         .sum()
@@ -323,7 +323,7 @@ def transfer(folder: Path) -> tuple[float, float, float]:
 
 
 def main(argv: list[str]) -> None:
-    (options,) = config.read(argv, Config)
+    (options,) = config.read_options(argv, Config)
     for part, rows_of in dict(metadata=metadata_part, attacks=attacks_part, domains=domains_part).items():
         if part in options.parts.split(","):
             rows = rows_of(options)
@@ -331,4 +331,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run_script(main)

@@ -94,7 +94,7 @@ def write_cutouts(options: Config, out: Path) -> dict[str, float]:
         zero_point = -2.5 * math.log10(header["PHOTFLAM"]) - 5 * math.log10(header["PHOTPLAM"]) - 2.408
         cutout = as_cutout(image, zero_point, band, np.random.default_rng(number))
         fits.PrimaryHDU(cutout).writeto(out / f"{path.stem}_{band}.fits", overwrite=True)
-        rays[path.stem] = float(quality.measure(image[None])["cosmic_ray_fraction"][0])
+        rays[path.stem] = float(quality.measure_quality(image[None])["cosmic_ray_fraction"][0])
     return rays
 
 
@@ -177,7 +177,7 @@ def real(options: Config, run: Path, guess: float) -> list[tuple]:
 
 
 def main(argv: list[str]) -> None:
-    (options,) = config.read(argv, Config)
+    (options,) = config.read_options(argv, Config)
     name = f"pinn_lens-{options.bands[0]}"
     jobs = {
         seed: lambda seed=seed: asked(options, trained(options, name, seed), splits=("test",))
@@ -196,4 +196,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run_script(main)

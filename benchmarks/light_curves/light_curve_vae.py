@@ -91,7 +91,7 @@ def embedded(run: Path, data: Path, labels: Path) -> tuple[dict, pd.DataFrame]:
 
 
 def main(argv: list[str]) -> None:
-    (options,) = config.read(argv, Config)
+    (options,) = config.read_options(argv, Config)
     out = Path(options.out)
     data, labels = out / "data", out / "data/labels.csv"
     print(
@@ -146,7 +146,7 @@ def main(argv: list[str]) -> None:
     )
     print(pd.DataFrame(table).to_string(index=False))
     print(
-        probe.table(
+        probe.probe_table(
             {name: result["embedding"] for name, result in probes.items()}
             | {"nine statistics": probes["recommended"]["nine_statistics"]}
         )
@@ -184,4 +184,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run_script(main)

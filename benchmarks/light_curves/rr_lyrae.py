@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 from data.light_curves.files import LightCurve, Reading, read_light_curves  # noqa: E402  the path above comes first
-from evaluation.probe import FOLDS, probe, table  # noqa: E402
+from evaluation.probe import FOLDS, probe, probe_table  # noqa: E402
 from utils import config  # noqa: E402
 from utils.config import several  # noqa: E402
 from utils.mistake import Mistake  # noqa: E402
@@ -232,7 +232,7 @@ def over_seeds(results: list[dict[str, Any]]) -> str:
 
 
 def main(argv: list[str]) -> None:
-    (options,) = config.read(argv, Config)
+    (options,) = config.read_options(argv, Config)
     try:
         import light_curve  # noqa: F401  said before the work, not after
     except ImportError as error:
@@ -267,7 +267,7 @@ def main(argv: list[str]) -> None:
         f"{name} in each band, and colours": np.hstack([everywhere, colours]),
     }
     probes = {name: probe(features, labels) for name, features in others.items()}
-    print(table(probes), flush=True)
+    print(probe_table(probes), flush=True)
     ours = {
         seed: {name: probe(features, labels) for name, features in sets_of(frame, colours).items()}
         for seed, frame in frames.items()
@@ -282,4 +282,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    config.run(main)
+    config.run_script(main)

@@ -49,7 +49,7 @@ class Cutouts(Examples):
         return len(self.rows)
 
     def __getitems__(self, examples: list[int]) -> Batch:
-        index = np.asarray(examples, dtype=np.int64)
+        index = np.asarray(make_examples, dtype=np.int64)
         rows = self.rows[index]
         present = rows >= 0
         image = self.store.read(rows)  # the one copy, [B, C, H, W]
@@ -84,7 +84,7 @@ class Cutouts(Examples):
         return np.flatnonzero(self.example_of_row == example)
 
 
-def examples(store: Store, rows: np.ndarray, bands: list[str], band_mode: str = "single") -> Cutouts:
+def make_examples(store: Store, rows: np.ndarray, bands: list[str], band_mode: str = "single") -> Cutouts:
     """The examples that some rows of a store make.
 
     rows: [n] int64 or [N] bool, rows of the index (a split, say).

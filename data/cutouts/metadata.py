@@ -117,7 +117,7 @@ def band_names(bands: str) -> list[str]:
     return list(bands) if LETTERS.fullmatch(bands) else re.findall(BAND, bands)
 
 
-def typed(frame: pd.DataFrame) -> pd.DataFrame:
+def typed_metadata(frame: pd.DataFrame) -> pd.DataFrame:
     """A table of objects with every field as a column of its type:
     float64 or str, then the catalogue's own columns.
 
@@ -158,14 +158,14 @@ def typed(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({name: column.array for name, column in columns.items()})
 
 
-def validate(table: pd.DataFrame) -> pd.DataFrame:
+def validate_metadata(table: pd.DataFrame) -> pd.DataFrame:
     """What is wrong with a table of objects.
 
     Returns: one row a problem: object, field (the column), value (as text), problem, which begins with its
         kind: missing, not finite, impossible, out of range, duplicated id,
             duplicated position (nearest other object within 1 arcsec).
     """
-    table = typed(table)
+    table = typed_metadata(table)
     found = []
 
     def report(rows: np.ndarray, field: str, problem: str | list[str]) -> None:
@@ -232,7 +232,7 @@ def validate(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def matches(left: pd.DataFrame, right: pd.DataFrame, radius: float = 1.0) -> pd.DataFrame:
+def match_positions(left: pd.DataFrame, right: pd.DataFrame, radius: float = 1.0) -> pd.DataFrame:
     """The objects of one catalogue that another has too: for each of the left its nearest of the right.
 
     left, right: tables with object, ra, dec in deg. radius: arcsec, inclusive.
@@ -263,11 +263,11 @@ def matches(left: pd.DataFrame, right: pd.DataFrame, radius: float = 1.0) -> pd.
     )
 
 
-def summary(table: pd.DataFrame, problems: pd.DataFrame) -> list[str]:
+def metadata_summary(table: pd.DataFrame, problems: pd.DataFrame) -> list[str]:
     """Lines for the log: how many objects, of which catalogues, what is known of them,
     and the problems of each kind with the first one.
     """
-    table = typed(table)
+    table = typed_metadata(table)
     catalogues = ", ".join(
         f"{name or 'no catalogue'} {count:,}"
         for name, count in table["source_catalog"].value_counts().items()
@@ -306,7 +306,7 @@ def summary(table: pd.DataFrame, problems: pd.DataFrame) -> list[str]:
     return lines
 
 
-def arrays(table: pd.DataFrame, columns: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def metadata_arrays(table: pd.DataFrame, columns: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Columns as a network takes them: (values [N, M] float32 in the units of the fields, 0 where missing;
     present [N, M] bool).
 

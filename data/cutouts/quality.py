@@ -56,7 +56,7 @@ MEASURES = {
 }
 
 
-def measure(images: np.ndarray) -> dict[str, np.ndarray]:
+def measure_quality(images: np.ndarray) -> dict[str, np.ndarray]:
     """Quality of each image, what cannot be measured is NaN.
 
     images: [B, H, W] float32.
@@ -95,7 +95,7 @@ def measure(images: np.ndarray) -> dict[str, np.ndarray]:
         return {name: np.concatenate([part[name] for part in parts]).astype(np.float32) for name in MEASURES}
 
 
-def outliers(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def quality_outliers(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Which images of a data set are unlike the others, measure by measure.
 
     columns: measures of one data set (one band of one survey, as units and depth differ), [N] each.

@@ -54,7 +54,8 @@ def _read(store: Store) -> pd.DataFrame | None:
 def _measured(store: Store) -> pd.DataFrame:
     good = np.flatnonzero(store.good)
     parts = [
-        quality.measure(store.read(good[start : start + AT_ONCE])) for start in range(0, len(good), AT_ONCE)
+        quality.measure_quality(store.read(good[start : start + AT_ONCE]))
+        for start in range(0, len(good), AT_ONCE)
     ]
     table = pd.DataFrame({name: np.full(len(store.index), np.nan, np.float32) for name in quality.MEASURES})
     if parts:
@@ -65,7 +66,7 @@ def _measured(store: Store) -> pd.DataFrame:
         # units and depth differ from band to band and from survey to survey
         for _, rows in store.index.iloc[good].groupby(["domain", "band"]).groups.items():
             flags = pd.DataFrame(
-                quality.outliers({name: table[name].to_numpy()[rows] for name in quality.MEASURES})
+                quality.quality_outliers({name: table[name].to_numpy()[rows] for name in quality.MEASURES})
             )
             table.loc[rows, "outlier"] = [" ".join(flags.columns[row]) for row in flags.to_numpy()]
     return table

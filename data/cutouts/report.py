@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from data.cutouts import metadata, quality, quality_table
 from data.cutouts.store import Store
-from data.page import Page
+from data.page import HtmlPage
 from utils import plots
 
 SHOWN, IMAGES = 50, 32  # rows of a table, images of a mosaic
@@ -18,7 +18,7 @@ BINS = 40
 
 def write_store_report(store: Store, path: Path, say) -> None:
     """The page of a store. Raises Mistake where the store is damaged."""
-    page, index = Page(f"Store {store.directory.name}"), store.index
+    page, index = HtmlPage(f"Store {store.directory.name}"), store.index
     measures = quality_table.quality_of(store, say)
     page.lines(store.summary())
     page.section("Images")
@@ -27,10 +27,10 @@ def write_store_report(store: Store, path: Path, say) -> None:
     if len(rows):
         page.figure(mosaic(store, rows))
     if store.metadata is not None:
-        table = metadata.typed(store.metadata)
-        problems = metadata.validate(table)
+        table = metadata.typed_metadata(store.metadata)
+        problems = metadata.validate_metadata(table)
         page.section("Objects")
-        page.lines(metadata.summary(table, problems))
+        page.lines(metadata.metadata_summary(table, problems))
         if (known := table["ra"].notna() & table["dec"].notna()).any():
             page.figure(sky(table["ra"][known].to_numpy(), table["dec"][known].to_numpy()))
         numbers = {

@@ -20,10 +20,10 @@ from models.layers.augment import dihedral
 from physics.lens_parameters import turn
 from physics.plausibility import Plausibility, plausibility
 from tasks.lens import explain as lens_explain, inputs
-from tasks.lens.config import Config, inferred
-from tasks.lens.losses import answers_of
+from tasks.lens.config import Config, inferred_quantities
+from tasks.lens.losses import network_outputs
 from tasks.lens.network import rebuild
-from tasks.lens.tables import plausibilities, quantities
+from tasks.lens.tables import plausibility_table, quantity_table
 from utils.config import Options, option
 from utils.mistake import Mistake
 from utils.seeding import seed_from
@@ -53,8 +53,8 @@ def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Ans
     if own.explain:
         lens_explain.import_captum()  # now, not after a long prediction
     packed, rows = read_index(options, own, task)
-    examples = cutouts.examples(packed, rows, saved["record"]["data"]["bands"], task.band_mode)
-    examples = inputs.known(examples, replace(task, quality_weight=False))
+    examples = cutouts.make_examples(packed, rows, saved["record"]["data"]["bands"], task.band_mode)
+    examples = inputs.with_columns(examples, replace(task, quality_weight=False))
     if not len(examples):
         raise Mistake(
             f"none of the {len(rows)} files can be predicted: {packed.directory}/quarantine.csv names the "
@@ -67,7 +67,7 @@ def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Ans
             "its validation logits do not rise "
             "with the label. Use best.pt of a run that ended, or --calibration none"
         )
-    names = inferred(task)
+    names = inferred_quantities(task)
     model = rebuild(saved["record"])
     if own.samples and not hasattr(model.network, "posterior"):
         raise Mistake(
@@ -81,7 +81,7 @@ def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Ans
         packed.pixels.base.madvise(mmap.MADV_DONTNEED)
         if own.samples:  # what is drawn follows from the examples, not from what was predicted before
             torch.manual_seed(seed_from("posterior", int(batch["index"][0])))
-        return answered(network, batch, names, own.tta)
+        return answer_batch(network, batch, names, own.tta)
 
     def write(parts: Parts, out: Path) -> str:
         which, count = options.which, len(parts)
@@ -93,13 +93,13 @@ def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Ans
             if own.calibration == "none":
                 return prob
             curve = found["probability"][own.calibration]
-            return calibration.apply(curve, predictions.logit(prob)).astype(np.float32)
+            return calibration.apply_calibration(curve, predictions.logit(prob)).astype(np.float32)
 
         def parameters_of(wanted: np.ndarray) -> pd.DataFrame:
             columns = parts.take(wanted)
-            table = quantities(names, columns["mean"], columns["variance"], found.get("quantities", {}))
+            table = quantity_table(names, columns["mean"], columns["variance"], found.get("quantities", {}))
             if "plausibility" in columns:
-                table = table.join(plausibilities(columns["plausibility"], Plausibility._fields[1:]))
+                table = table.join(plausibility_table(columns["plausibility"], Plausibility._fields[1:]))
             return table
 
         def uncertainty_of(wanted: np.ndarray) -> pd.DataFrame:
@@ -170,9 +170,9 @@ def read_index(options: Any, own: Asked, task: Config) -> tuple[store.Store, np.
     if own.images and (task.sources() or task.store):
         raise Mistake(f"--images {own.images!r}: give it, or buckets or a store, not both")
     packed = (
-        inputs.pack(buckets.inventory_of_images(own.images), task, options.num_workers)
+        inputs.pack_inputs(buckets.inventory_of_images(own.images), task, options.num_workers)
         if own.images
-        else inputs.opened(task, options.num_workers)
+        else inputs.open_inputs(task, options.num_workers)
     )
     index = inputs.split_index(packed.index, task)
     if options.which == "all":
@@ -180,7 +180,9 @@ def read_index(options: Any, own: Asked, task: Config) -> tuple[store.Store, np.
     elif options.which == "blind":
         rows = np.flatnonzero(index["label"] < 0)
     else:
-        taken = split.taken(index["object"], task.split_seed, getattr(task, f"take_{options.which}_frac"))
+        taken = split.kept_share(
+            index["object"], task.split_seed, getattr(task, f"take_{options.which}_frac")
+        )
         rows = np.flatnonzero((index["split"] == options.which) & (taken | (index["label"] < 0)))
     if not len(rows):
         there = ", ".join(
@@ -190,7 +192,7 @@ def read_index(options: Any, own: Asked, task: Config) -> tuple[store.Store, np.
     return packed, rows
 
 
-def answered(network: nn.Module, batch: Batch, names: tuple[str, ...], tta: bool) -> Columns:
+def answer_batch(network: nn.Module, batch: Batch, names: tuple[str, ...], tta: bool) -> Columns:
     """prob [B] float32 of a lens, and mean and variance [B, P] of the quantities `names`;
     with `tta` over the eight symmetries of the square.
 
@@ -202,7 +204,7 @@ def answered(network: nn.Module, batch: Batch, names: tuple[str, ...], tta: bool
     B, device = len(batch["image"]), batch["image"].device
     views, as_it_is = [], {}
     for k in range(8 if tta else 1):
-        said = answers_of(network, batch | dict(image=dihedral(batch["image"], k)))
+        said = network_outputs(network, batch | dict(image=dihedral(batch["image"], k)))
         view = dict(prob=said["logit"].sigmoid())
         if "posterior" in said:
             parts = predictive_parts(said["posterior"].T)
@@ -217,7 +219,7 @@ def answered(network: nn.Module, batch: Batch, names: tuple[str, ...], tta: bool
                 for name in ("mean", "variance")
             }
             if k == 0 and "arcs" in said:
-                as_it_is |= dict(plausibility=judged(said))
+                as_it_is |= dict(plausibility=plausibility_columns(said))
         views.append(view)
     together = {name: torch.stack([view[name] for view in views]) for name in views[0]}
     columns = {name: values.mean(0) for name, values in together.items()}
@@ -226,7 +228,7 @@ def answered(network: nn.Module, batch: Batch, names: tuple[str, ...], tta: bool
     return columns | as_it_is
 
 
-def judged(said: dict[str, Tensor]) -> Tensor:
+def plausibility_columns(said: dict[str, Tensor]) -> Tensor:
     """[B, 4] plausibility of what a network says of a lens (models/layers/lens_fit.py)."""
     return torch.stack(
         plausibility(

@@ -47,10 +47,10 @@ class Losses(Options):
                 f"--label_domain: got {self.label_domain!r}, expected one of {', '.join(DOMAINS)}, or "
                 "nothing for all"
             )
-        weights_of(self.physics_terms)
+        term_weights(self.physics_terms)
 
 
-def inferred(config: Any) -> tuple[str, ...]:
+def inferred_quantities(config: Any) -> tuple[str, ...]:
     """The quantities that the network infers, in its order: those it infers by itself,
     then what is asked for.
     """
@@ -63,7 +63,7 @@ def inferred(config: Any) -> tuple[str, ...]:
     return own + tuple(name for name in QUANTITIES if name in wanted and name not in own)
 
 
-def weights_of(terms: list[str]) -> dict[str, float]:
+def term_weights(terms: list[str]) -> dict[str, float]:
     """`["a", "b=0.5"]` -> {"a": 1.0, "b": 0.5}."""
     weights = {}
     for term in terms:

@@ -19,7 +19,7 @@ from data.cutouts.examples import Cutouts
 from physics.noise import noise_rms
 from tasks.lens import explain_plots
 from tasks.lens.explain_plots import Candidate, LensModel
-from tasks.lens.losses import answers_of
+from tasks.lens.losses import network_outputs
 from utils import files, plots
 from utils.mistake import Mistake
 
@@ -72,7 +72,7 @@ def attribution(network: nn.Module, example: Batch, skies: Tensor, batch_size: i
     S = len(skies)
 
     def logit(image: Tensor, *others: Tensor) -> Tensor:
-        return answers_of(network, dict(zip(names, others), image=image))["logit"]
+        return network_outputs(network, dict(zip(names, others), image=image))["logit"]
 
     image, others = (
         example["image"].expand(S, -1, -1, -1),
@@ -120,7 +120,7 @@ def explain(
             network, example, empty_skies(example["image"], example["present"], SKIES), batch_size
         )
         with torch.no_grad():
-            said = answers_of(network, example)
+            said = network_outputs(network, example)
         numbers = {} if table is None else table.iloc[place].to_dict()
         path = examples.store.index["path"].iloc[examples.files(number)[0]]
         rows.append(
@@ -138,7 +138,7 @@ def explain(
     written = pd.DataFrame(rows) if table is None else pd.DataFrame(rows).join(table)
     with files.whole(out / f"explain_{split}.csv") as temporary:
         written.to_csv(temporary, index=False)
-    plots.save(explain_plots.mosaic(candidates), out, f"explain_{split}")
+    plots.save_figure(explain_plots.mosaic(candidates), out, f"explain_{split}")
     files_written = f"{out}/explain_{split}.png, .pdf and .csv"
     return f"{files_written}: why the {len(rows)} of the highest probability are called lenses"
 

@@ -14,7 +14,7 @@ from data import split
 from data.cutouts import buckets, examples as cutouts, metadata, quality_table, store, truth
 from data.names import in_order
 from data.tar_shards import stream as streaming
-from tasks.lens.config import inferred, metadata_columns
+from tasks.lens.config import inferred_quantities, metadata_columns
 from utils import distributed
 from utils.messages import say
 from utils.mistake import Mistake
@@ -24,22 +24,24 @@ def from_store(
     config: Any, run_dir: Path, workers: int
 ) -> tuple[dict[str, cutouts.Cutouts], list[str], dict[str, Any]]:
     """(the examples of each split, the bands, what predict must know of the data)."""
-    packed = opened(config, workers)
+    packed = open_inputs(config, workers)
     index = split_index(packed.index, config)
     bands = used_bands(index, config.bands)
-    table = truth.read_truth(index["path"]) if config.use_metadata or inferred(config) else None
+    table = truth.read_truth(index["path"]) if config.use_metadata or inferred_quantities(config) else None
     data = {
-        name: known(
-            cutouts.examples(packed, chosen(index, name, config), bands, config.band_mode), config, table
+        name: with_columns(
+            cutouts.make_examples(packed, rows_of_split(index, name, config), bands, config.band_mode),
+            config,
+            table,
         )
         for name in split.SPLITS
     }
     if distributed.rank() == 0:
-        summary(index, packed, data, run_dir)
+        say_summary(index, packed, data, run_dir)
     return data, bands, dict(bands=bands, files=len(index), digest=content_digest(index))
 
 
-def streamed(config: Any) -> tuple[dict[str, streaming.Streamed], list[str], dict[str, Any]]:
+def from_stream(config: Any) -> tuple[dict[str, streaming.Streamed], list[str], dict[str, Any]]:
     """The same of shards that are not packed."""
     others = [
         name for name in ("store", "use_metadata", "quality_weight", "regression") if getattr(config, name)
@@ -49,7 +51,7 @@ def streamed(config: Any) -> tuple[dict[str, streaming.Streamed], list[str], dic
             f"--stream {config.stream!r} and --{others[0]}: not together; pack the shards into a store "
             "(convert.py shards --from) for that"
         )
-    if inferred(config) and not config.use_physics:
+    if inferred_quantities(config) and not config.use_physics:
         raise Mistake(
             f"--stream {config.stream!r}: shards tell nothing of what --model {config.model} infers; give "
             "a store, or --use_physics, "
@@ -62,7 +64,7 @@ def streamed(config: Any) -> tuple[dict[str, streaming.Streamed], list[str], dic
             f"{'x'.join(map(str, stream.manifest['shape']))} pixels"
         )
     index = split_index(pd.DataFrame(dict(object=stream.object, label=stream.label)), config)
-    data = {name: stream.part(chosen(index, name, config)) for name in split.SPLITS}
+    data = {name: stream.part(rows_of_split(index, name, config)) for name in split.SPLITS}
     if distributed.rank() == 0:
         say(
             f"{len(stream.manifest['shards']):,} shards of {config.stream}: "
@@ -75,10 +77,10 @@ def streamed(config: Any) -> tuple[dict[str, streaming.Streamed], list[str], dic
     )
 
 
-def opened(config: Any, workers: int) -> store.Store:
+def open_inputs(config: Any, workers: int) -> store.Store:
     """The store of the labelled inputs, given as such or packed now."""
     if not config.store:
-        return pack(buckets.inventory_of_buckets(config.sources()), config, workers)
+        return pack_inputs(buckets.inventory_of_buckets(config.sources()), config, workers)
     if sources := config.sources():
         raise Mistake(
             f"--store {config.store!r} and --{next(iter(sources))}: give the store or FITS files, not both"
@@ -92,7 +94,7 @@ def opened(config: Any, workers: int) -> store.Store:
     return found
 
 
-def pack(table: pd.DataFrame, config: Any, workers: int) -> store.Store:
+def pack_inputs(table: pd.DataFrame, config: Any, workers: int) -> store.Store:
     """The store of these files, packed now or earlier."""
     shape = (config.image_size, config.image_size)
     digest = store.inventory_digest(table, shape)
@@ -123,14 +125,18 @@ def used_bands(index: pd.DataFrame, wanted: list[str]) -> list[str]:
     return list(wanted) or there
 
 
-def chosen(index: pd.DataFrame, name: str, config: Any) -> np.ndarray:
+def rows_of_split(index: pd.DataFrame, name: str, config: Any) -> np.ndarray:
     """Rows of the index that belong to a split and are taken; training and validation need a label."""
     rows = np.flatnonzero((index["split"] == name) & (index["label"] >= 0))
-    kept = split.taken(index["object"].iloc[rows], config.split_seed, getattr(config, f"take_{name}_frac"))
+    kept = split.kept_share(
+        index["object"].iloc[rows], config.split_seed, getattr(config, f"take_{name}_frac")
+    )
     return rows[kept]
 
 
-def known(examples: cutouts.Cutouts, config: Any, table: pd.DataFrame | None = None) -> cutouts.Cutouts:
+def with_columns(
+    examples: cutouts.Cutouts, config: Any, table: pd.DataFrame | None = None
+) -> cutouts.Cutouts:
     """The examples with what is asked for of their objects: metadata and metadata_mask [B, M], targets [B,
     P] to train on, weight [B].
 
@@ -140,14 +146,16 @@ def known(examples: cutouts.Cutouts, config: Any, table: pd.DataFrame | None = N
     if config.use_metadata:
         about = examples.store.metadata
         if about is None:
-            about = metadata.typed(
+            about = metadata.typed_metadata(
                 truth.truth_metadata(
                     truth.read_truth(examples.store.index["path"]) if table is None else table
                 )
             )
         about = about.set_index("object").reindex(objects).reset_index()
-        columns["metadata"], columns["metadata_mask"] = metadata.arrays(about, metadata_columns(config))
-    if table is not None and (names := inferred(config)):
+        columns["metadata"], columns["metadata_mask"] = metadata.metadata_arrays(
+            about, metadata_columns(config)
+        )
+    if table is not None and (names := inferred_quantities(config)):
         columns["targets"] = truth.truth_components(table, objects, names)
         columns["targets"][examples.label != 1] = np.nan
     if config.quality_weight:
@@ -157,7 +165,7 @@ def known(examples: cutouts.Cutouts, config: Any, table: pd.DataFrame | None = N
     return replace(examples, columns=columns)
 
 
-def summary(
+def say_summary(
     index: pd.DataFrame, packed: store.Store, data: dict[str, cutouts.Cutouts], run_dir: Path
 ) -> None:
     """Say what was found, what was refused and how even the split is; keep the split beside the run."""

@@ -12,8 +12,8 @@ from data.cutouts import buckets, examples
 from evaluation import calibration, figures_of_merit
 from losses.classification import binary_cross_entropy
 from physics.lens_parameters import slices
-from tasks.lens.config import Config, inferred
-from tasks.lens.losses import answers_of, withstood
+from tasks.lens.config import Config, inferred_quantities
+from tasks.lens.losses import network_outputs, withstands_attack
 from utils import plots
 from utils.mistake import Mistake
 
@@ -24,7 +24,7 @@ def measure(model: nn.Module, batch: Batch, config: Config) -> Columns:
 
     With --adversarial also whether the answer withstands an attack, [B].
     """
-    said = answers_of(model, batch)
+    said = network_outputs(model, batch)
     columns = dict(
         loss=binary_cross_entropy(said["logit"], batch["label"]),
         logit=said["logit"],
@@ -33,7 +33,7 @@ def measure(model: nn.Module, batch: Batch, config: Config) -> Columns:
     if "targets" in batch:
         columns["error"] = (said["mean"] - batch["targets"]) / said["variance"].sqrt()
     if config.adversarial != "none":
-        columns["robust"] = withstood(config, model, batch)
+        columns["robust"] = withstands_attack(config, model, batch)
     return columns | {name: batch[name] for name in ("label", "domain", "index")}
 
 
@@ -41,15 +41,18 @@ def calibrate(config: Config, columns: Columns) -> dict[str, Any]:
     """What validation says about the probabilities (evaluation/calibration.py) and the error bars:
     a factor for each quantity.
     """
-    kept = trusted(config, columns)
+    kept = trusted_rows(config, columns)
     found: dict[str, Any] = dict(probability={})
     for kind in typing.get_args(calibration.Kind):
         # logits that do not rise with the label have none: predict says so when asked
         with contextlib.suppress(Mistake):
-            found["probability"][kind] = calibration.fit(kind, kept["logit"].numpy(), kept["label"].numpy())
+            found["probability"][kind] = calibration.fit_calibration(
+                kind, kept["logit"].numpy(), kept["label"].numpy()
+            )
     if "error" in columns:
         found["quantities"] = {
-            name: error_factor(kept["error"][:, place]) for name, place in slices(inferred(config)).items()
+            name: error_factor(kept["error"][:, place])
+            for name, place in slices(inferred_quantities(config)).items()
         }
     return found
 
@@ -62,7 +65,7 @@ def error_factor(errors: Tensor) -> float:
     return known.quantile(0.6827).item() if len(known) >= 20 else 1.0
 
 
-def trusted(config: Config, columns: Columns) -> Columns:
+def trusted_rows(config: Config, columns: Columns) -> Columns:
     """The rows whose label may choose anything: those of --label_domain, if it is given."""
     if not config.label_domain:
         return columns

@@ -16,12 +16,12 @@ from losses.domain import domain_confusion
 from losses.lens_constraints import TERMS
 from losses.regression import gaussian_nll
 from physics.lens_parameters import slices
-from tasks.lens.config import inferred, weights_of
+from tasks.lens.config import inferred_quantities, term_weights
 
 METADATA = ("metadata", "metadata_mask")
 
 
-def answers_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+def network_outputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """Everything that the network says of the batch (models/lens_network.py)."""
     return model(
         batch["image"],
@@ -42,27 +42,30 @@ def label_loss(said: dict[str, Tensor], label: Tensor) -> Tensor:
 
 def label_alone(model: nn.Module, batch: Batch, step: int) -> Loss:
     """What an attack is after."""
-    return Loss(label_loss(answers_of(model, batch), batch["label"]), {})
+    return Loss(label_loss(network_outputs(model, batch), batch["label"]), {})
 
 
-def withstood(config: Any, model: nn.Module, batch: Batch) -> Tensor:
+def withstands_attack(config: Any, model: nn.Module, batch: Batch) -> Tensor:
     """[B] float32: 1 where the answer is right also for the worst image near each,
     searched for as in training (--adversarial).
     """
     worst = attack(
         model, batch, label_alone, 0, config.adversarial, config.adversarial_radius, config.adversarial_steps
     )
-    return ((answers_of(model, worst)["logit"] > 0) == (batch["label"] > 0.5)).float()
+    return ((network_outputs(model, worst)["logit"] > 0) == (batch["label"] > 0.5)).float()
 
 
-def build(config: Any, examples: int) -> LossFn:
+def build_loss(config: Any, examples: int) -> LossFn:
     """The loss of the label and of all terms that are asked for, for training on so many examples;
     each term is logged by its name.
     """
-    physics, places = weights_of(config.physics_terms) if config.use_physics else {}, slices(inferred(config))
+    physics, places = (
+        term_weights(config.physics_terms) if config.use_physics else {},
+        slices(inferred_quantities(config)),
+    )
 
     def loss(model: nn.Module, batch: Batch, step: int) -> Loss:
-        said, label = answers_of(model, batch), batch["label"]
+        said, label = network_outputs(model, batch), batch["label"]
         terms = dict(acc=((said["logit"] > 0) == (label > 0.5)).float())
         parts = dict(label=label_loss(said, label))
         if "weight" in batch:
@@ -73,7 +76,7 @@ def build(config: Any, examples: int) -> LossFn:
             terms["regression"] = gaussian_nll(said["mean"], said["variance"], batch["targets"])
             parts["regression"] = config.regression_weight * terms["regression"]
 
-        again = answers_of(model, batch) if "shear_consistency" in physics and model.training else None
+        again = network_outputs(model, batch) if "shear_consistency" in physics and model.training else None
         for name, weight in physics.items():
             terms[name] = torch.where(label > 0.5, TERMS[name](said, again, places), 0.0)
             parts[name] = config.physics_weight * weight * terms[name]

@@ -18,7 +18,7 @@ from models.layers.quantity_head import QuantityHead
 from models.layers.recompute import recompute
 from models.layers.rotate import Rotate
 from models.lens_network import LensNetwork
-from tasks.lens.config import Config, inferred, metadata_columns
+from tasks.lens.config import Config, inferred_quantities, metadata_columns
 from utils.config import recorded
 from utils.mistake import Mistake
 
@@ -92,7 +92,7 @@ def build_network(config: Config, channels: int) -> LensNetwork:
         raise Mistake(f"this network cannot be built: {error}") from error
     spec = MODELS.get(config.model)
     body = body_of(config, channels)
-    others = tuple(name for name in inferred(config) if name not in spec.infers)
+    others = tuple(name for name in inferred_quantities(config) if name not in spec.infers)
     return LensNetwork(
         preprocess,
         Augment() if config.augment else None,

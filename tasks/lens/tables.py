@@ -9,7 +9,7 @@ import torch
 from physics.lens_parameters import QUANTITIES, decode, slices
 
 
-def quantities(
+def quantity_table(
     names: tuple[str, ...], mean: np.ndarray, variance: np.ndarray, factors: dict[str, float]
 ) -> pd.DataFrame:
     """[E] rows: the challenge's columns of each quantity and `<column>_err`, one standard error,
@@ -28,7 +28,7 @@ def quantities(
     return pd.DataFrame(columns)
 
 
-def plausibilities(values: np.ndarray, parts: Sequence[str]) -> pd.DataFrame:
+def plausibility_table(values: np.ndarray, parts: Sequence[str]) -> pd.DataFrame:
     """[E] rows: plausibility and plausibility_<part>, from the score and its parts [E,
     1 + parts] (physics/plausibility.py).
     """

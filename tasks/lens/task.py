@@ -7,7 +7,7 @@ from contract import Task
 from models.pretrained import load_pretrained
 from tasks.lens import judge, losses as lens_losses
 from tasks.lens.config import Config
-from tasks.lens.inputs import from_store, streamed
+from tasks.lens.inputs import from_store, from_stream
 from tasks.lens.network import build_network, channels_of, refuse_impossible
 from utils.mistake import Mistake
 
@@ -15,7 +15,7 @@ from utils.mistake import Mistake
 def build(config: Config, run_dir: Path, workers: int) -> Task:
     """Pack the cutouts, split them by object, and pose the question."""
     refuse_impossible(config)
-    data, bands, record = streamed(config) if config.stream else from_store(config, run_dir, workers)
+    data, bands, record = from_stream(config) if config.stream else from_store(config, run_dir, workers)
     if len(data["val"]) and len(set(data["val"].label.tolist())) < 2:
         raise Mistake(
             f"the validation split holds {len(data['val'])} examples of one class: give lenses and "
@@ -36,10 +36,10 @@ def build(config: Config, run_dir: Path, workers: int) -> Task:
     return Task(
         model,
         data,
-        lens_losses.build(config, len(data["train"])),
+        lens_losses.build_loss(config, len(data["train"])),
         partial(judge.measure, config=config),
         {"auc": "max", "loss": "min", "acc": "max"},
-        lambda columns: judge.summarise(judge.trusted(config, columns)),
+        lambda columns: judge.summarise(judge.trusted_rows(config, columns)),
         judge.report,
         partial(judge.calibrate, config),
         lambda writer, model, columns, epoch: judge.illustrate(writer, columns, epoch, data["val"]),

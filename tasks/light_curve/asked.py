@@ -17,12 +17,17 @@ from torch import nn
 from contract import Answer, Batch, Columns
 from data.light_curves.packed import Packed
 from data.parts import Parts
-from evaluation.probe import probe, table
+from evaluation.probe import probe, probe_table
 from losses import vae
 from physics import variability
 from tasks.light_curve import scores
 from tasks.light_curve.config import Config
-from tasks.light_curve.inputs import counts_and_likelihood, examples as make_examples, read, split_of
+from tasks.light_curve.inputs import (
+    counts_and_likelihood,
+    make_examples,
+    read_curves,
+    split_curves,
+)
 from tasks.light_curve.task import rebuild
 from utils import files
 from utils.checkpoint import weights_of
@@ -41,14 +46,14 @@ class Asked(Options):
 
 
 def answer(options: Any, own: Asked, config: Config, saved: dict[str, Any]) -> Answer:
-    packed = read(config, options.num_workers)
+    packed = read_curves(config, options.num_workers)
     known = saved["record"]["data"]
     if list(packed.bands) != known["bands"]:
         raise Mistake(
             f"--data {config.data}: bands {' '.join(packed.bands)}, but the network was trained with "
             f"{' '.join(known['bands'])}"
         )
-    splits = split_of(packed, config)
+    splits = split_curves(packed, config)
     asked = packed.good if options.which in ("all", "blind") else splits == options.which
     usable = asked & packed.good & (packed.points >= config.min_points)
     if not usable.any():
@@ -112,7 +117,7 @@ def embed(network: nn.Module, batch: Batch, likelihood: str, counted: bool) -> C
     its rates and its statistics by hand.
     """
     observed = batch["observed"]
-    said = scores.described(network, batch, observed)
+    said = scores.describe(network, batch, observed)
     cost = vae.sum_observed(
         scores.misfit(said, batch, likelihood) - scores.least(batch, likelihood), observed
     )
@@ -208,16 +213,17 @@ def read_labels(given: str, packed: Packed) -> np.ndarray:
     """[N] str: the label of each curve of the pack, "" where there is none."""
     path, _, column = given.partition(":")
     try:
-        table = pd.read_csv(path, dtype=str)
+        labelled = pd.read_csv(path, dtype=str)
     except (OSError, ValueError) as error:
         raise Mistake(f"--probe {path!r} cannot be read as a CSV of labels: {error}") from error
-    key = next((name for name in ("source", "path") if name in table), table.columns[0])
+    key = next((name for name in ("source", "path") if name in labelled), labelled.columns[0])
     column = column or next(
-        (name for name in ("label", "process", "type", "class") if name in table), table.columns[-1]
+        (name for name in ("label", "process", "type", "class") if name in labelled),
+        labelled.columns[-1],
     )
-    if column not in table:
-        raise Mistake(f"--probe {path!r} has no column {column!r}; it has {', '.join(table.columns)}")
-    said = dict(zip(table[key], table[column].fillna("")))
+    if column not in labelled:
+        raise Mistake(f"--probe {path!r} has no column {column!r}; it has {', '.join(labelled.columns)}")
+    said = dict(zip(labelled[key], labelled[column].fillna("")))
     labels = (
         packed.curves["path" if key == "path" else "source"]
         .map(lambda name: said.get(name, ""))
@@ -225,8 +231,8 @@ def read_labels(given: str, packed: Packed) -> np.ndarray:
     )
     if not (labels != "").any():
         raise Mistake(
-            f"--probe {path!r}: none of its {len(table)} values of {key!r} (such as "
-            f"{''.join(table[key].head(1).fillna(''))!r}) is among "
+            f"--probe {path!r}: none of its {len(labelled)} values of {key!r} (such as "
+            f"{''.join(labelled[key].head(1).fillna(''))!r}) is among "
             f"the curves (such as {packed.curves['path' if key == 'path' else 'source'].iloc[0]!r})"
         )
     return labels
@@ -250,7 +256,7 @@ def probed(frame: pd.DataFrame, labels: np.ndarray, path: Path) -> str:
     except ValueError as error:
         raise Mistake(f"--probe: {error}") from error
     write_json(path, results)
-    return f"{path}: {len(labels)} labelled curves, five-fold cross-validation\n{table(results)}"
+    return f"{path}: {len(labels)} labelled curves, five-fold cross-validation\n{probe_table(results)}"
 
 
 def write_weights(out: Path, saved: dict[str, Any]) -> str:

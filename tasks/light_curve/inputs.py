@@ -11,7 +11,7 @@ from tasks.light_curve.config import Config
 from utils.mistake import Mistake
 
 
-def read(config: Config, workers: int) -> Packed:
+def read_curves(config: Config, workers: int) -> Packed:
     if not config.data:
         raise Mistake(
             "--data is missing: give a folder of light curves, a file, or a manifest (.txt, one path a line)"
@@ -20,13 +20,13 @@ def read(config: Config, workers: int) -> Packed:
     return pack_light_curves(list_light_curves(config.data), reading, config.store_dir, max(1, workers))
 
 
-def split_of(packed: Packed, config: Config) -> np.ndarray:
+def split_curves(packed: Packed, config: Config) -> np.ndarray:
     """[N] the split of each curve by a hash of its source; "" for those that are refused or too short."""
     splits = split.split_of(packed.curves["source"], config, blind=False)
     return np.where(packed.good & (packed.points >= config.min_points), splits, "")
 
 
-def examples(packed: Packed, chosen: np.ndarray, config: Config) -> LightCurves:
+def make_examples(packed: Packed, chosen: np.ndarray, config: Config) -> LightCurves:
     return LightCurves(packed, np.flatnonzero(chosen), config.max_points)
 
 

@@ -21,7 +21,7 @@ HIDDEN_EVERY = 5
 DRAWS = 1009
 
 
-def described(model: nn.Module, batch: Batch, seen: Tensor, noise: Tensor | None = None) -> Reconstruction:
+def describe(model: nn.Module, batch: Batch, seen: Tensor, noise: Tensor | None = None) -> Reconstruction:
     """What the network says of a batch of which it sees the points `seen` [B, T, C]."""
     return model(
         batch["rate"], batch["error_low"], batch["error_up"], seen, batch["time"], batch["length"], noise
@@ -84,9 +84,9 @@ def measure(model: nn.Module, batch: Batch, kl_weight: float, likelihood: str, c
     and the posterior's mean [B, L].
     """
     observed = batch["observed"]
-    said = described(model, batch, observed)
+    said = describe(model, batch, observed)
     noise = draws(said.mean.shape[1], observed.device)[batch["index"] % DRAWS]
-    cost = vae.sum_observed(misfit(described(model, batch, observed, noise), batch, likelihood), observed)
+    cost = vae.sum_observed(misfit(describe(model, batch, observed, noise), batch, likelihood), observed)
     divergence = vae.kl_gaussian(said.mean, said.logvar)
     turn = (
         torch.arange(observed.shape[1], device=observed.device) + batch["index"][:, None]
@@ -106,7 +106,7 @@ def measure(model: nn.Module, batch: Batch, kl_weight: float, likelihood: str, c
         mean=said.mean,
         deviance=missed(said.rate, observed),
         constant=missed(constant(batch, observed, counted), observed),
-        hidden=missed(described(model, batch, seen).rate, hidden),
+        hidden=missed(describe(model, batch, seen).rate, hidden),
         hidden_constant=missed(constant(batch, seen, counted), hidden),
     )
 

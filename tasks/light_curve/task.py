@@ -19,7 +19,13 @@ from models.recurrent_vae import RecurrentVAE
 from physics import count_rates
 from tasks.light_curve import plots as curve_plots, scores
 from tasks.light_curve.config import Config
-from tasks.light_curve.inputs import content_digest, counts_and_likelihood, examples, read, split_of
+from tasks.light_curve.inputs import (
+    content_digest,
+    counts_and_likelihood,
+    make_examples,
+    read_curves,
+    split_curves,
+)
 from utils import distributed, plots
 from utils.config import recorded
 from utils.mistake import Mistake
@@ -49,9 +55,9 @@ def build_network(config: Config, bands: int) -> RecurrentVAE:
 
 def build(config: Config, run_dir: Path, workers: int) -> Task:
     """Read the curves, split them by source, measure the standards of the network on the training curves."""
-    packed = read(config, workers)
-    splits = split_of(packed, config)
-    data = {name: examples(packed, splits == name, config) for name in split.SPLITS}
+    packed = read_curves(config, workers)
+    splits = split_curves(packed, config)
+    data = {name: make_examples(packed, splits == name, config) for name in split.SPLITS}
     if not len(data["train"]):
         raise Mistake(
             f"no curve to train on among {int(packed.good.sum())}: give more data, a larger --train_frac, "
@@ -113,7 +119,7 @@ def loss(model: nn.Module, batch: Batch, step: int, config: Config, likelihood: 
     shown = redrawn(batch, config.redraw) if config.redraw else batch
     share = 2 * config.hide * torch.rand(len(batch["time"]), 1, 1, device=batch["time"].device)
     seen = batch["observed"] & (torch.rand(*batch["time"].shape, 1, device=share.device) >= share)
-    said = scores.described(model, shown, seen)
+    said = scores.describe(model, shown, seen)
     cost = vae.sum_observed(scores.misfit(said, batch, likelihood), batch["observed"])
     divergence = vae.kl_gaussian(said.mean, said.logvar, config.free_nats)
     weighted = vae.kl_weight(step, config.kl_warm_up, config.kl_weight) * divergence
@@ -149,7 +155,7 @@ def illustrate(
     with torch.no_grad():
         draws = torch.stack(
             [
-                scores.described(
+                scores.describe(
                     model, inputs, inputs["observed"], torch.randn_like(columns["mean"][:1]).to(device)
                 ).rate
                 for _ in range(SAMPLES)
@@ -162,8 +168,8 @@ def illustrate(
         latent=curve_plots.latent_plane(
             columns["mean"], columns["deviance"].sum(1), columns["constant"].sum(1)
         ),
-        curves=plots.curves(pd.read_csv(run_dir / "training_log.csv")),
+        curves=plots.figure_training(pd.read_csv(run_dir / "training_log.csv")),
     )
     for name, figure in figures.items():
-        plots.save(figure, run_dir / "figures", name)
+        plots.save_figure(figure, run_dir / "figures", name)
         writer.add_figure(f"val/{name}", figure, epoch)

@@ -395,9 +395,9 @@ def test_logits_are_averaged_though_a_member_is_certain():
     """float32 writes a logit above 17 as 1: it must not outvote all others,
     and both ends are treated alike.
     """
-    assert 0.5 < predictions.combined(np.array([[1.0], [1e-4], [0.2]]), "logit")[0] < 1
-    assert predictions.combined(np.array([[1.0], [0.0]]), "logit")[0] == pytest.approx(0.5)
-    assert np.isnan(predictions.combined(np.full((2, 1), np.nan), "median")[0])
+    assert 0.5 < predictions.combine_probabilities(np.array([[1.0], [1e-4], [0.2]]), "logit")[0] < 1
+    assert predictions.combine_probabilities(np.array([[1.0], [0.0]]), "logit")[0] == pytest.approx(0.5)
+    assert np.isnan(predictions.combine_probabilities(np.full((2, 1), np.nan), "median")[0])
 
 
 def networks(

@@ -128,7 +128,7 @@ def test_by_object_takes_the_mean_of_the_bands(table, tmp_path):
         metrics.roc_auc_score(fused["label"].astype(int), fused["prob"]), abs=2e-4
     )
     whole = run("--tag", "f", "--csv", path, "--out_dir", tmp_path, "--bootstrap", 200)["global"]
-    alone = scores.score(predictions.read(path), 0.5, False, 200, 42)["global"]
+    alone = scores.score_table(predictions.read_predictions(path), 0.5, False, 200, 42)["global"]
     assert whole["accuracy_high"] - whole["accuracy_low"] != alone["accuracy_high"] - alone["accuracy_low"]
 
 
@@ -141,7 +141,7 @@ def test_threshold_from_a_file_or_found_here(table, tmp_path, capsys):
         "--tag", "again", "--csv", path, "--threshold_file", tmp_path / "threshold.txt", "--out_dir", tmp_path
     )["global"]
     assert again == best
-    called = predictions.read(path).dropna()
+    called = predictions.read_predictions(path).dropna()
     fpr, tpr, _ = metrics.roc_curve(called["label"], called["prob"])
     assert best["recall"] + best["specificity"] - 1 == pytest.approx((tpr - fpr).max(), abs=1e-12)
 
@@ -291,8 +291,8 @@ def test_hostile_arrays_are_refused(tmp_path):
 def test_numbers_are_read_to_the_last_digit(tmp_path):
     prob = np.random.default_rng(0).random(2000)
     table = pd.DataFrame(dict(path=[f"NA{i}" for i in range(2000)], domain="None", label=1.0, prob=prob))
-    predictions.write(table, tmp_path / "p.csv", 0.5)
-    again = predictions.read(str(tmp_path / "p.csv"))
+    predictions.write_predictions(table, tmp_path / "p.csv", 0.5)
+    again = predictions.read_predictions(str(tmp_path / "p.csv"))
     assert (again["prob"].to_numpy() == prob).all() and (again["domain"] == "None").all()
 
 

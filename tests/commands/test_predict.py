@@ -158,7 +158,7 @@ def test_the_symmetries_average_to_a_prediction_that_turning_does_not_change(
 def test_an_interrupted_prediction_goes_on(run, trained, challenge, tmp_path, monkeypatch):
     whole = run(trained["single"], "--data", challenge, "--which", "all", "--batch_size", "16")
     monkeypatch.setattr("data.parts.PART", 32)
-    real, calls = asked.answered, []
+    real, calls = asked.answer_batch, []
 
     def dying(*arguments):
         calls.append(1)
@@ -182,7 +182,7 @@ def test_an_interrupted_prediction_goes_on(run, trained, challenge, tmp_path, mo
         "--batch_size",
         "16",
     ]
-    monkeypatch.setattr(asked, "answered", dying)
+    monkeypatch.setattr(asked, "answer_batch", dying)
     with pytest.raises(KeyboardInterrupt):
         predict.main(argv)
     predict.main(argv)
@@ -196,7 +196,7 @@ def test_an_interrupted_prediction_goes_on(run, trained, challenge, tmp_path, mo
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux says what is resident")
 def test_pixels_that_were_read_are_let_go(run, trained, challenge, monkeypatch):
     """Else the memory of a job grows by all of its store, which schedulers count."""
-    real, resident = asked.answered, []
+    real, resident = asked.answer_batch, []
 
     def looking(*arguments):
         for mapping in Path("/proc/self/smaps").read_text().split("VmFlags")[:-1]:
@@ -207,7 +207,7 @@ def test_pixels_that_were_read_are_let_go(run, trained, challenge, monkeypatch):
             )
         return real(*arguments)
 
-    monkeypatch.setattr(asked, "answered", looking)
+    monkeypatch.setattr(asked, "answer_batch", looking)
     run(trained["single"], "--data", challenge, "--which", "all", "--batch_size", "16")
     assert len(resident) >= 8 and set(resident) == {"0"}
 

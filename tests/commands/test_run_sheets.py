@@ -395,8 +395,10 @@ def test_every_recipe_is_read(path):
     from utils import config
 
     recipe = yaml.safe_load(path.read_text())
-    options = config.read(["--config", str(path)], *train.classes_for(recipe.get("task", "lens"), "single"))
-    flat = config.flat(*options)
+    options = config.read_options(
+        ["--config", str(path)], *train.classes_for(recipe.get("task", "lens"), "single")
+    )
+    flat = config.flat_options(*options)
     for name, value in recipe.items():
         assert flat[name] == value
 
@@ -411,7 +413,7 @@ def test_each_network_has_a_recipe(name):
     from tasks import lens
     from utils import config
 
-    _, _, options = config.read(
+    _, _, options = config.read_options(
         ["--config", str(ROOT / "run_sheets" / f"{name}.yaml")], *train.classes_for("lens", "single")
     )
     assert options.model == name and options.bands == list("grizy") and options.band_mode == "stack"

@@ -86,7 +86,7 @@ def networks(tmp_path_factory) -> dict[str, str]:
             model.network.head.fc.weight.mul_(30)
         made[name] = str(folder / f"{name}.pt")
         record = dict(
-            options=dict(task="lens", precision="fp32", **config.flat(task)), data=dict(bands=bands)
+            options=dict(task="lens", precision="fp32", **config.flat_options(task)), data=dict(bands=bands)
         )
         checkpoint.save(Path(made[name]), dict(record=record, model=model.state_dict()))
     return made
@@ -359,14 +359,14 @@ def test_a_shard_goes_on_at_the_part_where_it_was_killed(tmp_path, networks, mon
 
 @pytest.mark.parametrize("locks", [True, False])
 def test_two_tasks_on_one_shard_do_no_harm(locks, tmp_path, networks, monkeypatch):
-    one_at_a_time, read = threading.Lock(), config.read
+    one_at_a_time, read = threading.Lock(), config.read_options
 
     # tasks are processes; in threads, ast.parse of Python 3.11 trips over itself
     def read_alone(*arguments, **named):
         with one_at_a_time:
             return read(*arguments, **named)
 
-    monkeypatch.setattr(config, "read", read_alone)
+    monkeypatch.setattr(config, "read_options", read_alone)
     paths = fill(tmp_path / "in", 20, bad=13)
     out = tmp_path / "S"
     run("plan", "--images", tmp_path / "in", "--out", out)

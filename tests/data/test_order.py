@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from data.order import ShuffledEpochs, batches, in_turn, permuted
+from data.order import ShuffledEpochs, batches, each_once, permuted
 from tests.toys import Clouds, Config
 from utils.mistake import Mistake
 
@@ -65,7 +65,7 @@ def test_a_stream_begun_at_a_step_is_the_tail_of_the_whole(workers):
 
 def test_in_turn_is_every_example_in_order():
     data = Clouds(Config(examples=50), "val")
-    assert torch.cat([batch["index"] for batch in in_turn(data, 7, 0, CPU, 1)]).tolist() == list(range(50))
+    assert torch.cat([batch["index"] for batch in each_once(data, 7, 0, CPU, 1)]).tolist() == list(range(50))
 
 
 def test_an_empty_split_is_refused():

@@ -48,10 +48,10 @@ def test_adding_files_moves_nobody(ids, more, seed, fractions):
 @QUICK
 @given(IDS, SEED, st.lists(st.floats(0, 1), min_size=2, max_size=5))
 def test_taken_subsets_are_nested(ids, seed, fractions):
-    kept = [split.taken(ids, seed, fraction) for fraction in sorted(fractions)]
+    kept = [split.kept_share(ids, seed, fraction) for fraction in sorted(fractions)]
     for smaller, larger in zip(kept, kept[1:]):
         assert np.all(larger[smaller])
-    assert split.taken(ids, seed, 1.0).all() and not split.taken(ids, seed, 0.0).any()
+    assert split.kept_share(ids, seed, 1.0).all() and not split.kept_share(ids, seed, 0.0).any()
 
 
 @QUICK
@@ -114,7 +114,7 @@ def test_fractions_are_honoured_within_binomial_error(fractions):
 
 
 def test_taking_a_fraction_is_independent_of_the_split():
-    of, kept = split.split_of(MANY, SplitOptions(42, 0.7, 0.15, 0.15)), split.taken(MANY, 42, 0.1)
+    of, kept = split.split_of(MANY, SplitOptions(42, 0.7, 0.15, 0.15)), split.kept_share(MANY, 42, 0.1)
     for name in split.SPLITS:
         here = of == name
         assert abs(kept[here].mean() - 0.1) < 4 * np.sqrt(0.09 / here.sum())
@@ -134,7 +134,7 @@ def test_impossible_fractions_are_refused(fractions, words):
 
 
 def test_no_objects_are_no_trouble():
-    assert split.split_of([], SplitOptions(42, 0.7, 0.15, 0.15)).shape == (0,) and split.taken(
+    assert split.split_of([], SplitOptions(42, 0.7, 0.15, 0.15)).shape == (0,) and split.kept_share(
         [], 42, 0.5
     ).shape == (0,)
 

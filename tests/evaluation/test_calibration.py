@@ -14,7 +14,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from evaluation import calibration, figures_of_merit
-from evaluation.folds import deal
+from evaluation.folds import deal_folds
 from utils.mistake import Mistake
 
 KINDS = ["temperature", "vector", "isotonic"]
@@ -37,7 +37,7 @@ def nll(prob, label) -> float:
 @pytest.mark.parametrize("seed, n, factor", [(0, 40, 1.0), (1, 500, 2.5), (2, 5000, 0.2), (3, 5000, 8.0)])
 def test_temperature_is_the_minimum_that_scipy_and_torch_find(seed, n, factor):
     logit, label = overconfident(seed, n, factor, shift=0)
-    ours = calibration.fit("temperature", logit, label)["temperature"]
+    ours = calibration.fit_calibration("temperature", logit, label)["temperature"]
     theirs = optimize.minimize_scalar(
         lambda a: np.mean(np.logaddexp(0, a * logit) - a * label * logit),
         bounds=(1e-3, 50),
@@ -68,7 +68,7 @@ def test_temperature_is_the_minimum_that_scipy_and_torch_find(seed, n, factor):
 )
 def test_vector_is_unpenalised_logistic_regression(seed, n, factor, lenses):
     logit, label = overconfident(seed, n, factor, lenses=lenses)
-    ours = calibration.fit("vector", logit, label)
+    ours = calibration.fit_calibration("vector", logit, label)
     theirs = LogisticRegression(C=np.inf, tol=1e-12, solver="newton-cholesky", max_iter=1000).fit(
         logit[:, None], label
     )
@@ -76,7 +76,7 @@ def test_vector_is_unpenalised_logistic_regression(seed, n, factor, lenses):
         theirs.intercept_[0], rel=1e-6
     )
     np.testing.assert_allclose(
-        calibration.apply(ours, logit), theirs.predict_proba(logit[:, None])[:, 1], rtol=1e-6
+        calibration.apply_calibration(ours, logit), theirs.predict_proba(logit[:, None])[:, 1], rtol=1e-6
     )
 
 
@@ -105,7 +105,7 @@ def test_temperature_is_that_of_scikit_learns_calibrated_classifier():
     theirs = CalibratedClassifierCV(FrozenEstimator(Network()), method="temperature").fit(
         logit[:, None], label
     )
-    ours = calibration.apply(calibration.fit("temperature", logit, label), logit)
+    ours = calibration.apply_calibration(calibration.fit_calibration("temperature", logit, label), logit)
     # theirs stops at a tolerance
     np.testing.assert_allclose(ours, theirs.predict_proba(logit[:, None])[:, 1], atol=1e-4)
 
@@ -114,7 +114,7 @@ def test_temperature_is_that_of_scikit_learns_calibrated_classifier():
 def test_isotonic_is_scikit_learns_within_its_bounds(seed, n, decimals):
     logit, label = overconfident(seed, n)
     logit = logit.round(decimals)
-    ours = calibration.apply(calibration.fit("isotonic", logit, label), logit)
+    ours = calibration.apply_calibration(calibration.fit_calibration("isotonic", logit, label), logit)
     theirs = np.clip(
         IsotonicRegression(out_of_bounds="clip").fit(logit, label).predict(logit),
         1 / (n + 2),
@@ -127,22 +127,24 @@ def test_isotonic_is_scikit_learns_within_its_bounds(seed, n, decimals):
 @pytest.mark.parametrize("n", [30, 3000])
 def test_order_and_auc_are_kept_and_probabilities_lie_inside(kind, n):
     logit, label = overconfident(1, n)
-    prob = calibration.apply(calibration.fit(kind, logit, label), logit)
+    prob = calibration.apply_calibration(calibration.fit_calibration(kind, logit, label), logit)
     order = np.argsort(logit)
     assert (np.diff(prob[order]) > 0).all() and 0 < prob.min() and prob.max() < 1
     assert figures_of_merit.roc_auc(label, prob) == figures_of_merit.roc_auc(label, logit)
-    beyond = calibration.apply(calibration.fit(kind, logit, label), np.array([-17.0, 17.0, np.nan]))
+    beyond = calibration.apply_calibration(
+        calibration.fit_calibration(kind, logit, label), np.array([-17.0, 17.0, np.nan])
+    )
     assert 0 < beyond[0] < beyond[1] < 1 and np.isnan(beyond[2])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_unseen_objects_are_better_calibrated(kind):
     (logit, label), (new, truth) = overconfident(0, 4000), overconfident(1, 4000)
-    saved = json.loads(json.dumps(calibration.fit(kind, logit, label)))
-    prob = calibration.apply(saved, new)
+    saved = json.loads(json.dumps(calibration.fit_calibration(kind, logit, label)))
+    prob = calibration.apply_calibration(saved, new)
     assert figures_of_merit.ece(truth, prob) < 0.5 * figures_of_merit.ece(truth, expit(new))
     assert nll(prob, truth) < nll(expit(new), truth)
-    fold = deal(np.arange(4000), label, seed=0)
+    fold = deal_folds(np.arange(4000), label, seed=0)
     crossed = calibration.out_of_fold(kind, logit, label, fold)
     assert nll(crossed, label) == pytest.approx(nll(prob, truth), abs=0.03)
     changed = np.where(fold == 2, 1 - label, label)  # labels of a fold have no say in its own probabilities
@@ -153,18 +155,22 @@ def test_unseen_objects_are_better_calibrated(kind):
 
 def test_calibrated_logits_stay_as_they_are():
     logit, label = overconfident(0, 40000, factor=1, shift=0)
-    assert calibration.fit("temperature", logit, label)["temperature"] == pytest.approx(1, abs=0.05)
-    fitted = calibration.fit("vector", logit, label)
+    assert calibration.fit_calibration("temperature", logit, label)["temperature"] == pytest.approx(
+        1, abs=0.05
+    )
+    fitted = calibration.fit_calibration("vector", logit, label)
     assert fitted["slope"] == pytest.approx(1, abs=0.05) and fitted["offset"] == pytest.approx(0, abs=0.05)
 
 
 def test_a_checkpoint_holds_it(tmp_path):
     logit, label = overconfident(0, 300)
     for kind in KINDS:
-        saved = calibration.fit(kind, logit, label)
+        saved = calibration.fit_calibration(kind, logit, label)
         torch.save(dict(calibration=saved), tmp_path / "c.pt")
         again = torch.load(tmp_path / "c.pt", weights_only=True)["calibration"]
-        np.testing.assert_array_equal(calibration.apply(again, logit), calibration.apply(saved, logit))
+        np.testing.assert_array_equal(
+            calibration.apply_calibration(again, logit), calibration.apply_calibration(saved, logit)
+        )
 
 
 @pytest.mark.parametrize("gap", [0.0, 0.1, 5.0])
@@ -173,30 +179,30 @@ def test_separated_classes_get_platts_bounded_answer(gap):
     logit = np.concatenate([np.linspace(-3, -gap, 20), np.linspace(gap, 3 + gap, 20)])
     label = np.repeat([0, 1], 20)
     for kind in ("temperature", "vector"):
-        saved = calibration.fit(kind, logit, label)
-        prob = calibration.apply(saved, logit)
+        saved = calibration.fit_calibration(kind, logit, label)
+        prob = calibration.apply_calibration(saved, logit)
         assert all(np.isfinite(value) for value in saved.values() if not isinstance(value, str))
         target = np.where(label == 1, 21 / 22, 1 / 22)
         assert np.dot(prob - target, logit) == pytest.approx(0, abs=1e-9)  # the condition of the maximum
         if kind == "vector":
             assert prob[label == 1].mean() + prob[label == 0].mean() == pytest.approx(1, abs=1e-9)
-    assert calibration.apply(calibration.fit("isotonic", logit, label), [9.0])[0] == pytest.approx(
-        41 / 42, abs=1e-5
-    )
+    assert calibration.apply_calibration(calibration.fit_calibration("isotonic", logit, label), [9.0])[
+        0
+    ] == pytest.approx(41 / 42, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("value", [0, 1])
 def test_one_class_is_refused(kind, value):
     with pytest.raises(Mistake, match="expected some of both"):
-        calibration.fit(kind, [1.0, 2.0, -1.0], [value] * 3)
+        calibration.fit_calibration(kind, [1.0, 2.0, -1.0], [value] * 3)
 
 
 @pytest.mark.parametrize("kind", ["temperature", "vector"])
 def test_a_network_that_is_worse_than_chance_is_refused(kind):
     logit, label = overconfident(0, 300, shift=0)
     with pytest.raises(Mistake, match="would turn the order of objects round"):
-        calibration.fit(kind, -logit, label)
+        calibration.fit_calibration(kind, -logit, label)
 
 
 def test_logits_that_need_an_offset_have_no_temperature():
@@ -207,8 +213,8 @@ def test_logits_that_need_an_offset_have_no_temperature():
     assert figures_of_merit.roc_auc(label, logit) > 0.7
     assert (LogisticRegression(C=np.inf, fit_intercept=False).fit(logit[:, None], label).coef_ < 0).all()
     with pytest.raises(Mistake, match="no temperature fits: .* use vector"):
-        calibration.fit("temperature", logit, label)
-    assert calibration.fit("vector", logit, label)["slope"] > 0
+        calibration.fit_calibration("temperature", logit, label)
+    assert calibration.fit_calibration("vector", logit, label)["slope"] > 0
 
 
 @pytest.mark.parametrize(
@@ -230,4 +236,4 @@ def test_logits_that_need_an_offset_have_no_temperature():
 )
 def test_numbers_that_are_no_calibration(saved):
     with pytest.raises(Mistake):
-        calibration.apply(saved, [0.0])
+        calibration.apply_calibration(saved, [0.0])

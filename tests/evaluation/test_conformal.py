@@ -55,8 +55,8 @@ def test_sets_hold_the_true_class_of_each_class():
     for _ in range(400):
         label = (random.random(600) < 0.1).astype(int)
         prob = 1 / (1 + np.exp(-random.normal(2 * label - 2, 1.0)))
-        fitted = conformal.fit(label[:400], prob[:400], 0.1)
-        answers, truth = conformal.sets(fitted, prob[400:]), label[400:]
+        fitted = conformal.fit_conformal(label[:400], prob[:400], 0.1)
+        answers, truth = conformal.conformal_sets(fitted, prob[400:]), label[400:]
         held[1].extend(np.isin(answers[truth == 1], ["lens", "both"]))
         held[0].extend(np.isin(answers[truth == 0], ["non-lens", "both"]))
     for value in (0, 1):
@@ -65,13 +65,13 @@ def test_sets_hold_the_true_class_of_each_class():
 
 
 def test_the_four_sets():
-    assert conformal.sets(conformal.Thresholds(0.4, 0.5), [0.1, 0.45, 0.9, np.nan]).tolist() == [
+    assert conformal.conformal_sets(conformal.Thresholds(0.4, 0.5), [0.1, 0.45, 0.9, np.nan]).tolist() == [
         "non-lens",
         "both",
         "lens",
         "",
     ]
-    assert conformal.sets(conformal.Thresholds(0.8, 0.7), [0.5, 0.8, 0.3]).tolist() == [
+    assert conformal.conformal_sets(conformal.Thresholds(0.8, 0.7), [0.5, 0.8, 0.3]).tolist() == [
         "none",
         "lens",
         "non-lens",
@@ -98,7 +98,7 @@ def test_the_least_number_is_named(alpha, delta):
         for n in range(1, 2000)
         if (1 - alpha) ** n <= delta * (1 + 1e-9) or not delta and (n + 1) * alpha >= 1 - 1e-9
     )
-    assert conformal.least(alpha, delta) == least and conformal.rank(least, alpha, delta) == 1
+    assert conformal.least_objects(alpha, delta) == least and conformal.rank(least, alpha, delta) == 1
     with pytest.raises(Mistake, match=f"{least - 1} objects are too few .* at least {least} of the class"):
         conformal.rank(least - 1, alpha, delta)
 

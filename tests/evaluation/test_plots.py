@@ -10,14 +10,14 @@ from PIL import Image
 from evaluation import figures_of_merit
 from evaluation.plots import (
     POINTS,
-    confusion,
-    histogram,
-    numbers,
-    precision_recall,
-    purity_completeness,
-    reliability,
-    roc,
-    score_histogram,
+    count_table,
+    curve_table,
+    figure_confusion,
+    figure_precision_recall,
+    figure_purity_completeness,
+    figure_reliability,
+    figure_roc,
+    figure_scores,
 )
 from utils import plots
 
@@ -41,22 +41,22 @@ def test_every_figure_can_be_written(curves, tmp_path):
     both, label, prob = curves
     sheet = {scope: figures_of_merit.all_figures(label, prob, 0.5) for scope in both}
     figures = dict(
-        roc=roc(both),
-        precision_recall=precision_recall(both),
-        confusion=confusion(sheet),
-        reliability=reliability({scope: figures_of_merit.reliability(label, prob) for scope in both}),
-        score_histogram=score_histogram(
+        roc=figure_roc(both),
+        precision_recall=figure_precision_recall(both),
+        confusion=figure_confusion(sheet),
+        reliability=figure_reliability({scope: figures_of_merit.reliability(label, prob) for scope in both}),
+        score_histogram=figure_scores(
             {"hsc lenses": prob[label == 1], "hsc non-lenses": prob[label == 0]}, 0.5
         ),
-        purity_completeness=purity_completeness(both["global"], 0.5),
+        purity_completeness=figure_purity_completeness(both["global"], 0.5),
         mosaic=plots.mosaic(np.zeros((3, 5, 5)), ["a"] * 3),
-        curves=plots.curves(
+        curves=plots.figure_training(
             pd.DataFrame(dict(epoch=[1, 2], train_loss=[1.0, 0.5], val_loss=[1.0, 0.7], lr=[1e-3, 1e-4]))
         ),
     )
     for name, figure in figures.items():
         assert isinstance(figure, Figure)
-        plots.save(figure, tmp_path, name)
+        plots.save_figure(figure, tmp_path, name)
         assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         with Image.open(tmp_path / f"{name}.png") as image:
             assert min(image.size) > 200
@@ -66,7 +66,7 @@ def test_every_figure_can_be_written(curves, tmp_path):
 
 def test_the_same_figure_is_the_same_file(curves, tmp_path):
     for name in "ab":
-        plots.save(roc(curves[0]), tmp_path, name)
+        plots.save_figure(figure_roc(curves[0]), tmp_path, name)
     for kind in ("png", "pdf"):
         assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
 
@@ -78,7 +78,7 @@ def test_thinned_curves_keep_their_area(curves):
     random = np.random.default_rng(1)
     label = random.integers(0, 2, 100_000)
     points = figures_of_merit.curve(label, random.normal(1.5 * label))
-    table = numbers({"global": points})
+    table = curve_table({"global": points})
     assert len(table) < 3 * POINTS
     assert np.trapezoid(table["tpr"], table["fpr"]) == pytest.approx(
         figures_of_merit.area_under_roc(points.tp, points.fp), abs=1e-5
@@ -89,7 +89,7 @@ def test_thinned_curves_keep_their_area(curves):
 
 
 def test_roc_reaches_the_tpr_at_one_false_positive(curves):
-    line = roc(curves[0]).axes[0].get_lines()[0]
+    line = figure_roc(curves[0]).axes[0].get_lines()[0]
     x, y = line.get_data()
     points = curves[0]["global"]
     figures = figures_of_merit.tpr_at_fpr(points.tp, points.fp, 1e-2)
@@ -97,7 +97,7 @@ def test_roc_reaches_the_tpr_at_one_false_positive(curves):
 
 
 def test_histogram_counts_everything():
-    table = histogram({"lenses": np.array([0.0, 0.5, 1.0]), "non-lenses": np.array([])})
+    table = count_table({"lenses": np.array([0.0, 0.5, 1.0]), "non-lenses": np.array([])})
     assert table["lenses"].sum() == 3 and table["non-lenses"].sum() == 0 and len(table) == 50
 
 

@@ -8,7 +8,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from evaluation.probe import FOLDS, probe, table
+from evaluation.probe import FOLDS, probe, probe_table
 
 
 TREES = 20  # of a forest: enough here, and quick
@@ -78,7 +78,7 @@ def test_the_figures_are_those_of_scikit_learns_own_loop(ignorant, labels, noise
 
 
 def test_the_table_has_a_line_each(knowing, ignorant):
-    lines = table(dict(embedding=knowing, nine_statistics=ignorant)).splitlines()
+    lines = probe_table(dict(embedding=knowing, nine_statistics=ignorant)).splitlines()
     assert len(lines) == 3 and lines[0].split() == ["features", "majority", "linear", "forest"]
     assert lines[1].split()[:5] == ["embedding", "0.500", "1.000", "+-", "0.000"]
     assert (

@@ -11,7 +11,7 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from evaluation import stacking, uncertainty
-from evaluation.folds import deal
+from evaluation.folds import deal_folds
 from evaluation.predictions import logit
 from utils.mistake import Mistake
 
@@ -31,7 +31,7 @@ def log_loss(label, prob) -> float:
 @pytest.mark.parametrize("seed, n", [(0, 30), (1, 400), (2, 5000)])
 def test_no_mixture_of_a_fine_grid_is_better(seed, n):
     label, probs = members(seed, n)
-    weights = np.array(stacking.fit("stack", label, probs)["weights"])
+    weights = np.array(stacking.fit_stack("stack", label, probs)["weights"])
     assert (weights >= 0).all() and weights.sum() == pytest.approx(1, abs=1e-15)
     grid = np.array([w for w in itertools.product(range(61), repeat=3) if sum(w) == 60]) / 60
     assert log_loss(label, weights @ probs) <= min(log_loss(label, w @ probs) for w in grid) + 1e-9
@@ -45,7 +45,7 @@ def test_no_mixture_of_a_fine_grid_is_better(seed, n):
 def test_eight_members_one_of_them_useless_and_two_the_same():
     label, probs = members(3, 3000, (1.2, 1.2, 1.0, 0.9, 0.5, 0.3, 0.0))
     probs = np.concatenate([probs, probs[:1]])
-    weights = np.array(stacking.fit("stack", label, probs)["weights"])
+    weights = np.array(stacking.fit_stack("stack", label, probs)["weights"])
     slack = (
         np.where(label == 1, probs, 1 - probs) / np.where(label == 1, weights @ probs, 1 - weights @ probs)
     ).mean(1)
@@ -55,13 +55,13 @@ def test_eight_members_one_of_them_useless_and_two_the_same():
 @pytest.mark.parametrize("seed, n", [(1, 400), (2, 5000)])
 def test_logistic_stacking_is_logistic_regression_where_no_slope_is_negative(seed, n):
     label, probs = members(seed, n, (1.5, 1.0, 0.4))
-    ours = stacking.fit("stack_logit", label, probs)
+    ours = stacking.fit_stack("stack_logit", label, probs)
     theirs = LogisticRegression(C=np.inf, tol=1e-12, solver="newton-cholesky").fit(logit(probs).T, label)
     assert (theirs.coef_ > 0).all()
     np.testing.assert_allclose(ours["weights"], theirs.coef_[0], rtol=1e-5)
     assert ours["offset"] == pytest.approx(theirs.intercept_[0], abs=1e-5)
     np.testing.assert_allclose(
-        stacking.apply(ours, probs), theirs.predict_proba(logit(probs).T)[:, 1], rtol=1e-5
+        stacking.apply_stack(ours, probs), theirs.predict_proba(logit(probs).T)[:, 1], rtol=1e-5
     )
 
 
@@ -71,7 +71,7 @@ def test_a_member_that_errs_gets_no_negative_slope():
     rest = LogisticRegression(C=np.inf, tol=1e-12, solver="newton-cholesky").fit(logit(probs[:2]).T, label)
     assert full.coef_[0, 2] < 0
     np.testing.assert_allclose(
-        stacking.fit("stack_logit", label, probs)["weights"], [*rest.coef_[0], 0], rtol=1e-5
+        stacking.fit_stack("stack_logit", label, probs)["weights"], [*rest.coef_[0], 0], rtol=1e-5
     )
 
 
@@ -79,25 +79,27 @@ def test_separated_members_get_bounded_slopes():
     label = np.repeat([0, 1], 20)
     probs = np.stack([np.linspace(0.1, 0.9, 40), np.linspace(0.3, 0.6, 40)])
     for how in ("stack", "stack_logit"):
-        fitted = stacking.fit(how, label, probs)
+        fitted = stacking.fit_stack(how, label, probs)
         assert (
             np.isfinite(fitted["weights"] + [fitted["offset"]]).all()
             and max(fitted["weights"]) <= stacking.STEEPEST
         )
-        assert np.isfinite(stacking.apply(fitted, probs)).all()
+        assert np.isfinite(stacking.apply_stack(fitted, probs)).all()
 
 
 def test_a_row_that_some_members_lack():
     probs = np.array([[0.2, np.nan, np.nan, np.nan], [0.6, 0.6, np.nan, np.nan], [0.9, 0.9, 0.9, np.nan]])
-    mixed = stacking.apply(dict(combine="stack", weights=[0.5, 0.5, 0.0], offset=0.0), probs)
+    mixed = stacking.apply_stack(dict(combine="stack", weights=[0.5, 0.5, 0.0], offset=0.0), probs)
     np.testing.assert_allclose(mixed, [0.4, 0.6, 0.9, np.nan])
-    slopes = stacking.apply(dict(combine="stack_logit", weights=[1.0, 1.0, 0.0], offset=0.3), probs)
+    slopes = stacking.apply_stack(dict(combine="stack_logit", weights=[1.0, 1.0, 0.0], offset=0.3), probs)
     np.testing.assert_allclose(slopes[1:], [expit(2 * logit(0.6) + 0.3), expit(2 * logit(0.9) + 0.3), np.nan])
     label, whole = members(0, 200)
     holes = whole.copy()
     holes[1, 50:60] = np.nan
     kept = np.r_[0:50, 60:200]
-    assert stacking.fit("stack", label, holes) == stacking.fit("stack", label[kept], whole[:, kept])
+    assert stacking.fit_stack("stack", label, holes) == stacking.fit_stack(
+        "stack", label[kept], whole[:, kept]
+    )
 
 
 def test_comparison_finds_out_who_is_better():
@@ -105,16 +107,16 @@ def test_comparison_finds_out_who_is_better():
     nobody does.
     """
     label, probs = members(0, 1500, (2.0, 0.0, 0.0, 0.0))
-    told = stacking.compare("stack", label, probs, probs.mean(0), np.arange(1500), 0)
+    told = stacking.compare_stacks("stack", label, probs, probs.mean(0), np.arange(1500), 0)
     assert (
         told["log_loss_gain"] > 5 * told["log_loss_gain_error"]
         and told["auc_stack"] > told["auc_mean"] + 0.02
     )
     assert told["accuracy_stack"] > told["accuracy_mean"] and told["folds"] == 5
     label, probs = members(1, 1500, (1.0, 1.0, 1.0))
-    told = stacking.compare("stack", label, probs, probs.mean(0), np.arange(1500), 0)
+    told = stacking.compare_stacks("stack", label, probs, probs.mean(0), np.arange(1500), 0)
     assert abs(told["log_loss_gain"]) < 0.01 and json.loads(json.dumps(told)) == told
-    five = stacking.compare(
+    five = stacking.compare_stacks(
         "stack",
         np.repeat(label, 5),
         np.repeat(probs, 5, 1),
@@ -131,21 +133,21 @@ def test_folds_hold_whole_objects_and_both_classes(lenses, others):
     objects = np.repeat([f"o{i}" for i in range(lenses + others)], 5)
     label = np.repeat([1] * lenses + [0] * others, 5)
     order = np.random.default_rng(0).permutation(len(label))
-    fold = deal(objects[order], label[order], seed=1)
+    fold = deal_folds(objects[order], label[order], seed=1)
     assert all(len(set(fold[objects[order] == name])) == 1 for name in set(objects))
     for k in set(fold):
         rest = label[order][fold != k]
         assert 0 < rest.sum() < len(rest)
     sizes = np.bincount(fold)
     assert sizes.max() - sizes[sizes > 0].min() <= 10
-    assert (fold == deal(objects[order], label[order], 1)).all()
+    assert (fold == deal_folds(objects[order], label[order], 1)).all()
 
 
 def test_what_cannot_be_weighed():
     with pytest.raises(Mistake, match="2 lenses and 0 non-lenses"):
-        stacking.fit("stack", [1, 1], [[0.1, 0.2]])
+        stacking.fit_stack("stack", [1, 1], [[0.1, 0.2]])
     with pytest.raises(Mistake, match="a cross-validation needs two of each"):
-        deal(["a", "b", "c"], [1, 0, 0], 0)
+        deal_folds(["a", "b", "c"], [1, 0, 0], 0)
     good = dict(combine="stack", members=["a", "b"], weights=[0.5, 0.5], offset=0.0)
     assert stacking.checked(good, "stack", "w.json") is good
     for change in (

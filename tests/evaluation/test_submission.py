@@ -61,7 +61,9 @@ def test_members_count_alike_though_one_has_more_bands():
 @pytest.mark.parametrize("columns", ["request", "official"])
 def test_only_lenses_get_parameters(columns):
     inferred = table(["a", "b", "d"], Rein=[1.25, 0.5, np.nan], **{"vel disp": [200, 210, 220]})
-    sent = submission.table(np.array(["d", "c", "b", "a"]), np.array([1, 1, 0, 1]), columns, -99, inferred)
+    sent = submission.submission_table(
+        np.array(["d", "c", "b", "a"]), np.array([1, 1, 0, 1]), columns, -99, inferred
+    )
     assert sent["Rein"].tolist() == [-99, -99, -99, 1.25] and sent["vel disp"].tolist() == [
         220,
         -99,
@@ -69,7 +71,7 @@ def test_only_lenses_get_parameters(columns):
         200,
     ]
     assert sent.to_csv(index=False).count("-99.0") == 0
-    sent = submission.table(
+    sent = submission.submission_table(
         np.array(["d", "c", "b", "a"]), np.array([0.2, 0.1, 0.0, 0.9]), columns, -99, inferred
     )
     assert sent["Rein"].tolist() == [-99, -99, 0.5, 1.25]
@@ -93,12 +95,12 @@ def test_only_lenses_get_parameters(columns):
 def test_a_table_that_cannot_be(tmp_path, text, message):
     (tmp_path / "p.csv").write_text(text)
     with pytest.raises(Mistake, match=message):
-        parameters.read(str(tmp_path / "p.csv"))
+        parameters.read_inferred(str(tmp_path / "p.csv"))
 
 
 def test_what_is_not_known_is_empty(tmp_path):
     (tmp_path / "p.csv").write_text("path,Rein,Rein_err,vel disp,vel disp_err\na,1.5,0.1,,\nb,,,200,20\n")
-    read = parameters.read(str(tmp_path / "p.csv"))
+    read = parameters.read_inferred(str(tmp_path / "p.csv"))
     assert parameters.names_of(read) == ["Rein", "vel disp"] and read["Rein"].isna().tolist() == [False, True]
     with pytest.raises(Mistake, match="there is no file"):
-        parameters.read(str(tmp_path / "none.csv"))
+        parameters.read_inferred(str(tmp_path / "none.csv"))

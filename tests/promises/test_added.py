@@ -22,7 +22,7 @@ def added(monkeypatch):
     )
     monkeypatch.setitem(train.ALL_MODES, "noisy", Mode(noisy.Noisy, noisy.Config))
     monkeypatch.setitem(train.TASKS, "toy", toys)
-    monkeypatch.setattr("utils.plots.save", lambda *_: None)
+    monkeypatch.setattr("utils.plots.save_figure", lambda *_: None)
     monkeypatch.setattr("utils.stop.signal.signal", lambda *_: None)
 
 

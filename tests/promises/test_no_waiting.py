@@ -22,7 +22,7 @@ import train
 from contract import Objective
 from model import MODELS
 from tasks import lens
-from tasks.lens.asked import answered
+from tasks.lens.asked import answer_batch
 from tests import toys
 from tests.tasks.lens.test_networks import LENS, METADATA
 from tests.tasks.light_curve.test_task import build, stores, survey  # noqa: F401  fixtures
@@ -129,11 +129,11 @@ def test_a_lens_network(name, kind, challenge, tmp_path, monkeypatch):
         *OPTIONS[kind],
         *(METADATA if kind in ("plain", "physics") else []),
     ]
-    options = config.read(argv, lens.Config)[0]
+    options = config.read_options(argv, lens.Config)[0]
     task = lens.build(options, tmp_path, 1)
     with pytest.raises(NotImplementedError, match="nonzero") if name in WAITS else contextlib.nullcontext():
         assert not noted_on_meta(
-            task, monkeypatch, partial(answered, names=(), tta=True) if kind == "plain" else None
+            task, monkeypatch, partial(answer_batch, names=(), tta=True) if kind == "plain" else None
         )
 
 

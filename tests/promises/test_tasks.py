@@ -19,7 +19,9 @@ RUN = ["--epochs", "3", "--batch_size", "8", "--device", "cpu", "--warmup_epochs
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch):
-    monkeypatch.setattr("utils.plots.save", lambda *_: None)  # figures are half of the time of such a run
+    monkeypatch.setattr(
+        "utils.plots.save_figure", lambda *_: None
+    )  # figures are half of the time of such a run
 
 
 @pytest.fixture(scope="module")

@@ -345,7 +345,7 @@ def test_a_file_is_what_torch_save_would_have_written(name, tmp_path):
     )
     if name != "plain":
         given["unusual"] = unusual()[name]
-    tensor_file.write(tmp_path / "ours.pt", given)
+    tensor_file.write_tensors(tmp_path / "ours.pt", given)
     torch.save(given, tmp_path / "theirs.pt")
     ours, theirs = (torch.load(tmp_path / file, weights_only=True) for file in ("ours.pt", "theirs.pt"))
     same_leaves(ours, theirs)

@@ -37,7 +37,7 @@ class Other(Config):
 
 
 def read(*argv):
-    return config.read(list(argv), Config)[0]
+    return config.read_options(list(argv), Config)[0]
 
 
 @pytest.mark.parametrize(
@@ -184,10 +184,10 @@ def test_a_range_that_nothing_checks_is_an_error_of_ours():
 
 def test_what_was_stated_and_what_changed(tmp_path):
     (tmp_path / "run.yaml").write_text("lr: 1\n")
-    assert config.given(
+    assert config.options_given(
         ["--config", str(tmp_path / "run.yaml"), "--no-augment", "--batch_size=3"], Config
     ) == {"lr", "augment", "batch_size"}
-    before, now = config.flat(read()), config.flat(read("--workers", "3", "--lr", "1"))
+    before, now = config.flat_options(read()), config.flat_options(read("--workers", "3", "--lr", "1"))
     assert config.differences(before, now, config.fields_of(Config)) == ["--lr 0.0003 -> 1.0"]
 
 

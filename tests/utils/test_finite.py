@@ -16,16 +16,16 @@ from tests import toys
 from tests.conftest import ROOT
 from utils import checkpoint
 from utils.ema import Ema
-from utils.finite import Verdicts
-from utils.transfer import Arriving, beside
+from utils.finite import FiniteCheck
+from utils.transfer import Arriving, copied_ahead
 
 NAMES = [f"cloud_{i}" for i in range(99)].__getitem__
 ONE = torch.ones(())
 BAD = [float("nan"), float("inf"), -float("inf")]
 
 
-def verdicts(may_skip=False) -> Verdicts:
-    return Verdicts(lambda indices: [NAMES(i) for i in indices], may_skip)
+def verdicts(may_skip=False) -> FiniteCheck:
+    return FiniteCheck(lambda indices: [NAMES(i) for i in indices], may_skip)
 
 
 def test_the_verdict_is_kept_until_it_is_read():
@@ -101,7 +101,8 @@ def test_on_a_cpu_numbers_have_arrived_and_batches_are_what_they_were():
     assert Arriving(torch.tensor([1.0, float("inf")])).read() == [1.0, float("inf")]
     items = [(dict(x=torch.zeros(1)), 3), (dict(x=torch.ones(1)), 4)]
     assert all(
-        ours is theirs for ours, theirs in zip(beside(iter(items), torch.device("cpu")), items, strict=True)
+        ours is theirs
+        for ours, theirs in zip(copied_ahead(iter(items), torch.device("cpu")), items, strict=True)
     )
 
 

@@ -13,7 +13,7 @@ import train
 from tests import toys
 from utils import checkpoint
 from utils.mistake import Mistake
-from utils.optimizers import EVERY, OptimizerConfig, build, parameter_groups, scales_by_prefix
+from utils.optimizers import EVERY, OptimizerConfig, build_optimizer, parameter_groups, scales_by_prefix
 
 NAMES = ["adamw", "sgd", "lion", "adafactor", "muon", "schedulefree", "sophia"]
 LR = 1e-2
@@ -36,7 +36,9 @@ class Network(nn.Module):
 def fresh(name: str, **options):
     torch.manual_seed(1)
     model = Network()
-    return model, build(OptimizerConfig(optimizer=name, **options), model.named_parameters(), LR, BATCH)
+    return model, build_optimizer(
+        OptimizerConfig(optimizer=name, **options), model.named_parameters(), LR, BATCH
+    )
 
 
 def step(model, optimizer, number: int, poisoned: bool = False) -> None:
@@ -169,7 +171,7 @@ def test_a_group_has_its_share_of_the_rate():
 def test_what_a_task_says_of_rates_is_gone_over_by_the_option():
     model = Network()
     config = OptimizerConfig(lr_scale=["head.bias=3"])
-    halved = build(
+    halved = build_optimizer(
         config, model.named_parameters(), LR, BATCH, lambda name: 0.5 if name.startswith("head") else 1.0
     )
     scales = {id(p): group["lr_scale"] for group in halved.param_groups for p in group["params"]}
@@ -223,7 +225,7 @@ def test_mistakes_that_need_the_network_are_one_line(monkeypatch):
 def toy(monkeypatch):
     monkeypatch.setitem(train.TASKS, "toy", toys)
     monkeypatch.setattr("utils.stop.signal.signal", lambda *_: None)
-    monkeypatch.setattr("utils.plots.save", lambda *_: None)
+    monkeypatch.setattr("utils.plots.save_figure", lambda *_: None)
 
     def run(folder, name, *options):
         alone = ["--scheduler", "constant", "--ema_decay", "0"] if name == "schedulefree" else []

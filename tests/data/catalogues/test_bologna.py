@@ -6,7 +6,7 @@ import pytest
 from astropy.io import fits
 
 from data.catalogues.bologna import open_source
-from data.cutouts.metadata import typed, validate
+from data.cutouts.metadata import typed_metadata, validate_metadata
 from data.cutouts.source import open_source as from_recipe
 from utils.mistake import Mistake
 
@@ -54,8 +54,8 @@ def test_the_first_challenge(ground):
         np.array_equal(image, pixels[int(name), band.upper()])
         for image, name, band in zip(images, source.index["object"], source.index["band"])
     )
-    known = typed(source.metadata)
-    assert validate(known).empty
+    known = typed_metadata(source.metadata)
+    assert validate_metadata(known).empty
     assert known["label_source"].tolist() == ["bologna:is_lens"] * 2 + [""] and known[
         "label_confidence"
     ].tolist()[:2] == [1, 1]

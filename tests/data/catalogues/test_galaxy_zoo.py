@@ -9,7 +9,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from data.catalogues.galaxy_zoo import Rule, open_source
-from data.cutouts.metadata import typed, validate
+from data.cutouts.metadata import typed_metadata, validate_metadata
 from data.cutouts.source import open_source as from_recipe
 from utils.mistake import Mistake
 
@@ -87,8 +87,8 @@ def test_the_rule_makes_labels_of_votes(gz2):
     )
     assert index.groupby("object", sort=False)["label"].first().to_dict() == dict(zip(IDS, (1, -1, 0, -1)))
     assert index["band"].tolist() == list("grz") * 4 and index["path"][4].endswith(f"{IDS[1]}.fits#1")
-    assert validate(source.metadata).empty
-    metadata = typed(source.metadata).set_index("object")
+    assert validate_metadata(source.metadata).empty
+    metadata = typed_metadata(source.metadata).set_index("object")
     told = 15 + 5 + 4
     assert metadata["label_confidence"].tolist() == pytest.approx(
         [16 / (told + 2), np.nan, 41 / 42, np.nan], nan_ok=True

@@ -8,7 +8,7 @@ from astropy.io import fits
 
 from data.catalogues.hst import open_source
 from data.catalogues.masked import filled_pixels
-from data.cutouts.metadata import typed, validate
+from data.cutouts.metadata import typed_metadata, validate_metadata
 from data.cutouts.source import open_source as from_recipe
 from utils.mistake import Mistake
 
@@ -258,7 +258,7 @@ def test_broken_files_are_reasons(tmp_path):
     assert reasons.keys() == expected.keys()
     for name, words in expected.items():
         assert words in reasons[name] and "\n" not in reasons[name], (name, reasons[name])
-    assert len(typed(source.metadata)) == source.index["object"].nunique()
+    assert len(typed_metadata(source.metadata)) == source.index["object"].nunique()
 
 
 def test_wrong_input_is_a_mistake(tmp_path):
@@ -297,7 +297,7 @@ def test_real_slacs(shared_data, folder, side):
         set(source.metadata["instrument"]) == {"HST ACS"}
         and (source.metadata["hst_zero_point_f814w"].between(25.9, 26)).all()
     )
-    assert validate(source.metadata).empty
+    assert validate_metadata(source.metadata).empty
     # the name of each lens is its place
     ra = source.metadata["object"].str[5:9].map(lambda text: 15 * (int(text[:2]) + int(text[2:]) / 60))
     assert np.allclose(source.metadata["ra"], ra, atol=0.26)

@@ -11,7 +11,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from data.catalogues.survey_fits import open_source
-from data.cutouts.metadata import typed, validate
+from data.cutouts.metadata import typed_metadata, validate_metadata
 from data.cutouts.source import open_source as from_recipe
 from tests.conftest import ROOT
 from utils.mistake import Mistake
@@ -57,8 +57,8 @@ def test_objects_and_their_bands(tmp_path):
         ["s1", "g", "mine", 0],
         ["s1", "r", "mine", 0],
     ]
-    assert validate(source.metadata).empty
-    known = typed(source.metadata).set_index("object")
+    assert validate_metadata(source.metadata).empty
+    known = typed_metadata(source.metadata).set_index("object")
     assert known["redshift"].tolist() == pytest.approx([0.3, np.nan], nan_ok=True) and known[
         "ra"
     ].tolist() == [10, 11]

@@ -79,7 +79,7 @@ def by_hand(examples, numbers):
 
 @pytest.mark.parametrize("mode", cutouts.BAND_MODES)
 def test_a_batch_is_what_a_loop_over_files_gives(packed, mode):
-    examples = cutouts.examples(packed, ALL, ["g", "r", "i"], mode)
+    examples = cutouts.make_examples(packed, ALL, ["g", "r", "i"], mode)
     numbers = [2, 0, 3, 3, 1]
     batch, expected = examples.__getitems__(numbers), by_hand(examples, numbers)
     assert batch.keys() == expected.keys()
@@ -94,7 +94,7 @@ def test_a_batch_is_what_a_loop_over_files_gives(packed, mode):
 
 
 def test_single_mode_makes_an_example_of_each_good_file(packed):
-    examples = cutouts.examples(packed, ALL, ["g", "r", "i"], "single")
+    examples = cutouts.make_examples(packed, ALL, ["g", "r", "i"], "single")
     assert examples.rows[:, 0].tolist() == [
         0,
         1,
@@ -130,7 +130,7 @@ def test_single_mode_makes_an_example_of_each_good_file(packed):
 
 
 def test_stack_mode_makes_an_example_of_each_object(packed):
-    examples = cutouts.examples(packed, ALL, ["r", "g", "i"], "stack")  # channels in the order asked for
+    examples = cutouts.make_examples(packed, ALL, ["r", "g", "i"], "stack")  # channels in the order asked for
     assert examples.rows.tolist() == [[1, 0, 2], [3, -1, 5], [-1, 11, -1], [-1, 13, 12]]
     assert examples.label.tolist() == [1, 0, 1, -1] and examples.domain.tolist() == [0, 1, 1, -1]
     assert list(examples.object) == ["a", "b", "a", "object_1"] == examples.names([0, 1, 2, 3])
@@ -152,8 +152,8 @@ def test_stack_mode_makes_an_example_of_each_object(packed):
 @pytest.mark.parametrize("mode", cutouts.BAND_MODES)
 def test_only_the_rows_of_a_split_are_used(packed, mode):
     rows = np.array([3, 5, 1])
-    examples = cutouts.examples(packed, rows, ["g", "r", "i"], mode)
-    as_mask = cutouts.examples(packed, np.isin(np.arange(len(FILES)), rows), ["g", "r", "i"], mode)
+    examples = cutouts.make_examples(packed, rows, ["g", "r", "i"], mode)
+    as_mask = cutouts.make_examples(packed, np.isin(np.arange(len(FILES)), rows), ["g", "r", "i"], mode)
     assert set(examples.rows[examples.rows >= 0]) == set(as_mask.rows[as_mask.rows >= 0]) == {1, 3, 5}
     assert np.flatnonzero(examples.example_of_row >= 0).tolist() == [1, 3, 5]
     assert examples.rows[0].max() == 5 or mode == "single"
@@ -161,7 +161,7 @@ def test_only_the_rows_of_a_split_are_used(packed, mode):
 
 @pytest.mark.parametrize("mode", cutouts.BAND_MODES)
 def test_predictions_go_back_to_their_files_at_once(packed, mode):
-    examples = cutouts.examples(packed, ALL, ["g", "r", "i"], mode)
+    examples = cutouts.make_examples(packed, ALL, ["g", "r", "i"], mode)
     prob = np.arange(len(examples)) / 10
     of_file = np.where(examples.example_of_row >= 0, prob[examples.example_of_row], np.nan)
     for row in range(len(FILES)):
@@ -172,18 +172,18 @@ def test_predictions_go_back_to_their_files_at_once(packed, mode):
 
 @pytest.mark.parametrize("mode", cutouts.BAND_MODES)
 def test_no_example_is_no_trouble(packed, mode):
-    examples = cutouts.examples(packed, np.array([], dtype=np.int64), ["g", "r"], mode)
+    examples = cutouts.make_examples(packed, np.array([], dtype=np.int64), ["g", "r"], mode)
     batch = examples.__getitems__([])
     assert len(examples) == 0 and examples.object.shape == (0,) and batch["label"].shape == (0,)
     assert batch["image"].shape == (0, 2 if mode == "stack" else 1, 5, 6)
 
 
 def test_a_loader_reads_a_batch_at_a_time(packed):
-    examples = cutouts.examples(packed, ALL, ["g", "r", "i"], "stack")
+    examples = cutouts.make_examples(packed, ALL, ["g", "r", "i"], "stack")
     batches = list(DataLoader(examples, batch_size=3, collate_fn=lambda batch: batch))
     assert [batch["index"].tolist() for batch in batches] == [[0, 1, 2], [3]]
 
 
 def test_an_unknown_band_mode_is_refused(packed):
     with pytest.raises(ValueError, match="band_mode 'both': expected one of"):
-        cutouts.examples(packed, ALL, ["g"], "both")
+        cutouts.make_examples(packed, ALL, ["g"], "both")

@@ -11,7 +11,16 @@ from astropy import units
 from astropy.coordinates import SkyCoord, angular_separation, search_around_sky
 from astropy.table import Table
 
-from data.cutouts.metadata import FIELDS, arrays, band_names, field_of, matches, summary, typed, validate
+from data.cutouts.metadata import (
+    FIELDS,
+    band_names,
+    field_of,
+    match_positions,
+    metadata_arrays,
+    metadata_summary,
+    typed_metadata,
+    validate_metadata,
+)
 from utils.mistake import Mistake
 
 NUMBERS = [field.name for field in FIELDS if field.type is float and not field.per_band]
@@ -24,7 +33,7 @@ def objects(**columns):
 
 
 def problems(**columns):
-    found = validate(objects(**columns))
+    found = validate_metadata(objects(**columns))
     return [tuple(row) for row in found.itertuples(index=False)]
 
 
@@ -82,7 +91,7 @@ def test_band_names(bands, names):
 
 
 def test_typed_has_every_column():
-    table = typed(
+    table = typed_metadata(
         pd.DataFrame(
             {
                 "galaxiesml_x": [1, 2],
@@ -115,12 +124,12 @@ def test_typed_has_every_column():
         and table["instrument"].tolist() == ["", ""]
         and table["galaxiesml_x"].tolist() == [1, 2]
     )
-    pd.testing.assert_frame_equal(typed(table), table)
-    assert len(typed(pd.DataFrame({"object": []}))) == 0
+    pd.testing.assert_frame_equal(typed_metadata(table), table)
+    assert len(typed_metadata(pd.DataFrame({"object": []}))) == 0
 
 
 def test_typed_survives_parquet(tmp_path):
-    table = typed(
+    table = typed_metadata(
         objects(
             ra=[1 / 3, np.nan],
             bands=["g", ""],
@@ -139,7 +148,7 @@ def test_typed_takes_what_catalogues_hold():
     masked = Table(
         {"object": np.array([b"a ", b"b"]), "seeing": np.ma.array([0.7, 9], mask=[False, True])}
     ).to_pandas()
-    table = typed(
+    table = typed_metadata(
         masked.assign(
             dec=swapped,
             des_counts=np.array([3, 4], dtype=">i4"),
@@ -161,7 +170,7 @@ def test_typed_takes_what_catalogues_hold():
         np.testing.assert_array_equal(table[name], values)
         assert table[name].dtype == np.float64
     assert table["des_counts"].groupby(table["des_counts"]).size().tolist() == [1, 1]
-    assert typed(pd.DataFrame({"object": [12.0, np.nan]}))["object"].tolist() == ["12", ""]
+    assert typed_metadata(pd.DataFrame({"object": [12.0, np.nan]}))["object"].tolist() == ["12", ""]
 
 
 @pytest.mark.parametrize(
@@ -182,14 +191,14 @@ def test_typed_takes_what_catalogues_hold():
 )
 def test_typed_names_the_first_wrong_value(column, values, message):
     with pytest.raises(Mistake, match=message):
-        typed(objects(seeing=[1, 2, 3]).assign(**{column: values}))
+        typed_metadata(objects(seeing=[1, 2, 3]).assign(**{column: values}))
 
 
 def test_typed_needs_ids_and_no_column_twice():
     with pytest.raises(Mistake, match="has the columns ra, dec: expected also object"):
-        typed(pd.DataFrame({"ra": [1], "dec": [2]}))
+        typed_metadata(pd.DataFrame({"ra": [1], "dec": [2]}))
     with pytest.raises(Mistake, match="'ra' is there twice"):
-        typed(pd.DataFrame([["a", 1, 2]], columns=["object", "ra", "ra"]))
+        typed_metadata(pd.DataFrame([["a", 1, 2]], columns=["object", "ra", "ra"]))
 
 
 def test_a_good_table_has_no_problems():
@@ -203,9 +212,9 @@ def test_a_good_table_has_no_problems():
         label_source=["obs:castles", ""],
         label_confidence=[1, np.nan],
     )
-    found = validate(table)
+    found = validate_metadata(table)
     assert len(found) == 0 and list(found.columns) == ["object", "field", "value", "problem"]
-    assert summary(table, found)[-1] == "no problems found"
+    assert metadata_summary(table, found)[-1] == "no problems found"
 
 
 @pytest.mark.parametrize(
@@ -254,7 +263,7 @@ def test_what_is_missing():
     assert problems(label_confidence=[0.5, 0.5], label_source=["", "weak:galaxy_zoo"]) == [
         ("o0", "label_confidence", "0.5", "missing: a confidence without a label_source")
     ]
-    assert validate(pd.DataFrame({"object": ["a", "", "a", None]})).values.tolist() == [
+    assert validate_metadata(pd.DataFrame({"object": ["a", "", "a", None]})).values.tolist() == [
         ["", "object", "", "missing: every object needs an id"],
         ["", "object", "", "missing: every object needs an id"],
         ["a", "object", "a", "duplicated id"],
@@ -271,7 +280,7 @@ def test_duplicated_positions_against_every_pair():
     distance = separations(ra, dec, ra, dec)
     np.fill_diagonal(distance, np.inf)
     distance[7] = distance[:, 7] = np.inf
-    found = validate(objects(ra=ra, dec=dec))
+    found = validate_metadata(objects(ra=ra, dec=dec))
     found = found[found["problem"].str.startswith("duplicated position")]
     expected = np.flatnonzero(distance.min(axis=1) <= 1)
     assert 400 < len(expected) < 1500
@@ -296,12 +305,12 @@ def test_a_large_catalogue_takes_little_memory(same):
     """Also one whose converter put everything at 0, 0: of all pairs there would be 10^10."""
     rng = np.random.default_rng(0)
     count = 100_000
-    table = typed(
+    table = typed_metadata(
         objects(ra=rng.uniform(0, 360, count) * (not same), dec=rng.uniform(-60, 60, count) * (not same))
     )
     tracemalloc.start()
-    found = validate(table)
-    other = matches(table, table)
+    found = validate_metadata(table)
+    other = match_positions(table, table)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2000 * count
@@ -314,7 +323,7 @@ def test_matches_against_astropy():
     other_ra[:200], other_dec[:200] = ra[:200], dec[:200] * (1 - 1e-7)
     left, right = objects(ra=ra, dec=dec), objects(ra=other_ra, dec=other_dec)
     right["object"] = "r" + right["object"]
-    found = matches(left, right, radius=2.0)
+    found = match_positions(left, right, radius=2.0)
     here, there = SkyCoord(ra, dec, unit="deg"), SkyCoord(other_ra, other_dec, unit="deg")
     rows, others, distance, _ = search_around_sky(here, there, 2 * units.arcsec)
     pairs = pd.DataFrame({"row": rows, "other": others, "distance": distance.arcsec})
@@ -322,7 +331,7 @@ def test_matches_against_astropy():
     assert len(found) > 200 and found["object_left"].tolist() == [f"o{row}" for row in pairs["row"]]
     assert found["object_right"].tolist() == [f"ro{row}" for row in pairs["other"]]
     np.testing.assert_allclose(found["separation"], pairs["distance"], atol=1e-9)
-    assert matches(right, left, radius=2.0)["object_left"].str.startswith("ro").all()
+    assert match_positions(right, left, radius=2.0)["object_left"].str.startswith("ro").all()
 
 
 def test_matches_of_nothing():
@@ -334,10 +343,10 @@ def test_matches_of_nothing():
         (somewhere, nowhere, 0),
         (somewhere, somewhere, 1),
     ):
-        found = matches(left, right)
+        found = match_positions(left, right)
         assert list(found.columns) == ["object_left", "object_right", "separation"] and len(found) == count
     with pytest.raises(Mistake, match="radius -1: expected a positive"):
-        matches(nowhere, nowhere, -1)
+        match_positions(nowhere, nowhere, -1)
 
 
 def test_summary_says_what_is_known():
@@ -348,7 +357,7 @@ def test_summary_says_what_is_known():
         dec=[91, 92, np.nan, np.nan],
         castles_b=[1] * 4,
     )
-    lines = summary(table, validate(table))
+    lines = metadata_summary(table, validate_metadata(table))
     assert lines[0] == "4 objects (castles 3, bologna 1); labels: obs:castles 3"
     assert (
         "  redshift: known of 75.0%, 0.1 to 20, median 0.3" in lines
@@ -360,13 +369,15 @@ def test_summary_says_what_is_known():
         "  out of range, redshift: 1, the first 'o3' with 20.0 (out of range: expected -0.01 to 15)" in lines
     )
     assert (
-        summary(typed(pd.DataFrame({"object": []})), validate(pd.DataFrame({"object": []})))[0]
+        metadata_summary(
+            typed_metadata(pd.DataFrame({"object": []})), validate_metadata(pd.DataFrame({"object": []}))
+        )[0]
         == "0 objects; labels: none"
     )
 
 
 def test_arrays():
-    table = typed(
+    table = typed_metadata(
         objects(
             redshift=[0.5, np.nan, np.inf, 1e300],
             instrument=["a"] * 4,
@@ -374,14 +385,14 @@ def test_arrays():
             castles_m=pd.array([1, None, 3, 4], "Int64"),
         )
     )
-    values, present = arrays(table, ["castles_n", "redshift", "seeing", "castles_m"])
+    values, present = metadata_arrays(table, ["castles_n", "redshift", "seeing", "castles_m"])
     assert values.dtype == np.float32 and present.dtype == bool and values.shape == present.shape == (4, 4)
     np.testing.assert_array_equal(values, [[1, 0.5, 0, 1], [2, 0, 0, 0], [3, 0, 0, 3], [4, 0, 0, 4]])
     np.testing.assert_array_equal(present, [[1, 1, 0, 1], [1, 0, 0, 0], [1, 0, 0, 1], [1, 0, 0, 1]])
-    assert arrays(table, [])[0].shape == (4, 0)
+    assert metadata_arrays(table, [])[0].shape == (4, 0)
     for column, message in (
         ("redshfit", "'redshfit' is not there, did you mean 'redshift'"),
         ("instrument", "'instrument' holds text: expected one of ra, dec"),
     ):
         with pytest.raises(Mistake, match=message):
-            arrays(table, [column])
+            metadata_arrays(table, [column])

@@ -508,7 +508,7 @@ def test_damage_that_a_reading_process_meets_is_one_line(tmp_path):
     with open(directory / "pixels.npy", "r+b") as file:
         file.seek(-5, os.SEEK_END)
         file.write(b"?")
-    data = examples.examples(store.open_store(directory), np.arange(10), ["g"])
+    data = examples.make_examples(store.open_store(directory), np.arange(10), ["g"])
     with pytest.raises(
         Mistake, match=r"^the store .* differ from their checksum; remove the folder .*$"
     ) as caught:

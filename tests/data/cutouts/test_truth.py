@@ -47,7 +47,7 @@ def test_what_the_challenge_fills_in_is_not_known():
 
 
 def test_metadata_are_those_of_lenses_and_others(challenge, table):
-    known = metadata.typed(parameters.truth_metadata(table)).set_index("object")
+    known = metadata.typed_metadata(parameters.truth_metadata(table)).set_index("object")
     lens, other = (
         Table.read(challenge / f"hsc_{kind}" / "parameters.fits")[0] for kind in ("lenses", "nonlenses")
     )
@@ -88,7 +88,7 @@ def test_without_tables_nothing_is_known(tmp_path):
         not len(table)
         and np.isnan(parameters.truth_components(table, np.array(["x"], dtype=object), ("Rein",))).all()
     )
-    assert not len(metadata.typed(parameters.truth_metadata(table)))
+    assert not len(metadata.typed_metadata(parameters.truth_metadata(table)))
 
 
 def test_a_store_that_was_packed_elsewhere_still_knows_them(challenge, table, tmp_path, monkeypatch):

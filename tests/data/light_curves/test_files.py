@@ -19,7 +19,7 @@ from data.light_curves.files import (
     with_rates,
 )
 from physics.count_rates import source_rate, srctool_rate, total_rate
-from utils.config import read
+from utils.config import read_options
 from utils.mistake import Mistake
 
 NAME = "em01_123456_020_LightCurve_00042_c010_rebinned.fits"
@@ -458,7 +458,7 @@ def test_source_of(name, source):
 
 
 def test_reading_is_read_from_the_command_line():
-    (reading,) = read(["--bin_time", "10", "--energy_bands", "0.5", "2", "7"], Reading)
+    (reading,) = read_options(["--bin_time", "10", "--energy_bands", "0.5", "2", "7"], Reading)
     assert (
         reading.bin_time == 10
         and reading.energy_bands == [0.5, 2, 7]
@@ -472,7 +472,7 @@ def test_reading_is_read_from_the_command_line():
         ["--epoch_gap", "-1"],
     ):
         with pytest.raises(Mistake, match=wrong[0]):
-            read(wrong, Reading)
+            read_options(wrong, Reading)
 
 
 # real files -------------------------------------------------------------------------------------------------

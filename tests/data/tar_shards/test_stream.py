@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from data.cutouts import examples, store
-from data.order import batches, in_turn
+from data.order import batches, each_once
 from data.shard_order import ShardedEpochs
 from data.tar_shards import stream as streaming, writer
 from data.tar_shards.stream import open_stream
@@ -172,7 +172,7 @@ def test_it_is_refused_as_by_shuffled_epochs():
 @pytest.mark.parametrize("band_mode", ["stack", "single"])
 def test_the_examples_are_those_of_the_store(tmp_path, there, band_mode):
     stream = open_stream(tmp_path / "shards", BANDS, band_mode)
-    expected = examples.examples(there, np.arange(len(there.index)), BANDS, band_mode)
+    expected = examples.make_examples(there, np.arange(len(there.index)), BANDS, band_mode)
     everything = range(len(expected))
     ours, theirs = stream.__getitems__(everything), expected.__getitems__(list(everything))
     if band_mode == "single":  # the store has files in their order, a sample its bands in ours
@@ -246,7 +246,7 @@ def test_few_shards_are_held_each_is_read_once_an_epoch_and_ahead(tmp_path, ther
 def test_validation_in_turn_reads_each_shard_once(tmp_path, there, monkeypatch):
     read = reads(monkeypatch)
     data = open_stream(tmp_path / "shards", BANDS)
-    assert torch.cat([batch["index"] for batch in in_turn(data, 7, 0, CPU, 1)]).tolist() == list(
+    assert torch.cat([batch["index"] for batch in each_once(data, 7, 0, CPU, 1)]).tolist() == list(
         range(len(data))
     ) and read == list(range(8))
 

@@ -14,7 +14,7 @@ import train
 from contract import Objective
 from model import MODELS, create_model
 from tasks import lens
-from tasks.lens.losses import answers_of
+from tasks.lens.losses import network_outputs
 from tests.conftest import ROOT
 from utils import checkpoint, config
 from utils.config import recorded
@@ -64,7 +64,7 @@ def arguments(challenge, stores):
 
 
 def config_of(argv: list[str]) -> lens.Config:
-    return config.read(argv[len(RUN) :], lens.Config)[0]
+    return config.read_options(argv[len(RUN) :], lens.Config)[0]
 
 
 def bits(folder) -> list[str]:
@@ -202,7 +202,7 @@ def test_inferred_numbers_turn_with_the_image(arguments, tmp_path):
     task = lens.build(config_of(arguments("robust_resnet", "--regression", "srcx", "ell_m")), tmp_path, 1)
     batch = task.data["train"].__getitems__([0, 1, 2])
     task.model.augment.noise = 0.0
-    answers = [answers_of(task.model.train(), batch)["mean"] for _ in range(64)]
+    answers = [network_outputs(task.model.train(), batch)["mean"] for _ in range(64)]
     distinct = {tuple(answer[0].round(decimals=5).tolist()) for answer in answers}
     assert 1 < len(distinct) <= 8  # eight views of an image
 
@@ -220,7 +220,7 @@ def test_images_are_changed_in_training_alone(arguments, tmp_path, flags):
     batch, seen = task.data["train"].__getitems__(list(range(16))), []
     task.model.preprocess.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     for training in (False, True):
-        answers_of(task.model.train(training), batch)
+        network_outputs(task.model.train(training), batch)
     assert torch.equal(seen[0], batch["image"])
     changed = (seen[1] != batch["image"]).flatten(1).any(1)
     assert 4 <= changed.sum() <= 16 and seen[1].isfinite().all()
@@ -274,7 +274,7 @@ def test_features_of_confused_domains_get_the_opposite_gradient(arguments, tmp_p
     batch = task.data["train"].__getitems__(list(range(8)))
     model, seen = task.model.eval(), {}
     hook = model.domains.register_forward_pre_hook(lambda module, inputs: seen.update(features=inputs[0]))
-    logit = answers_of(model, batch)["domain_logit"]
+    logit = network_outputs(model, batch)["domain_logit"]
     hook.remove()
     loss = torch.nn.functional.cross_entropy(logit, batch["domain"])
     (reversed_,) = torch.autograd.grad(loss, seen["features"], retain_graph=True)

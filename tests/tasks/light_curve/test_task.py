@@ -22,7 +22,7 @@ from data.light_curves.packed import LightCurves
 from losses import vae
 from tasks import light_curve
 from tasks.light_curve import plots
-from tasks.light_curve.inputs import split_of
+from tasks.light_curve.inputs import split_curves
 from tasks.light_curve.task import redrawn
 from tests.conftest import ROOT
 from utils import checkpoint, config
@@ -199,7 +199,7 @@ def test_the_encoder_sees_a_part_and_is_judged_on_all(build, monkeypatch):
     shown, judged, described, summed = [], [], light_curve.scores.described, vae.sum_observed
     monkeypatch.setattr(
         light_curve.scores,
-        "described",
+        "describe",
         lambda model, batch, seen, *rest: shown.append(seen) or described(model, batch, seen, *rest),
     )
     monkeypatch.setattr(
@@ -417,15 +417,16 @@ def test_defect_08_split_is_85_5_10(build):
     )
     # two curves of each source
     twice = replace(packed, curves=pd.concat([table, table.assign(path="again")], ignore_index=True))
-    splits = split_of(twice, settings)
+    splits = split_curves(twice, settings)
     for name, share in (("train", 0.85), ("val", 0.05), ("test", 0.10)):
         found = (splits[:count] == name).sum()
         assert abs(found - share * count) < 4 * np.sqrt(count * share * (1 - share)), (name, found)
     assert (splits[:count] == splits[count:]).all()  # a source is never in two splits
     assert (
-        split_of(replace(packed, curves=table.iloc[::-1].iloc[:500]), settings) == splits[:count][::-1][:500]
+        split_curves(replace(packed, curves=table.iloc[::-1].iloc[:500]), settings)
+        == splits[:count][::-1][:500]
     ).all()
-    assert (split_of(twice, replace(settings, split_seed=1)) != splits).mean() > 0.1
+    assert (split_curves(twice, replace(settings, split_seed=1)) != splits).mean() > 0.1
 
 
 def test_every_seed_shares_the_split_and_short_curves_are_in_none(build, tmp_path):
@@ -562,7 +563,7 @@ def test_a_few_curves_without_counts_decide_for_all(build, survey, tmp_path):
 
 
 def sheet(name: str, *flags: str):
-    return config.read(
+    return config.read_options(
         ["--config", str(SHEETS / f"{name}.yaml"), *flags],
         *train.classes_for("light_curve", "single"),
     )
@@ -648,7 +649,7 @@ def test_figures_are_written_first_and_every_so_many_epochs(build, tmp_path, mon
     assert all(path.stat().st_size > 2000 for path in (tmp_path / "figures").glob("*.png"))
 
     # which takes a second; only when is in question
-    monkeypatch.setattr("utils.plots.save", lambda *_: None)
+    monkeypatch.setattr("utils.plots.save_figure", lambda *_: None)
     for epoch in range(2, 8):
         task.illustrate(writer, task.model, columns, epoch)
     assert writer.figures == [
