@@ -35,15 +35,15 @@ MANIFEST = "manifest.json"
 def locked(directory: Path, say: Callable[[str], None], doing: str = "packing") -> Iterator[None]:
     """One process at a time; the system takes the lock from a killed one. say: where lines for people go."""
     with open(directory / "lock", "w") as file:
-        said = False
+        told = False
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if not said:
+                if not told:
                     say(f"another process is {doing} {directory}: waiting for it")
-                said = True
+                told = True
                 time.sleep(0.2)
             except OSError as error:
                 if error.errno not in NO_LOCKS:

@@ -64,10 +64,10 @@ def rank(n: int, alpha: float, delta: float = 0.0) -> int:
     else:
         k = math.floor((n + 1) * alpha * (1 + 1e-12))  # 0.29 * 100 must allow 29
     if k < 1:
+        at_delta = f" and delta {delta:g}" if delta else ""
         raise Mistake(
-            f"{n} objects are too few for alpha {alpha:g}"
-            + (f" and delta {delta:g}" if delta else "")
-            + f": expected at least {least_objects(alpha, delta)} of the class with a label and a probability; "
+            f"{n} objects are too few for alpha {alpha:g}{at_delta}: expected at least "
+            f"{least_objects(alpha, delta)} of the class with a label and a probability; "
             "give more, or a larger alpha"
         )
     return int(min(k, n))

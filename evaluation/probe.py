@@ -44,12 +44,12 @@ def probe(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> dict[str, 
         with warnings.catch_warnings():
             # a probe that has not quite converged is a lower bound
             warnings.simplefilter("ignore", ConvergenceWarning)
-            said = cross_val_predict(classifier, features, labels, cv=folds)
-        each = [float((said[test] == labels[test]).mean()) for _, test in folds.split(features, labels)]
+            predicted = cross_val_predict(classifier, features, labels, cv=folds)
+        each = [float((predicted[test] == labels[test]).mean()) for _, test in folds.split(features, labels)]
         results[name] = dict(
-            accuracy=float((said == labels).mean()),
+            accuracy=float((predicted == labels).mean()),
             error=float(np.std(each, ddof=1) / FOLDS**0.5),
-            confusion=confusion_matrix(labels, said, labels=classes).tolist(),
+            confusion=confusion_matrix(labels, predicted, labels=classes).tolist(),
         )
     return results
 

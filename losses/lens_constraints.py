@@ -1,6 +1,6 @@
 """What a lens model of an image must obey: one value per example, meant for lenses.
 
-`said` is what models/lens_network.py says with a fit; `again` is what it says of the same images,
+`outputs` is what models/lens_network.py says with a fit; `again` is what it says of the same images,
 turned in another way by its augmentation;
 `places` says which components of `mean` belong to which quantity (physics/lens_parameters.slices).
 """
@@ -10,23 +10,23 @@ from torch import Tensor
 
 from physics.lens_parameters import QUANTITIES
 
-Said = dict[str, Tensor]
+Outputs = dict[str, Tensor]
 Places = dict[str, slice]
 TIDAL = ("ell_m", "sh")  # quantities of spin 2: what stretches the mass and its surroundings
 
 
-def lens_equation(said: Said, again: Said | None, places: Places) -> Tensor:
+def lens_equation(outputs: Outputs, again: Outputs | None, places: Places) -> Tensor:
     """ln(1 + reduced chi^2) of the image that the inferred lens makes, a mean over the bands that are there:
     [B].
 
     Every pixel of it is the source seen along a ray, beta = theta - alpha(theta).
     The logarithm keeps a first wrong guess from ruling.
     """
-    there = (said["noise"] > 0).float()
-    return (said["chi2"].log1p() * there).sum(1) / there.sum(1).clamp(min=1)
+    there = (outputs["noise"] > 0).float()
+    return (outputs["chi2"].log1p() * there).sum(1) / there.sum(1).clamp(min=1)
 
 
-def mass_conservation(said: Said, again: Said | None, places: Places) -> Tensor:
+def mass_conservation(outputs: Outputs, again: Outputs | None, places: Places) -> Tensor:
     """Squared logarithm of the mean convergence inside the Einstein radius that the pixels show,
     which must be 1: [B].
 
@@ -34,10 +34,10 @@ def mass_conservation(said: Said, again: Said | None, places: Places) -> Tensor:
     and in the model; inside a radius R the isothermal lens has mean convergence theta_E / R. Source:
     Schneider, Kochanek & Wambsganss 2006, section 2.
     """
-    return (said["ring"] / said["ring_model"]).log().square()
+    return (outputs["ring"] / outputs["ring_model"]).log().square()
 
 
-def shear_consistency(said: Said, again: Said | None, places: Places) -> Tensor:
+def shear_consistency(outputs: Outputs, again: Outputs | None, places: Places) -> Tensor:
     """Mean squared difference of what stretches the lens, inferred from two views of one image,
     in units of typical values: [B].
 
@@ -45,10 +45,10 @@ def shear_consistency(said: Said, again: Said | None, places: Places) -> Tensor:
     0 without a second view.
     """
     if again is None:
-        return torch.zeros_like(said["logit"])
+        return torch.zeros_like(outputs["logit"])
     parts = [
         (
-            (said["mean"][:, places[name]] - again["mean"][:, places[name]]) / QUANTITIES[name].spread[0]
+            (outputs["mean"][:, places[name]] - again["mean"][:, places[name]]) / QUANTITIES[name].spread[0]
         ).square()
         for name in TIDAL
     ]

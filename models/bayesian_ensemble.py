@@ -169,10 +169,10 @@ class BayesianEnsemble(nn.Module):
         """
         features = self.features(x, values, present)
         each = self.head.each(features)
-        said = dict(logit=mixed(each).squeeze(1), member_logit=each.squeeze(2))
+        outputs = dict(logit=mixed(each).squeeze(1), member_logit=each.squeeze(2))
         if self.training and self.prior_deviation < math.inf:
-            said["prior"] = self.prior_energy().expand(len(x))
-        return features, said
+            outputs["prior"] = self.prior_energy().expand(len(x))
+        return features, outputs
 
     def classify(self, features: Tensor) -> Tensor:
         """Logits [B, num_classes] of features [B, feature_dim]."""

@@ -103,36 +103,38 @@ class LensNetwork(nn.Module):
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         own = metadata if getattr(self.network, "fields", ()) else ()
-        features, said = (
+        features, outputs = (
             self.network.inferred(x, *own)
             if hasattr(self.network, "inferred")
             else (self.network.features(x, *own), {})
         )
-        logit = (said["logit"] if "logit" in said else self.network.classify(features).squeeze(1)).float()
+        logit = (
+            outputs["logit"] if "logit" in outputs else self.network.classify(features).squeeze(1)
+        ).float()
         if self.metadata is not None:
             logit = logit + self.metadata(*metadata).float()
         if self.quantity_head is not None:
             mean, variance = self.quantity_head(features)
             if self.fit is not None:
-                said = said | self.fit(x, noise_rms(x), soft_geometry(mean, self.quantity_head))
-            said = said | {
-                name: torch.cat([said[name], part], 1) if name in said else part
+                outputs = outputs | self.fit(x, noise_rms(x), soft_geometry(mean, self.quantity_head))
+            outputs = outputs | {
+                name: torch.cat([outputs[name], part], 1) if name in outputs else part
                 for name, part in (("mean", mean), ("variance", variance))
             }
-        if symmetry is not None and "mean" in said:
-            said = said | {
-                name: turn(self.quantities, said[name], symmetry, back=True, signed=name == "mean")
+        if symmetry is not None and "mean" in outputs:
+            outputs = outputs | {
+                name: turn(self.quantities, outputs[name], symmetry, back=True, signed=name == "mean")
                 for name in ("mean", "variance")
             }
-        if angle is not None and "mean" in said:
-            said = said | {
-                name: rotate(self.quantities, said[name], -angle, signed=name == "mean")
+        if angle is not None and "mean" in outputs:
+            outputs = outputs | {
+                name: rotate(self.quantities, outputs[name], -angle, signed=name == "mean")
                 for name in ("mean", "variance")
             }
         if self.domains is not None:
-            said = said | dict(domain_logit=self.domains(features))
+            outputs = outputs | dict(domain_logit=self.domains(features))
         if self.samples and not self.training:
-            said = said | dict(
+            outputs = outputs | dict(
                 posterior=self.network.posterior(x, self.samples, *own).flatten(0, 1).T.float()
             )
-        return said | dict(logit=logit)
+        return outputs | dict(logit=logit)

@@ -158,6 +158,6 @@ class RecurrentVAE(nn.Module):
         coefficients = self.spread(latent).view(len(latent), self.harmonics, self.hidden)
         told = waves @ coefficients
         states, _ = self.decoder(torch.cat([told, sampling, waves], -1), length)
-        said = self.out(torch.cat([states, told], -1)).clamp(-STEEPEST, STEEPEST)
-        rate = said[..., : self.bands].exp() * scale[:, None]
-        return rate, said[..., self.bands :].exp() if self.scatter else torch.zeros_like(rate)
+        outputs = self.out(torch.cat([states, told], -1)).clamp(-STEEPEST, STEEPEST)
+        rate = outputs[..., : self.bands].exp() * scale[:, None]
+        return rate, outputs[..., self.bands :].exp() if self.scatter else torch.zeros_like(rate)

@@ -6,7 +6,7 @@ on our split of the same cutouts.
 What a user writes in an afternoon: pixels standardised for each band over the training set, timm's network
 with its defaults, AdamW with a cosine, the last epoch's weights. No moving average, clipping or ensemble;
 --normalise and --flips add what most users would add next. Writes pred_val.csv and pred_test.csv,
-so that evaluate.py judges it does ours.
+so that evaluate.py judges it as it does ours.
 """
 
 import math

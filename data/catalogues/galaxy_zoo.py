@@ -319,8 +319,8 @@ class GalaxyZoo:
         # the first file of each object
         first = dict(zip(reversed(self.names), reversed(range(len(self.names)))))
         names = list(dict.fromkeys(self.names))
-        said = [self._said_by_file(self.files[first[name]], self.single[first[name]]) for name in names]
-        metadata = pd.DataFrame(said).assign(object=names, source_catalog=DOMAIN)
+        of_files = [self._said_by_file(self.files[first[name]], self.single[first[name]]) for name in names]
+        metadata = pd.DataFrame(of_files).assign(object=names, source_catalog=DOMAIN)
         metadata["bands"] = (
             self.index.groupby("object", sort=False)["band"]
             .agg(lambda bands: joined_bands(dict.fromkeys(bands)))

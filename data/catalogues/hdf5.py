@@ -202,7 +202,7 @@ def reading_hdf5(path: str, what: str) -> Iterator[None]:
 def raise_trouble(error: Exception, path: str) -> None:
     """Raises the OSError that it is if the machine is to blame; HDF5 tells its number only in its text."""
     if isinstance(error, OSError):
-        said = re.search(r"errno = (\d+)", str(error))
-        number = error.errno or (int(said[1]) if said else 0)
+        stated = re.search(r"errno = (\d+)", str(error))
+        number = error.errno or (int(stated[1]) if stated else 0)
         if number in MACHINE_TROUBLE:
             raise OSError(number, os.strerror(number), path) from error

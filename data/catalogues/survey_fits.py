@@ -334,7 +334,7 @@ class SurveyFits:
         labelled = self.index["label"].to_numpy()[first] >= 0
         if "label_source" not in metadata:
             metadata["label_source"] = np.where(labelled, self.label_source, "")
-        said = pd.DataFrame([self._said_by_file(self.images[row]) for row in first])
+        of_files = pd.DataFrame([self._said_by_file(self.images[row]) for row in first])
         if self.max_masked:
             masked = (
                 pd.Series([self._masked_fraction(image) for image in self.images])
@@ -343,12 +343,12 @@ class SurveyFits:
             )
             metadata[f"{self.catalog}_masked_fraction"] = masked.to_numpy()
         if "pixel_scale" in metadata:  # of the files; the images may have other pixels
-            metadata["pixel_scale"] *= said["factor"]
-        for name in said.columns.drop("factor"):
+            metadata["pixel_scale"] *= of_files["factor"]
+        for name in of_files.columns.drop("factor"):
             if name not in metadata:
-                metadata[name] = said[name]
+                metadata[name] = of_files[name]
             elif name != "instrument":
-                metadata[name] = metadata[name].fillna(said[name])
+                metadata[name] = metadata[name].fillna(of_files[name])
         return metadata
 
     def _said_by_file(self, image: Image) -> dict:

@@ -146,8 +146,8 @@ def _fits_table(path: str, wanted: Callable[[str], bool]) -> pd.DataFrame:
 
 def is_numeric(column: pd.Series) -> bool:
     """Whether the cells that say something are numbers, and there is one."""
-    said = column[~column.str.lower().isin(MISSING)]
-    return len(said) > 0 and bool(pd.to_numeric(said, errors="coerce").notna().all())
+    stated = column[~column.str.lower().isin(MISSING)]
+    return len(stated) > 0 and bool(pd.to_numeric(stated, errors="coerce").notna().all())
 
 
 def numeric_column(table: pd.DataFrame, name: str, flag: str) -> np.ndarray:

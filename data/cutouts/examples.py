@@ -49,7 +49,7 @@ class Cutouts(Examples):
         return len(self.rows)
 
     def __getitems__(self, examples: list[int]) -> Batch:
-        index = np.asarray(make_examples, dtype=np.int64)
+        index = np.asarray(examples, dtype=np.int64)
         rows = self.rows[index]
         present = rows >= 0
         image = self.store.read(rows)  # the one copy, [B, C, H, W]

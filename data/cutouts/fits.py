@@ -177,7 +177,7 @@ def _unpacked(raw: bytes, limit: int) -> bytes:
         member = zlib.decompressobj(wbits=31)  # gzip, its checksum compared
         try:
             unpacked += member.decompress(raw, limit + 1 - len(unpacked))
-        except zlib.error:
+        except zlib.error as error:
             raise BadFile(f"damaged gzip: {first_line(error)}") from error
         if len(unpacked) > limit:
             raise BadFile(f"more than {limit} bytes when unpacked: too large for its kind")

@@ -27,7 +27,7 @@ def open_manifest(directory: Path) -> dict[str, Any] | None:
 
 
 def checked_manifest(content: bytes, where: str) -> dict[str, Any] | None:
-    """A manifest of ours, every field of it should be; None for another code's. Raises: Mistake."""
+    """A manifest of ours, every field of it as it should be; None for another code's. Raises: Mistake."""
     manifest = strict_json(content, where, "manifest.json", MOST_MANIFEST)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         return None

@@ -68,7 +68,7 @@ class LensFit(nn.Module):
             rings = radii_of(
                 image - light, arcs, there / torch.where(there, noise, 1), x, y, geometry, self.supersample
             )
-            said = (
+            outputs = (
                 dict(
                     light=light,
                     arcs=arcs,
@@ -80,12 +80,12 @@ class LensFit(nn.Module):
                 | rings
             )
             if self.training:
-                return said
+                return outputs
             angles, rays = (
                 avg_pool2d(torch.stack(torch.broadcast_tensors(*plane), 1), self.supersample)
                 for plane in (from_lens(x, y, geometry), ends)
             )
-            return said | dict(
+            return outputs | dict(
                 image=image,
                 pixel_error=there * error2.sqrt(),
                 angles=angles,

@@ -204,10 +204,10 @@ def answer_batch(network: nn.Module, batch: Batch, names: tuple[str, ...], tta: 
     B, device = len(batch["image"]), batch["image"].device
     views, as_it_is = [], {}
     for k in range(8 if tta else 1):
-        said = network_outputs(network, batch | dict(image=dihedral(batch["image"], k)))
-        view = dict(prob=said["logit"].sigmoid())
-        if "posterior" in said:
-            parts = predictive_parts(said["posterior"].T)
+        outputs = network_outputs(network, batch | dict(image=dihedral(batch["image"], k)))
+        view = dict(prob=outputs["logit"].sigmoid())
+        if "posterior" in outputs:
+            parts = predictive_parts(outputs["posterior"].T)
             view = dict(prob=parts["prob"].float())
             as_it_is |= (
                 {} if k else dict(uncertainty=torch.stack([parts[name] for name in UNCERTAINTY], 1).float())
@@ -215,11 +215,11 @@ def answer_batch(network: nn.Module, batch: Batch, names: tuple[str, ...], tta: 
         if names:
             turned = torch.full((B,), k, device=device)
             view |= {
-                name: turn(names, said[name], turned, back=True, signed=name == "mean")
+                name: turn(names, outputs[name], turned, back=True, signed=name == "mean")
                 for name in ("mean", "variance")
             }
-            if k == 0 and "arcs" in said:
-                as_it_is |= dict(plausibility=plausibility_columns(said))
+            if k == 0 and "arcs" in outputs:
+                as_it_is |= dict(plausibility=plausibility_columns(outputs))
         views.append(view)
     together = {name: torch.stack([view[name] for view in views]) for name in views[0]}
     columns = {name: values.mean(0) for name, values in together.items()}
@@ -228,18 +228,18 @@ def answer_batch(network: nn.Module, batch: Batch, names: tuple[str, ...], tta: 
     return columns | as_it_is
 
 
-def plausibility_columns(said: dict[str, Tensor]) -> Tensor:
+def plausibility_columns(outputs: dict[str, Tensor]) -> Tensor:
     """[B, 4] plausibility of what a network says of a lens (models/layers/lens_fit.py)."""
     return torch.stack(
         plausibility(
-            said["image"],
-            said["light"] + said["arcs"],
-            said["light"],
-            said["pixel_error"],
-            *said["angles"].unbind(1),
-            *said["rays"].unbind(1),
-            said["einstein_radius"],
-            torch.zeros_like(said["angles"][:, :, 0, 0]),
+            outputs["image"],
+            outputs["light"] + outputs["arcs"],
+            outputs["light"],
+            outputs["pixel_error"],
+            *outputs["angles"].unbind(1),
+            *outputs["rays"].unbind(1),
+            outputs["einstein_radius"],
+            torch.zeros_like(outputs["angles"][:, :, 0, 0]),
         ),
         1,
     )

@@ -120,7 +120,7 @@ def explain(
             network, example, empty_skies(example["image"], example["present"], SKIES), batch_size
         )
         with torch.no_grad():
-            said = network_outputs(network, example)
+            outputs = network_outputs(network, example)
         numbers = {} if table is None else table.iloc[place].to_dict()
         path = examples.store.index["path"].iloc[examples.files(number)[0]]
         rows.append(
@@ -134,7 +134,7 @@ def explain(
                 delta=found.delta,
             )
         )
-        candidates.append(candidate(name, float(prob[place]), example, found, said, numbers, pixel_scale))
+        candidates.append(candidate(name, float(prob[place]), example, found, outputs, numbers, pixel_scale))
     written = pd.DataFrame(rows) if table is None else pd.DataFrame(rows).join(table)
     with files.whole(out / f"explain_{split}.csv") as temporary:
         written.to_csv(temporary, index=False)
@@ -148,7 +148,7 @@ def candidate(
     prob: float,
     example: Batch,
     found: Attribution,
-    said: dict[str, Tensor],
+    outputs: dict[str, Tensor],
     numbers: dict[str, float],
     pixel_scale: float,
 ) -> Candidate:
@@ -157,9 +157,11 @@ def candidate(
     image = example["image"][0, there].cpu().numpy()
     noise = noise_rms(example["image"])[0, there].clamp(min=1e-12)[:, None, None].cpu().numpy()
     model = None
-    if "arcs" in said:
-        seen, light, arcs, error = (said[key][0, there] for key in ("image", "light", "arcs", "pixel_error"))
-        rms = said["noise"][0, there, None, None]
+    if "arcs" in outputs:
+        seen, light, arcs, error = (
+            outputs[key][0, there] for key in ("image", "light", "arcs", "pixel_error")
+        )
+        rms = outputs["noise"][0, there, None, None]
 
         def together(bands: Tensor, unit: Tensor) -> np.ndarray:
             """The sum over the bands in this unit, of unit noise again;

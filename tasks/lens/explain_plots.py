@@ -165,8 +165,8 @@ def lines(numbers: Mapping[str, float]) -> list[str]:
         ("source redshift", "zsrc", ""),
     ]
     parts = [name for name in numbers if name.startswith("plausibility_")]
-    said = [f"{name} {value(column, unit)}" for name, column, unit in written if column in numbers]
-    said += [f"plausibility {numbers['plausibility']:.2f}"] if parts else []
-    return said + [
+    texts = [f"{name} {value(column, unit)}" for name, column, unit in written if column in numbers]
+    texts += [f"plausibility {numbers['plausibility']:.2f}"] if parts else []
+    return texts + [
         f"  {name.removeprefix('plausibility_').replace('_', '-')} {numbers[name]:.2f}" for name in parts
     ]

@@ -24,14 +24,14 @@ def measure(model: nn.Module, batch: Batch, config: Config) -> Columns:
 
     With --adversarial also whether the answer withstands an attack, [B].
     """
-    said = network_outputs(model, batch)
+    outputs = network_outputs(model, batch)
     columns = dict(
-        loss=binary_cross_entropy(said["logit"], batch["label"]),
-        logit=said["logit"],
-        prob=said["logit"].sigmoid(),
+        loss=binary_cross_entropy(outputs["logit"], batch["label"]),
+        logit=outputs["logit"],
+        prob=outputs["logit"].sigmoid(),
     )
     if "targets" in batch:
-        columns["error"] = (said["mean"] - batch["targets"]) / said["variance"].sqrt()
+        columns["error"] = (outputs["mean"] - batch["targets"]) / outputs["variance"].sqrt()
     if config.adversarial != "none":
         columns["robust"] = withstands_attack(config, model, batch)
     return columns | {name: batch[name] for name in ("label", "domain", "index")}

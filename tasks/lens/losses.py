@@ -31,13 +31,13 @@ def network_outputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     )
 
 
-def label_loss(said: dict[str, Tensor], label: Tensor) -> Tensor:
+def label_loss(outputs: dict[str, Tensor], label: Tensor) -> Tensor:
     """Cross-entropy of the logit [B], or the mean of those of members that each answer for themselves."""
-    if "member_logit" not in said:
-        return binary_cross_entropy(said["logit"], label)
-    return torch.stack([binary_cross_entropy(logit, label) for logit in said["member_logit"].unbind(1)]).mean(
-        0
-    )
+    if "member_logit" not in outputs:
+        return binary_cross_entropy(outputs["logit"], label)
+    return torch.stack(
+        [binary_cross_entropy(logit, label) for logit in outputs["member_logit"].unbind(1)]
+    ).mean(0)
 
 
 def label_alone(model: nn.Module, batch: Batch, step: int) -> Loss:
@@ -65,27 +65,29 @@ def build_loss(config: Any, examples: int) -> LossFn:
     )
 
     def loss(model: nn.Module, batch: Batch, step: int) -> Loss:
-        said, label = network_outputs(model, batch), batch["label"]
-        terms = dict(acc=((said["logit"] > 0) == (label > 0.5)).float())
-        parts = dict(label=label_loss(said, label))
+        outputs, label = network_outputs(model, batch), batch["label"]
+        terms = dict(acc=((outputs["logit"] > 0) == (label > 0.5)).float())
+        parts = dict(label=label_loss(outputs, label))
         if "weight" in batch:
             parts["label"] = parts["label"] * batch["weight"]
-        if "prior" in said:  # of all weights: its share of each example makes the posterior of the whole data
-            parts["prior"] = said["prior"] / examples
+        if (
+            "prior" in outputs
+        ):  # of all weights: its share of each example makes the posterior of the whole data
+            parts["prior"] = outputs["prior"] / examples
         if "targets" in batch:
-            terms["regression"] = gaussian_nll(said["mean"], said["variance"], batch["targets"])
+            terms["regression"] = gaussian_nll(outputs["mean"], outputs["variance"], batch["targets"])
             parts["regression"] = config.regression_weight * terms["regression"]
 
         again = network_outputs(model, batch) if "shear_consistency" in physics and model.training else None
         for name, weight in physics.items():
-            terms[name] = torch.where(label > 0.5, TERMS[name](said, again, places), 0.0)
+            terms[name] = torch.where(label > 0.5, TERMS[name](outputs, again, places), 0.0)
             parts[name] = config.physics_weight * weight * terms[name]
 
         if config.label_domain:  # whether it is a lens, and what it is like, is told of this domain alone
             told = batch["domain"] == DOMAINS.index(config.label_domain)
             parts = {name: torch.where(told, part, 0.0) for name, part in parts.items()}
         if config.domain_adversarial:
-            terms["domain"] = domain_confusion(said["domain_logit"], batch["domain"])
+            terms["domain"] = domain_confusion(outputs["domain_logit"], batch["domain"])
             grown = min(1.0, (step + 1) / config.domain_warmup)
             parts["domain"] = config.domain_weight * grown * terms["domain"]
         return Loss(reduce(torch.add, parts.values()), terms, parts)

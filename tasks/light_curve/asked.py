@@ -117,20 +117,20 @@ def embed(network: nn.Module, batch: Batch, likelihood: str, counted: bool) -> C
     its rates and its statistics by hand.
     """
     observed = batch["observed"]
-    said = scores.describe(network, batch, observed)
+    reconstruction = scores.describe(network, batch, observed)
     cost = vae.sum_observed(
-        scores.misfit(said, batch, likelihood) - scores.least(batch, likelihood), observed
+        scores.misfit(reconstruction, batch, likelihood) - scores.least(batch, likelihood), observed
     )
     steady = scores.constant(batch, observed, counted)
     values = observed.sum((1, 2)).clamp(min=1)
     mean_rate = torch.where(observed, batch["rate"], 0).sum(1) / observed.sum(1).clamp(min=1)
     return dict(
-        mean=said.mean,
-        std=(said.logvar / 2).exp(),
+        mean=reconstruction.mean,
+        std=(reconstruction.logvar / 2).exp(),
         points=batch["length"],
         rate=steady[:, 0] if counted else mean_rate,
-        anomaly=(cost + vae.kl_gaussian(said.mean, said.logvar)) / values,
-        deviance=vae.sum_observed(scores.deviance(said.rate, batch, counted), observed),
+        anomaly=(cost + vae.kl_gaussian(reconstruction.mean, reconstruction.logvar)) / values,
+        deviance=vae.sum_observed(scores.deviance(reconstruction.rate, batch, counted), observed),
         constant_deviance=vae.sum_observed(scores.deviance(steady, batch, counted), observed),
         statistics=variability.statistics(batch["rate"], batch["error_low"], batch["error_up"], observed),
     )
@@ -223,10 +223,10 @@ def read_labels(given: str, packed: Packed) -> np.ndarray:
     )
     if column not in labelled:
         raise Mistake(f"--probe {path!r} has no column {column!r}; it has {', '.join(labelled.columns)}")
-    said = dict(zip(labelled[key], labelled[column].fillna("")))
+    label_of = dict(zip(labelled[key], labelled[column].fillna("")))
     labels = (
         packed.curves["path" if key == "path" else "source"]
-        .map(lambda name: said.get(name, ""))
+        .map(lambda name: label_of.get(name, ""))
         .to_numpy(dtype=object)
     )
     if not (labels != "").any():

@@ -28,21 +28,23 @@ def describe(model: nn.Module, batch: Batch, seen: Tensor, noise: Tensor | None 
     )
 
 
-def misfit(said: Reconstruction, batch: Batch, likelihood: str) -> Tensor:
+def misfit(reconstruction: Reconstruction, batch: Batch, likelihood: str) -> Tensor:
     """[B, T, C] nats; for squared_error, rates squared."""
     if likelihood == "poisson":
-        source = said.rate * batch["exposure"]
-        return vae.scattered_poisson_nll(batch["counts"], source + batch["background"], said.scatter * source)
+        source = reconstruction.rate * batch["exposure"]
+        return vae.scattered_poisson_nll(
+            batch["counts"], source + batch["background"], reconstruction.scatter * source
+        )
     if likelihood == "squared_error":
-        return vae.squared_error(said.rate, batch["rate"])
-    stray = said.scatter * said.rate
+        return vae.squared_error(reconstruction.rate, batch["rate"])
+    stray = reconstruction.scatter * reconstruction.rate
     # the slope of hypot(0, 0) is NaN
     low, up = (
         torch.where(stray > 0, torch.hypot(error, stray.clamp(min=1e-30)), error)
         for error in (batch["error_low"], batch["error_up"])
     )
     return vae.split_normal_nll(
-        said.rate, batch["rate"], low, up, upper_limit=batch["error_low"] >= batch["rate"]
+        reconstruction.rate, batch["rate"], low, up, upper_limit=batch["error_low"] >= batch["rate"]
     )
 
 
@@ -84,10 +86,10 @@ def measure(model: nn.Module, batch: Batch, kl_weight: float, likelihood: str, c
     and the posterior's mean [B, L].
     """
     observed = batch["observed"]
-    said = describe(model, batch, observed)
-    noise = draws(said.mean.shape[1], observed.device)[batch["index"] % DRAWS]
+    reconstruction = describe(model, batch, observed)
+    noise = draws(reconstruction.mean.shape[1], observed.device)[batch["index"] % DRAWS]
     cost = vae.sum_observed(misfit(describe(model, batch, observed, noise), batch, likelihood), observed)
-    divergence = vae.kl_gaussian(said.mean, said.logvar)
+    divergence = vae.kl_gaussian(reconstruction.mean, reconstruction.logvar)
     turn = (
         torch.arange(observed.shape[1], device=observed.device) + batch["index"][:, None]
     ) % HIDDEN_EVERY == 0
@@ -103,8 +105,8 @@ def measure(model: nn.Module, batch: Batch, kl_weight: float, likelihood: str, c
         points=observed.sum((1, 2)),
         row=batch["row"],
         index=batch["index"],
-        mean=said.mean,
-        deviance=missed(said.rate, observed),
+        mean=reconstruction.mean,
+        deviance=missed(reconstruction.rate, observed),
         constant=missed(constant(batch, observed, counted), observed),
         hidden=missed(describe(model, batch, seen).rate, hidden),
         hidden_constant=missed(constant(batch, seen, counted), hidden),

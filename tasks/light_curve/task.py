@@ -119,9 +119,9 @@ def loss(model: nn.Module, batch: Batch, step: int, config: Config, likelihood: 
     shown = redrawn(batch, config.redraw) if config.redraw else batch
     share = 2 * config.hide * torch.rand(len(batch["time"]), 1, 1, device=batch["time"].device)
     seen = batch["observed"] & (torch.rand(*batch["time"].shape, 1, device=share.device) >= share)
-    said = scores.describe(model, shown, seen)
-    cost = vae.sum_observed(scores.misfit(said, batch, likelihood), batch["observed"])
-    divergence = vae.kl_gaussian(said.mean, said.logvar, config.free_nats)
+    reconstruction = scores.describe(model, shown, seen)
+    cost = vae.sum_observed(scores.misfit(reconstruction, batch, likelihood), batch["observed"])
+    divergence = vae.kl_gaussian(reconstruction.mean, reconstruction.logvar, config.free_nats)
     weighted = vae.kl_weight(step, config.kl_warm_up, config.kl_weight) * divergence
     return Loss(cost + weighted, dict(misfit=cost, kl=divergence), dict(misfit=cost, kl=weighted))
 

@@ -196,7 +196,7 @@ def test_the_loss_is_the_evidence_bound(build):
 
 def test_the_encoder_sees_a_part_and_is_judged_on_all(build, monkeypatch):
     """A point is hidden in all bands; the share hidden is another one in each curve, 30 % on average."""
-    shown, judged, described, summed = [], [], light_curve.scores.described, vae.sum_observed
+    shown, judged, described, summed = [], [], light_curve.scores.describe, vae.sum_observed
     monkeypatch.setattr(
         light_curve.scores,
         "describe",
