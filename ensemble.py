@@ -155,7 +155,8 @@ def settle(val: Members, options: Config, rule: Decision) -> Decision:
         warn(
             f"--val: {(~known).sum()} of {len(mean)} rows lack a label or a probability and have no say in t*"
         )
-    label, objects = mean["label"].to_numpy()[known].astype(int), val.objects()[known]
+    label = mean["label"].to_numpy()[known].astype(int)
+    objects = val.objects()[known]
     if options.weighs and not rule.weights:
         probs = val.by_row(options.fusion)[:, known]
         weights = dict(members=stacking.names_of(val.paths)) | stacking.fit_stack(
@@ -222,11 +223,9 @@ def submitted(test: Members, rule: Decision, options: Config) -> pd.DataFrame:
 
 def write(name: str, those: Members, rule: Decision, options: Config, folder: Path) -> None:
     """The table of files, of objects if bands were fused, and of the uncertainty."""
-    rows, prob, bands = (
-        rows_of(those, rule, options),
-        rule.combined(those.probs, those.paths),
-        those.level == "object",
-    )
+    rows = rows_of(those, rule, options)
+    prob = rule.combined(those.probs, those.paths)
+    bands = those.level == "object"
     # t* does not hold for the raw prob of a band
     threshold = None if rule.calibration and bands else rule.threshold
     predictions.write_predictions(
@@ -253,7 +252,9 @@ def main(argv: list[str]) -> None:
     rule = settled.read_decision(
         options.combine, options.weights_file, options.calibration_file, options.threshold_file, warn
     )
-    folder, val, test = Path(options.out_dir), None, None
+    folder = Path(options.out_dir)
+    val = None
+    test = None
     if options.val:
         val = members.read_members(options.val, options.match, options.id, warn)
         rule = settle(val, options, rule)
@@ -297,7 +298,8 @@ def main(argv: list[str]) -> None:
             members.compare_members(val, test, warn)
         with files.whole(folder / options.submission) as temporary:
             sent.to_csv(temporary, index=False)
-        answer, prob = sent.iloc[:, 1], options.submit == "prob"
+        answer = sent.iloc[:, 1]
+        prob = options.submit == "prob"
         print(
             f"{folder / options.submission}: {len(sent)} ids, "
             + (

@@ -155,7 +155,8 @@ def choose_threshold(options: Config, judged: pd.DataFrame, argv: list[str]) -> 
 
 def compare_preds(options: Config, table: pd.DataFrame, threshold: float) -> None:
     """Say where --preds were made with another threshold."""
-    pred, prob = predictions.array(options.preds), table["prob"].to_numpy()
+    pred = predictions.array(options.preds)
+    prob = table["prob"].to_numpy()
     if pred.shape != prob.shape:
         raise Mistake(f"--preds {options.preds!r}: {len(pred)} rows, expected {len(prob)} as in --probs")
     if differ := int(((pred != (prob >= threshold)) & ~np.isnan(prob)).sum()):
@@ -166,7 +167,8 @@ def draw(judged: pd.DataFrame, before: pd.DataFrame, sheet: scores.Scores, optio
     """Every figure, and the numbers behind it; the reliability before calibration, too,
     if that is another.
     """
-    folder, threshold = Path(options.out_dir), sheet["global"]["threshold"]
+    folder = Path(options.out_dir)
+    threshold = sheet["global"]["threshold"]
     label, prob = judged["label"].to_numpy(), judged["prob"].to_numpy()
     parts = {
         scope: (label[here], prob[here]) for scope, here in scores.scopes(judged, options.per_domain).items()

@@ -60,7 +60,8 @@ class ChallengeConfig(Options):
 
 def challenge(options: ChallengeConfig) -> None:
     """The strong-lens challenge: see the head of this file."""
-    root, start = Path(options.out), time.perf_counter()
+    root = Path(options.out)
+    start = time.perf_counter()
     claim(
         root,
         {
@@ -94,7 +95,8 @@ def challenge(options: ChallengeConfig) -> None:
         files.write_table(root / "test_truth.csv", rows.pop(files.BLIND), ["id", "label", "domain", "kind"])
     if options.objects:
         files.write_table(root / "objects.csv", sum(rows.values(), []), ["id", "label", "domain", "kind"])
-    total, seconds = sum(folders.values()), time.perf_counter() - start
+    total = sum(folders.values())
+    seconds = time.perf_counter() - start
     print(
         f"{total} objects in {len(options.bands)} bands in {root}: {seconds:.1f} s, {total / seconds:.0f} "
         "objects/s"
@@ -116,7 +118,8 @@ class LightCurvesConfig(Survey):
 
 def light_curves(options: LightCurvesConfig) -> None:
     """eROSITA light curves: see the head of this file."""
-    root, start = Path(options.out), time.perf_counter()
+    root = Path(options.out)
+    start = time.perf_counter()
     survey = Survey(**{each.name: getattr(options, each.name) for each in fields(Survey)})
     if survey.exposures:
         read_exposures(survey.exposures)

@@ -421,7 +421,8 @@ def measure(
     task: Task, model: nn.Module, split: str, options: TrainConfig, device: torch.device, lanes: int
 ) -> Columns:
     """The scores of every example of a split, in its order, gathered from all ranks."""
-    network, rows = InPrecision(distributed.as_on_rank_0(model), DTYPES[options.precision]), []
+    network = InPrecision(distributed.as_on_rank_0(model), DTYPES[options.precision])
+    rows = []
     for batch in each_once(task.data[split], options.batch_size, options.num_workers, device, lanes):
         rows.append(task.measure(network, batch))  # left on the device, which nothing here waits for
     mine = {name: torch.cat([row[name] for row in rows]).cpu() for name in rows[0]} if rows else {}

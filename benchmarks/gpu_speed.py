@@ -38,7 +38,7 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn.utils import clip_grad_norm_  # noqa: E402
 
 import train  # noqa: E402
-from contract import DTYPES, Batch, InPrecision, Loss, Objective, Task  # noqa: E402
+from contract import DTYPES, Batch, Examples, InPrecision, Loss, Objective, Task  # noqa: E402
 from losses.classification import binary_cross_entropy  # noqa: E402
 from models.convnextv2 import ConvNeXtV2  # noqa: E402
 from models.layers.preprocess import Preprocess  # noqa: E402
@@ -277,7 +277,7 @@ def measure_kind(
     return rows
 
 
-class Noise:
+class Noise(Examples):
     """Examples of a split: number i is one of 4,096 images of noise;
     raw pixels as those of data/cutouts/examples.py.
     """

@@ -38,7 +38,9 @@ class ShuffledEpochs:
                 f"the training split has {size:,} examples, expected at most 2^32: give a smaller "
                 "--take_train_frac"
             )
-        self.size, self.seed, self.block = size, seed, {}
+        self.size = size
+        self.seed = seed
+        self.block = {}
         self.steps_per_epoch = -(-size // batch_size)
         if size // self.steps_per_epoch < lanes:
             raise Mistake(
@@ -73,9 +75,11 @@ def permuted(positions: np.ndarray, size: int, key: int) -> np.ndarray:
     masks = np.uint32((1 << bits - bits // 2) - 1), np.uint32((1 << bits // 2) - 1)
     keys = [np.uint32(seed_from(key, turn) & 0xFFFFFFFF) for turn in range(ROUNDS)]
     values = np.asarray(positions).astype(np.uint32)
-    outside, walking = slice(None), values
+    outside = slice(None)
+    walking = values
     while len(walking):
-        left, right = walking >> shift, walking & masks[1]
+        left = walking >> shift
+        right = walking & masks[1]
         for turn, addend in enumerate(keys):
             mixed = right + addend  # unsigned arithmetic wraps, as intended
             mixed ^= mixed >> np.uint32(16)

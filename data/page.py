@@ -20,7 +20,8 @@ class HtmlPage:
     """Whatever is put on it is escaped: names of files and objects are somebody else's."""
 
     def __init__(self, title: str):
-        self.title, self.parts = title, [f"<h1>{escape(title)}</h1>"]
+        self.title = title
+        self.parts = [f"<h1>{escape(title)}</h1>"]
 
     def section(self, heading: str) -> None:
         self.parts.append(f"<h2>{escape(heading)}</h2>")

@@ -20,7 +20,8 @@ class Resident(Examples):
     uniform = True
 
     def __init__(self, data: Examples, device: torch.device):
-        self.data, self.fields = data, {}
+        self.data = data
+        self.fields = {}
         for start in range(0, len(data), AT_ONCE):
             stop = min(start + AT_ONCE, len(data))
             some = range(start, stop)

@@ -33,12 +33,10 @@ class ShardedEpochs:
         window: int = WINDOW,
     ):
         self.counts = np.asarray(counts, dtype=np.int64)
-        self.size, self.seed, self.window, self.lanes = (
-            int(self.counts.sum()),
-            seed,
-            window,
-            lanes or distributed.world_size(),
-        )
+        self.size = int(self.counts.sum())
+        self.seed = seed
+        self.window = window
+        self.lanes = lanes or distributed.world_size()
         if self.size == 0:
             raise Mistake("the training split is empty: give more data or a larger --train_frac")
         self.first = np.cumsum(self.counts) - self.counts  # example of each shard
@@ -59,7 +57,8 @@ class ShardedEpochs:
             cuts = [self.size * p // self.steps_per_epoch for p in range(part, stop + 1)]
             steps = [np.empty(last - first, dtype=np.int64) for first, last in zip(cuts, cuts[1:])]
             for lane in range(self.lanes):
-                mine, at = self._drawn(epoch, lane, self._done(lane, part), self._done(lane, stop)), 0
+                mine = self._drawn(epoch, lane, self._done(lane, part), self._done(lane, stop))
+                at = 0
                 for indices in steps:
                     share = indices[lane :: self.lanes]
                     share[:] = mine[at : at + len(share)]
@@ -75,7 +74,8 @@ class ShardedEpochs:
         while True:
             found = []
             for lane in lanes:
-                ends, at = self._windows(epoch, lane), self._done(lane, part)
+                ends = self._windows(epoch, lane)
+                at = self._done(lane, part)
                 for start, end in zip([0, *ends[:-1]], ends):
                     if end > at:
                         begins = self._begins(lane)
@@ -84,7 +84,8 @@ class ShardedEpochs:
                             for shard in self._shards_between(epoch, begins + start, begins + end)
                         ]
             yield from (shard for _, shard in sorted(found, key=lambda pair: pair[0]))
-            epoch, part = epoch + 1, 0
+            epoch = epoch + 1
+            part = 0
 
     def _done(self, lane: int, part: int) -> int:
         """How many examples a lane has had before step `part` of an epoch:
@@ -111,7 +112,8 @@ class ShardedEpochs:
 
     def _windows(self, epoch: int, lane: int) -> list[int]:
         """Where in a lane's stretch its windows end."""
-        begin, length = self._begins(lane), self._done(lane, self.steps_per_epoch)
+        begin = self._begins(lane)
+        length = self._done(lane, self.steps_per_epoch)
         _, ends = self._lined_up(epoch)
         inside = (
             ends[np.searchsorted(ends, begin, side="right") : np.searchsorted(ends, begin + length)] - begin

@@ -78,7 +78,8 @@ def stratification(index: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     for split in SPLITS:
         share = float((labelled["split"] == split).mean()) if len(labelled) else 0.0
         for (domain, label), group in groups:
-            count, expected = int((group["split"] == split).sum()), share * len(group)
+            count = int((group["split"] == split).sum())
+            expected = share * len(group)
             sigma = (count - expected) / np.sqrt(expected * (1 - share)) if 0 < share < 1 else 0.0
             rows.append((split, domain, int(label), count, round(expected, 1), round(float(sigma), 2)))
             if abs(sigma) > 4:

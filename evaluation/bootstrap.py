@@ -38,7 +38,8 @@ def intervals(
     size = np.bincount(at, minlength=2 * len(low)).reshape(-1, 2)  # [K, 2] others, lenses
     # mean; 0 of nobody
     error = np.bincount(at, (prob - label) ** 2, size.size).reshape(-1, 2) / np.maximum(size, 1)
-    random, parts = np.random.default_rng(seed), []
+    random = np.random.default_rng(seed)
+    parts = []
     for start in range(0, replicates, CHUNK):
         chunk = min(CHUNK, replicates - start)
         if groups is None:

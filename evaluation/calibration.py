@@ -56,13 +56,12 @@ def fit_calibration(kind: Kind, logit, label) -> Calibration:
         )
     is_lens = label == 1
     if kind == "temperature":
-        features, apart = logit[:, None], (np.where(is_lens, logit, -logit) >= 0).all()
+        features = logit[:, None]
+        apart = (np.where(is_lens, logit, -logit) >= 0).all()
         rises = np.where(is_lens, logit, -logit).sum() > 0
     else:
-        features, apart = (
-            np.stack([logit, np.ones_like(logit)], 1),
-            logit[is_lens].min() >= logit[~is_lens].max(),
-        )
+        features = np.stack([logit, np.ones_like(logit)], 1)
+        apart = logit[is_lens].min() >= logit[~is_lens].max()
         rises = logit[is_lens].mean() > logit[~is_lens].mean()
     if not rises and kind == "temperature" and logit[is_lens].mean() > logit[~is_lens].mean():
         raise Mistake(
@@ -91,7 +90,8 @@ def maximum_likelihood(features: np.ndarray, target: np.ndarray) -> np.ndarray:
     Ends where neither the gradient nor the value moves.
     """
     scale = np.abs(features).max(0)
-    x, w = features / scale, np.zeros(features.shape[1])
+    x = features / scale
+    w = np.zeros(features.shape[1])
 
     def loss(w):
         z = x @ w
@@ -116,7 +116,8 @@ def apply_calibration(calibration: Calibration, logit) -> np.ndarray:
     """Probabilities of logits, the same shape; NaN stays NaN.
     Raises Mistake for numbers that are no calibration.
     """
-    calibration, logit = checked(calibration), np.asarray(logit, np.float64)
+    calibration = checked(calibration)
+    logit = np.asarray(logit, np.float64)
     if calibration["kind"] == "temperature":
         return expit(logit / calibration["temperature"])
     if calibration["kind"] == "vector":

@@ -16,7 +16,9 @@ def deal_folds(objects, label, seed: int, count: int = FOLDS) -> np.ndarray:
     """
     _, at = np.unique(np.asarray(objects, dtype=str), return_inverse=True)
     is_lens = np.bincount(at, np.asarray(label, np.float64)) > 0
-    random, fold, dealt = np.random.default_rng(seed), np.empty(len(is_lens), np.int64), 0
+    random = np.random.default_rng(seed)
+    fold = np.empty(len(is_lens), np.int64)
+    dealt = 0
     for members in (np.flatnonzero(is_lens), np.flatnonzero(~is_lens)):
         if len(members) < 2:
             raise Mistake(

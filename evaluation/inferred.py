@@ -85,7 +85,8 @@ def mixture(table: pd.DataFrame, keys) -> pd.DataFrame:
     out = dict(path=ids)
     for name in names_of(table):
         mean, error = table[name].to_numpy(np.float64), table[f"{name}{ERROR}"].to_numpy(np.float64)
-        there, angle = ~np.isnan(mean), name.endswith("_PA")
+        there = ~np.isnan(mean)
+        angle = name.endswith("_PA")
 
         def average(values, there=there):
             return ratio(

@@ -142,7 +142,8 @@ def figure_scores(groups: Mapping[str, np.ndarray], threshold: float | None = No
         a colour each domain, non-lenses dashed.
     """
     figure, ax = axes("Probability of a lens", "Examples per bin")
-    table, domains = count_table(groups), list(dict.fromkeys(name.rpartition(" ")[0] for name in groups))
+    table = count_table(groups)
+    domains = list(dict.fromkeys(name.rpartition(" ")[0] for name in groups))
     for name in groups:
         domain, _, kind = name.rpartition(" ")
         ax.stairs(

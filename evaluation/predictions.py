@@ -128,7 +128,8 @@ def align_predictions(sources: list[str], match: str) -> tuple[pd.DataFrame, np.
             len(key.symmetric_difference(keys[0], sort=False)) for key in keys[1:] if not key.equals(keys[0])
         )
     ):
-        match, keys = "name", [pd.Index([PurePath(path).name for path in key]) for key in keys]
+        match = "name"
+        keys = [pd.Index([PurePath(path).name for path in key]) for key in keys]
     else:
         match = "path"
     for key, source in zip(keys, sources):
@@ -138,7 +139,8 @@ def align_predictions(sources: list[str], match: str) -> tuple[pd.DataFrame, np.
                 "by name; "
                 "use --match path, and predictions of the same paths"
             )
-    first, probs = tables[0], [tables[0]["prob"].to_numpy()]
+    first = tables[0]
+    probs = [tables[0]["prob"].to_numpy()]
     for table, key, source in zip(tables[1:], keys[1:], sources[1:]):
         here, back = key.get_indexer(keys[0]), keys[0].get_indexer(key)
         for name, missing in ((source, keys[0][here < 0]), (sources[0], key[back < 0])):

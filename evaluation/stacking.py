@@ -118,7 +118,8 @@ def compare_stacks(how: How, label, probs, mean, objects, seed: int) -> dict[str
     """
     label, mean = np.asarray(label), np.asarray(mean)
     fold = deal_folds(objects, label, seed)
-    stack, right = np.empty(len(label)), {"stack": 0, "mean": 0}
+    stack = np.empty(len(label))
+    right = {"stack": 0, "mean": 0}
     for here in (fold == k for k in np.unique(fold)):
         weights = fit_stack(how, label[~here], probs[:, ~here])
         prob = apply_stack(weights, probs)
@@ -188,7 +189,8 @@ def check_members(weights: dict, paths: list[str]) -> None:
     """Raises Mistake if these files cannot be the members that the weights were fitted to,
     or stand in another order.
     """
-    fitted, here = weights["members"], names_of(paths)
+    fitted = weights["members"]
+    here = names_of(paths)
     if len(fitted) != len(here):
         raise Mistake(
             f"weights of {len(fitted)} members ({', '.join(fitted)}) for {len(here)} files: expected one "

@@ -17,7 +17,8 @@ def choose_threshold(label, prob, by: str, alpha: float, delta: float) -> tuple[
     if by == "youden":
         t, j = figures_of_merit.youden(label, prob)
         return t, f"Youden's J = {j:.4f} on {len(label)} rows of --val"
-    t, lenses = conformal.completeness_threshold(prob[label == 1], alpha, delta), int(label.sum())
+    t = conformal.completeness_threshold(prob[label == 1], alpha, delta)
+    lenses = int(label.sum())
     sure = f", with confidence {1 - delta:g}" if delta else ""
     here = figures_of_merit.rates(**figures_of_merit.counts(label, prob, t))
     return t, (

@@ -13,6 +13,7 @@ def binary_cross_entropy(logit: Tensor, label: Tensor, smoothing: float = 0.0) -
     """
     if logit.shape != label.shape or logit.ndim != 1:
         raise ValueError(f"got logit {list(logit.shape)} and label {list(label.shape)}: expected both [B]")
-    logit, label = logit.float(), label.float() * (1 - smoothing) + smoothing / 2
+    logit = logit.float()
+    label = label.float() * (1 - smoothing) + smoothing / 2
     # torch's own function rounds losses below 1e-7 to zero, and their gradients with them
     return label * F.softplus(-logit) + (1 - label) * F.softplus(logit)

@@ -70,7 +70,8 @@ class Heads(nn.Module):
 
     def __init__(self, widths: Sequence[int], num_classes: int, dropout: float):
         super().__init__()
-        self.widths, self.drop = tuple(widths), nn.Dropout(dropout)
+        self.widths = tuple(widths)
+        self.drop = nn.Dropout(dropout)
         self.members = nn.ModuleList([nn.Linear(width, num_classes) for width in widths])
 
     def each(self, features: Tensor) -> Tensor:
@@ -133,11 +134,10 @@ class BayesianEnsemble(nn.Module):
                 "rate in [0, 1), and "
                 "more than 0"
             )
-        shape, shared = (
-            SIZES[size],
-            dict(in_chans=in_chans, num_classes=num_classes, drop_path_rate=drop_path_rate),
-        )
-        self.fields, self.prior_deviation = tuple(fields), prior_deviation
+        shape = SIZES[size]
+        shared = dict(in_chans=in_chans, num_classes=num_classes, drop_path_rate=drop_path_rate)
+        self.fields = tuple(fields)
+        self.prior_deviation = prior_deviation
         self.resnet = DroppedResNet(
             dropout, size="18", width=shape.resnet_width, image_size=image_size, symmetric=symmetric, **shared
         )

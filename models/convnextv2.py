@@ -91,7 +91,9 @@ class Product(torch.autograd.Function):
         if torch.is_grad_enabled():
             return twice(F.linear, (x, weight, bias), ctx.needs_input_grad, slope)
         of_x = product(slope, weight.t()) if ctx.needs_input_grad[0] else None
-        x, slope, of_weight = x.flatten(0, -2).t(), slope.flatten(0, -2).t(), None
+        x = x.flatten(0, -2).t()
+        slope = slope.flatten(0, -2).t()
+        of_weight = None
         if ctx.needs_input_grad[1]:  # oneDNN copies its first operand, and autograd a turned result
             turned = slope.numel() > x.numel() + weight.numel()
             of_weight = product(x, slope).t() if turned else product(slope, x)
@@ -219,7 +221,9 @@ class Activate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        result, norm, ctx.eps = torch.empty_like(x), x.new_empty(len(x), 1, 1, x.shape[-1]), eps
+        result = torch.empty_like(x)
+        norm = x.new_empty(len(x), 1, 1, x.shape[-1])
+        ctx.eps = eps
         for part, out, of_part in zip(*(t.split(examples(x)) for t in (x, result, norm))):
             y = F.gelu(part)
             scale(y, of_part.copy_(norms(y)), weight, bias, eps, out=out)
@@ -233,9 +237,12 @@ class Activate(torch.autograd.Function):
             return *twice(
                 partial(activate, eps=ctx.eps), (x, weight, bias), ctx.needs_input_grad[:3], slope
             ), None
-        of_x, of_weight, of_bias = torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(weight)
+        of_x = torch.empty_like(x)
+        of_weight = torch.zeros_like(weight)
+        of_bias = torch.zeros_like(weight)
         for part, up, norm, out in zip(*(t.split(examples(x)) for t in (x, slope, norms, of_x))):
-            y, mean = F.gelu(part), norm.mean(-1, keepdim=True) + ctx.eps
+            y = F.gelu(part)
+            mean = norm.mean(-1, keepdim=True) + ctx.eps
             relative = norm / mean
             of_scale = torch.mul(up, y, out=out).sum((1, 2), keepdim=True)
             of_weight += (of_scale * relative).sum((0, 1, 2))
@@ -305,12 +312,10 @@ class Bottleneck(nn.Module):
             return self.fc2(self.grn(self.fc1(x)))
         # Nobody needs the wide maps afterwards: in place, a few examples at a time,
         # it takes a third less time.
-        result, fc1, fc2, grn = (
-            torch.empty_like(x),
-            self.fc1.weight.flatten(1),
-            self.fc2.weight.flatten(1),
-            self.grn,
-        )
+        result = torch.empty_like(x)
+        fc1 = self.fc1.weight.flatten(1)
+        fc2 = self.fc2.weight.flatten(1)
+        grn = self.grn
         for part, out in zip(*(t.split(examples(x, 4)) for t in (x, result))):
             y = product(part, fc1, self.fc1.bias, then="gelu")
             out.copy_(product(scale(y, norms(y), grn.weight, grn.bias, grn.eps, out=y), fc2, self.fc2.bias))
@@ -384,7 +389,8 @@ class ConvNeXtV2(nn.Module):
                 f"{drop_path_rate}; expected at least 1, at least 1, and a rate in [0, 1)"
             )
         depths, widths, convolutional = SIZES[size].depths, SIZES[size].widths, SIZES[size].convolutional
-        self.in_chans, self.feature_dim = in_chans, widths[-1]
+        self.in_chans = in_chans
+        self.feature_dim = widths[-1]
         self.stem = nn.Sequential(PatchConv(in_chans, widths[0], 4), nn.LayerNorm(widths[0], eps=1e-6))
         rates = [
             rates.tolist()

@@ -175,7 +175,9 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
         self.heads = heads
-        self.qkv, self.proj, self.drop = Linear(width, 3 * width), Linear(width, width), nn.Dropout(dropout)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
+        self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -188,11 +190,9 @@ class Perceptron(nn.Module):
 
     def __init__(self, width: int, dropout: float):
         super().__init__()
-        self.fc1, self.fc2, self.drop = (
-            Linear(width, 4 * width),
-            Linear(4 * width, width),
-            nn.Dropout(dropout),
-        )
+        self.fc1 = Linear(width, 4 * width)
+        self.fc2 = Linear(4 * width, width)
+        self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
@@ -209,8 +209,10 @@ class Block(nn.Module):
     ):
         super().__init__()
         self.drop_path = drop_path
-        self.norm1, self.attn = nn.LayerNorm(width, eps=1e-6), Attention(width, heads, dropout)
-        self.norm2, self.mlp = nn.LayerNorm(width, eps=1e-6), Perceptron(width, dropout)
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = Attention(width, heads, dropout)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = Perceptron(width, dropout)
         self.bias = LensingBias(heads) if lensing_bias else None
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -317,7 +319,8 @@ class EnhancedViT(nn.Module):
             raise ValueError(
                 f"enhanced ViT: got fields {', '.join(fields)}; expected both ra and dec, or neither"
             )
-        shape, self.fields = SIZES[size], tuple(fields)
+        shape = SIZES[size]
+        self.fields = tuple(fields)
         patch = patch_size or shape.patch
         if shape.convolutional and patch not in (2, 4, 8, 16, 32):
             raise ValueError(
@@ -331,7 +334,8 @@ class EnhancedViT(nn.Module):
         self.blocks = nn.ModuleList(
             [Block(shape.width, shape.heads, rate, dropout, lensing_bias) for rate in rates]
         )
-        self.norm, self.head = nn.LayerNorm(shape.width, eps=1e-6), nn.Linear(shape.width, num_classes)
+        self.norm = nn.LayerNorm(shape.width, eps=1e-6)
+        self.head = nn.Linear(shape.width, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -362,10 +366,8 @@ class EnhancedViT(nn.Module):
         count = tokens.shape[1]
         if self.metadata is not None:
             if values is None:
-                values, present = (
-                    x.new_zeros(B, len(self.fields)),
-                    x.new_zeros(B, len(self.fields), dtype=torch.bool),
-                )
+                values = x.new_zeros(B, len(self.fields))
+                present = x.new_zeros(B, len(self.fields), dtype=torch.bool)
             if values.shape != (B, len(self.fields)) or present.shape != values.shape:
                 raise ValueError(
                     f"enhanced ViT got metadata {list(values.shape)} and their mask {list(present.shape)} "

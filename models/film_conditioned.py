@@ -82,7 +82,8 @@ class FiLMConditioned(ResNet):
             )
         self.fields = tuple(fields)
         if self.fields:
-            self.standardise, self.hide = Standardise(len(self.fields)), HideFields(metadata_dropout)
+            self.standardise = Standardise(len(self.fields))
+            self.hide = HideFields(metadata_dropout)
             self.film_hidden = nn.Linear(2 * len(self.fields), hidden)
             # channels that metadata, which do not turn with the image, change alike
             alike = ORDER if symmetric else 1

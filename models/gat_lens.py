@@ -157,21 +157,19 @@ class GATLens(nn.Module):
                 "expected more than 0"
             )
         attention = import_attention()
-        self.in_chans, self.fields, self.feature_dim = in_chans, tuple(fields), feature_dim
-        self.spatial_radius, self.pixel_scale, self.max_nodes, self.threshold = (
-            spatial_radius,
-            pixel_scale,
-            max_nodes,
-            threshold,
-        )
+        self.in_chans = in_chans
+        self.fields = tuple(fields)
+        self.feature_dim = feature_dim
+        self.spatial_radius = spatial_radius
+        self.pixel_scale = pixel_scale
+        self.max_nodes = max_nodes
+        self.threshold = threshold
         self.trunk = Trunk(in_chans)
         self.embed = nn.Linear(2 * (WIDTHS[1] + WIDTHS[2]) + 2 * in_chans + 5, node_features)
         rates = torch.linspace(0, drop_path_rate, layers, device="cpu").tolist()
         self.layers = nn.ModuleList([GraphLayer(attention, node_features, heads, rate) for rate in rates])
-        self.norm, self.score = (
-            nn.LayerNorm(node_features),
-            nn.Sequential(nn.Linear(node_features, 64), nn.Tanh(), nn.Linear(64, 1)),
-        )
+        self.norm = nn.LayerNorm(node_features)
+        self.score = nn.Sequential(nn.Linear(node_features, 64), nn.Tanh(), nn.Linear(64, 1))
         self.register_buffer("mean", torch.zeros(len(self.fields)))
         self.register_buffer("deviation", torch.ones(len(self.fields)))
         if fields:
@@ -266,7 +264,8 @@ class GATLens(nn.Module):
         with torch.autocast(nodes.device.type, enabled=False):
             nodes = nodes.to(torch.promote_types(nodes.dtype, torch.float32))
             place, edges, edge_features = self.edges(peaks)
-            image, packed = place // N, nodes.flatten(0, 1)[place]
+            image = place // N
+            packed = nodes.flatten(0, 1)[place]
             for layer in self.layers:
                 packed = layer(packed, edges, edge_features.to(packed.dtype), image, B)
             return torch.zeros_like(nodes).flatten(0, 1).index_copy(0, place, packed).view(B, N, width)

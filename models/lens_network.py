@@ -54,20 +54,16 @@ class LensNetwork(nn.Module):
         rotate: nn.Module | None = None,
     ):
         super().__init__()
-        self.preprocess, self.augment, self.network, self.degrade, self.rotate, self.metadata = (
-            preprocess,
-            augment,
-            network,
-            degrade,
-            rotate,
-            metadata,
-        )
-        self.quantity_head, self.fit, self.domains, self.channels_last = (
-            quantity_head,
-            fit,
-            domains,
-            channels_last,
-        )
+        self.preprocess = preprocess
+        self.augment = augment
+        self.network = network
+        self.degrade = degrade
+        self.rotate = rotate
+        self.metadata = metadata
+        self.quantity_head = quantity_head
+        self.fit = fit
+        self.domains = domains
+        self.channels_last = channels_last
         self.samples = 0  # of the weights, drawn in evaluation; only for a network that has a posterior
 
     @property

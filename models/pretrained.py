@@ -57,10 +57,12 @@ def load_pretrained(network: nn.Module, path: str | Path) -> Loaded:
     match; so for BatchNorm weights of a network with GroupNorm, whose shapes are the same:
     their scales go with the statistics of many images.
     """
-    target, fresh = network.state_dict(), tuple(f"{name}." for name in getattr(network, "fresh", ()))
+    target = network.state_dict()
+    fresh = tuple(f"{name}." for name in getattr(network, "fresh", ()))
     own = [name for name in target if not name.startswith(fresh)]
     first = next(name for name, _ in network.named_parameters() if not name.startswith(fresh))
-    classifier, tops = own[-1].rpartition(".")[0] + ".", {name.partition(".")[0] for name in own}
+    classifier = own[-1].rpartition(".")[0] + "."
+    tops = {name.partition(".")[0] for name in own}
     tensors, dropped = encoder_tensors(read_tensors(path), first, tops)
     # timm's ResNets name their classifier so
     for theirs, ours in (("fc.weight", f"{classifier}weight"), ("fc.bias", f"{classifier}bias")):
@@ -71,7 +73,9 @@ def load_pretrained(network: nn.Module, path: str | Path) -> Loaded:
             and tensors[theirs].shape == target[ours].shape
         ):
             tensors[ours] = tensors.pop(theirs)
-    state, wrong, folded = {}, [], None
+    state = {}
+    wrong = []
+    folded = None
     for name, tensor in tensors.items():
         if name.startswith(fresh):
             dropped.append(name)
@@ -92,7 +96,8 @@ def load_pretrained(network: nn.Module, path: str | Path) -> Loaded:
             continue
         wanted = target[name].shape
         if name == first and tensor.ndim == 4 and tensor.shape[1] != wanted[1]:
-            folded, tensor = (tensor.shape[1], wanted[1]), fold_channels(tensor, wanted[1])
+            folded = (tensor.shape[1], wanted[1])
+            tensor = fold_channels(tensor, wanted[1])
         if tensor.shape != wanted and squeezed(tensor.shape) == squeezed(wanted):
             tensor = tensor.reshape(wanted)  # [O, I] and [O, I, 1, 1] are the same layer
         if tensor.shape == wanted:

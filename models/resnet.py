@@ -101,13 +101,18 @@ class Block(nn.Module):
         _, conv, norm, _ = layers
         if bottleneck:
             after = 4 * channels
-            self.conv1, self.bn1 = conv(before, channels, 1), norm(channels)
-            self.conv2, self.bn2 = conv(channels, channels, 3, stride), norm(channels)
-            self.conv3, self.bn3 = conv(channels, after, 1), norm(after)
+            self.conv1 = conv(before, channels, 1)
+            self.bn1 = norm(channels)
+            self.conv2 = conv(channels, channels, 3, stride)
+            self.bn2 = norm(channels)
+            self.conv3 = conv(channels, after, 1)
+            self.bn3 = norm(after)
         else:
             after = channels
-            self.conv1, self.bn1 = conv(before, channels, 3, stride), norm(channels)
-            self.conv2, self.bn2 = conv(channels, channels, 3), norm(channels)
+            self.conv1 = conv(before, channels, 3, stride)
+            self.bn1 = norm(channels)
+            self.conv2 = conv(channels, channels, 3)
+            self.bn2 = norm(channels)
         self.bottleneck = bottleneck
         nn.init.zeros_((self.bn3 if bottleneck else self.bn2).weight)
         self.downsample = (
@@ -173,20 +178,21 @@ class ResNet(nn.Module):
                 "expected at least 1, at least 1, a rate in [0, 1), and a width above 0"
             )
         stem = ("fine" if image_size < FINE_BELOW else "patch") if stem == "auto" else stem
-        first, depths, bottleneck = STEMS[stem], SIZES[size].depths, SIZES[size].bottleneck
+        first = STEMS[stem]
+        depths = SIZES[size].depths
+        bottleneck = SIZES[size].bottleneck
         channels = [max(8, 8 * round(width * 2**i * 8)) for i in range(4)]
         self.widths = tuple(4 * c if bottleneck else c for c in channels)  # channels of each stage's map
-        self.in_chans, self.feature_dim, self.stem = in_chans, self.widths[-1], stem
-        self.symmetric, layers = symmetric, SYMMETRIC if symmetric else PLAIN
-        self.conv1, self.bn1 = (
-            layers.first(in_chans, channels[0], first.kernel, first.stride),
-            layers.norm(channels[0]),
-        )
+        self.in_chans = in_chans
+        self.feature_dim = self.widths[-1]
+        self.stem = stem
+        self.symmetric = symmetric
+        layers = SYMMETRIC if symmetric else PLAIN
+        self.conv1 = layers.first(in_chans, channels[0], first.kernel, first.stride)
+        self.bn1 = layers.norm(channels[0])
         self.maxpool = layers.pool() if first.pool else nn.Identity()
-        rates, before = (
-            iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()),
-            channels[0],
-        )
+        rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
+        before = channels[0]
         for i in range(4):
             blocks = []
             for number in range(depths[i]):

@@ -159,7 +159,8 @@ def _root(function, start: Tensor, low: Tensor, high: Tensor) -> Tensor:
         low, high = torch.where(value > 0, here, low), torch.where(value > 0, high, here)
         step = here - value / slope
         step = torch.where((step >= low) & (step <= high), step, (low + high) / 2)
-        moved, here = (step - here).abs(), step
+        moved = (step - here).abs()
+        here = step
         if bool((moved <= CLOSE * (here + 0.01)).all()):
             break
     return here

@@ -54,7 +54,8 @@ def jacobian(deflection: Deflection, x: Tensor, y: Tensor) -> Tensor:
     """
     # a mesh's are views whose elements share memory, which duals may not
     x, y = x.contiguous(), y.contiguous()
-    one, zero = torch.ones_like(x), torch.zeros_like(x)
+    one = torch.ones_like(x)
+    zero = torch.zeros_like(x)
     along_x = torch.func.jvp(deflection, (x, y), (one, zero))[1]
     along_y = torch.func.jvp(deflection, (x, y), (zero, one))[1]
     rows = [torch.stack([first, second], -1) for first, second in zip(along_x, along_y)]
@@ -172,7 +173,8 @@ def mean_convergence(
     around = torch.arange(ANGLES, dtype=radius.dtype, device=radius.device) * (2 * math.pi / ANGLES)
     # radius * share^4 takes out the cusp: 2 r dr / R^2 = 8 share^7 d(share).
     r = radius * share[:, None] ** 4
-    along, across = r * torch.cos(around) / axis_ratio**0.5, r * torch.sin(around) * axis_ratio**0.5
+    along = r * torch.cos(around) / axis_ratio**0.5
+    across = r * torch.sin(around) * axis_ratio**0.5
     dx, dy = rotate_back(along, across, angle)
     kappa = convergence(x0 + dx, y0 + dy).mean(-1)
     return (4 * weights * share**7 * kappa).sum(-1)
@@ -190,7 +192,8 @@ def _crossings(values: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
     And which of them there are, [B, S] bool; S is that of the lens that has the most.
     """
-    count, device = len(values), values.device
+    count = len(values)
+    device = values.device
     corners = torch.stack(
         [_corners(x).expand(count, -1, -1), _corners(y).expand(count, -1, -1), _corners(values)], -1
     )

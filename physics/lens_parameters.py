@@ -93,7 +93,8 @@ GEOMETRY = (
 
 def slices(names: tuple[str, ...]) -> dict[str, slice]:
     """Where the components of each quantity stand in a row of those of all `names`."""
-    places, at = {}, 0
+    places = {}
+    at = 0
     for name in names:
         width = len(QUANTITIES[name].columns)
         places[name] = slice(at, at + width)
@@ -121,7 +122,8 @@ def decode(name: str, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
 
     Of a positive quantity the column is the median. Position angles are in [0, 180) degrees.
     """
-    kind, error = QUANTITIES[name].kind, variance.sqrt()
+    kind = QUANTITIES[name].kind
+    error = variance.sqrt()
     if kind == "positive":
         median = mean.clamp(-MAX_LOG, MAX_LOG).exp()
         return median, median * error
@@ -174,7 +176,8 @@ def rotate(names: tuple[str, ...], components: Tensor, angle: Tensor, signed: bo
     """
     parts = []
     for name, place in slices(names).items():
-        part, kind = components[:, place], QUANTITIES[name].kind
+        part = components[:, place]
+        kind = QUANTITIES[name].kind
         if kind in ("axis", "position"):
             by = 2 * angle if kind == "axis" else angle
             c, s, (x, y) = by.cos(), by.sin(), part.unbind(1)

@@ -24,7 +24,8 @@ def ellipse_axes(
     x, y, x0, y0 in arcsec, angle in radians; returns two tensors of the broadcast shape in arcsec.
     """
     angle = torch.as_tensor(angle, dtype=x.dtype, device=x.device)
-    cosine, sine = torch.cos(angle), torch.sin(angle)
+    cosine = torch.cos(angle)
+    sine = torch.sin(angle)
     x, y = x - x0, y - y0
     return cosine * x + sine * y, cosine * y - sine * x
 
@@ -32,7 +33,8 @@ def ellipse_axes(
 def rotate_back(along: Tensor, across: Tensor, angle: Tensor | float) -> tuple[Tensor, Tensor]:
     """A vector given along the axes of an ellipse turned by `angle` (radians), in x and y."""
     angle = torch.as_tensor(angle, dtype=along.dtype, device=along.device)
-    cosine, sine = torch.cos(angle), torch.sin(angle)
+    cosine = torch.cos(angle)
+    sine = torch.sin(angle)
     return cosine * along - sine * across, sine * along + cosine * across
 
 

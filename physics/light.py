@@ -123,7 +123,8 @@ def contrast_arms(
     of it arms fade.
     """
     along, across = ellipse_axes(x, y, x0, y0, angle)
-    along, across = along * axis_ratio**0.5, across / axis_ratio**0.5
+    along = along * axis_ratio**0.5
+    across = across / axis_ratio**0.5
     radius = torch.sqrt(along**2 + across**2 + CORE**2)
     # Close to the centre the arms wind faster than any grid resolves, so they fade there.
     kappa = sharpness * radius**2 / (radius**2 + scale**2)

@@ -85,5 +85,6 @@ def _powers(x, y, x0, y0, order, angle, core):
     unit = here = (along / radius, across / radius)
     # Products instead of an arc tangent: smooth through the centre.
     for _ in range(int(order) - 1):
-        before, here = here, (here[0] * unit[0] - here[1] * unit[1], here[0] * unit[1] + here[1] * unit[0])
+        before = here
+        here = (here[0] * unit[0] - here[1] * unit[1], here[0] * unit[1] + here[1] * unit[0])
     return along, across, radius, (before, here)

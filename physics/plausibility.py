@@ -60,7 +60,9 @@ def plausibility(
     einstein_radius: [B] arcsec; centre: [B, 2] of the lens, arcsec; aperture: arcsec.
     """
     x0, y0 = centre[:, 0, None, None], centre[:, 1, None, None]
-    dx, dy, radius = x - x0, y - y0, einstein_radius[:, None, None]
+    dx = x - x0
+    dy = y - y0
+    radius = einstein_radius[:, None, None]
     inside = (dx**2 + dy**2 < aperture**2).to(images)
     precision = (noise > 0) / torch.where(noise > 0, noise, 1)
     arcs, residual = (images - lens_light) * precision, (images - models) * precision
@@ -125,7 +127,9 @@ def variance_unexplained(arcs: Tensor, beta_x: Tensor, beta_y: Tensor, inside: T
     """
     seen = (inside * (beta_x**2 + beta_y**2 < 1)).flatten(1).to(arcs)
     some = seen.any(0).nonzero()[:, 0]  # the others have no say: spare their sums
-    light, seen = arcs.flatten(2)[:, :, some].mT, seen[:, some, None]  # [B, P, C], [B, P, 1]
+    # [B, P, C], [B, P, 1]
+    light = arcs.flatten(2)[:, :, some].mT
+    seen = seen[:, some, None]
     cell, tents = _places(*(beta.flatten(1)[:, some] for beta in (beta_x, beta_y)))
     spread = tents * seen  # [B, P, 4]
     averaged = spread / (_sums(cell, spread, CELLS**2) + 1e-6).gather(1, cell.flatten(1)).view_as(spread)
@@ -152,10 +156,8 @@ def variance_unexplained(arcs: Tensor, beta_x: Tensor, beta_y: Tensor, inside: T
     # The means of the others differ by (light - mean) / (1 - own); 1 - own says how many others there are.
     left = ((light - mean).square() * seen / (1 - own)).sum((1, 2))
     left_noise = (((1 - own) + others / (1 - own)) * seen).sum((1, 2)) * bands_of(arcs)
-    total, total_noise = (
-        (light.square() * (1 - own) * seen).sum((1, 2)),
-        ((1 - own) * seen).sum((1, 2)) * bands_of(arcs),
-    )
+    total = (light.square() * (1 - own) * seen).sum((1, 2))
+    total_noise = ((1 - own) * seen).sum((1, 2)) * bands_of(arcs)
     doubt = torch.sqrt(2 * total_noise + 1)  # the scatter of either sum by noise
     return ((left - left_noise).clamp(min=0) + doubt) / ((total - total_noise).clamp(min=0) + doubt)
 

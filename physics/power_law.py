@@ -121,8 +121,11 @@ def _angular(real: Tensor, imaginary: Tensor, t: Tensor) -> tuple[Tensor, Tensor
     """
     # w = z / (1 + sqrt(1 - z))^2; the real part of 1 - z is positive, so the root has no cut nearby.
     root = torch.sqrt(0.5 * (torch.sqrt((1 - real) ** 2 + imaginary**2) + 1 - real))
-    u, v = 1 + root, -0.5 * imaginary / root
-    square, cross, norm = u * u - v * v, 2 * u * v, (u * u + v * v) ** 2
+    u = 1 + root
+    v = -0.5 * imaginary / root
+    square = u * u - v * v
+    cross = 2 * u * v
+    norm = (u * u + v * v) ** 2
     w, w_imaginary = (real * square + imaginary * cross) / norm, (imaginary * square - real * cross) / norm
 
     s = 1 - t / 2
@@ -135,8 +138,10 @@ def _angular(real: Tensor, imaginary: Tensor, t: Tensor) -> tuple[Tensor, Tensor
 
     # The polynomial's remainder after division by (X - w)(X - conjugate of w):
     # Horner's scheme without complex numbers.
-    twice, square = 2 * w, w * w + w_imaginary * w_imaginary
-    first, second = coefficients[-1], torch.zeros_like(s)
+    twice = 2 * w
+    square = w * w + w_imaginary * w_imaginary
+    first = coefficients[-1]
+    second = torch.zeros_like(s)
     for coefficient in reversed(coefficients[:-1]):
         first, second = coefficient + twice * first - square * second, first
     return first - w * second, w_imaginary * second

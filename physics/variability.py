@@ -200,10 +200,8 @@ def statistics(rate: Tensor, error_low: Tensor, error_up: Tensor, observed: Tens
         there, (total - ((weight * total).sum(1) / weight.sum(1).clamp(min=1e-300))[:, None]) / error, 0
     )
     stetson = residual.abs().sum(1) / count / ((residual.square().sum(1) / count).sqrt() + 1e-12)
-    highest, lowest = (
-        torch.where(there, total, -math.inf).argmax(1),
-        torch.where(there, total, math.inf).argmin(1),
-    )
+    highest = torch.where(there, total, -math.inf).argmax(1)
+    lowest = torch.where(there, total, math.inf).argmin(1)
     at = torch.arange(len(total), device=total.device)
     amplitude = (total[at, highest] - total[at, lowest]) / torch.hypot(error[at, highest], error[at, lowest])
     band = torch.where(there[..., None], rate.double(), 0).sum(1) / count[:, None]

@@ -154,7 +154,8 @@ def parser_for(classes: tuple[type, ...], script: str | None):
     parser = ArgumentParser(prog=script or Path(sys.argv[0]).name, description=summary, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file of options; flags go over it")
     for cls in classes:
-        group, comments = parser.add_argument_group(title_of(cls)), comments_of(cls)
+        group = parser.add_argument_group(title_of(cls))
+        comments = comments_of(cls)
         for name, option in fields_of(cls).items():
             shape = (
                 dict(type=typing.get_args(option.type)[0], nargs="*")
@@ -274,7 +275,8 @@ def peek(argv: list[str], name: str, default: str) -> str:
 
 def options_given(argv: list[str], *classes: type) -> set[str]:
     """The names of the options of `classes` that the command line or its `--config` files state."""
-    fields, names = fields_of(*classes), set()
+    fields = fields_of(*classes)
+    names = set()
     tokens = [
         f"--{key}=" for file in config_files(argv) for key in yaml.safe_load(Path(file).read_text()) or {}
     ] + argv

@@ -64,7 +64,8 @@ def with_graphs(
         for _ in range(TIMED):
             once()
         synchronise()
-        took, found = distributed.largest(round((time.perf_counter() - start) / TIMED * 1e6)) / 1e3, []
+        took = distributed.largest(round((time.perf_counter() - start) / TIMED * 1e6)) / 1e3
+        found = []
         for scale in (1.0, 1.1):
             restore(scale)
             once()
@@ -81,12 +82,11 @@ def with_graphs(
             .max()
             .item()
         )
-        pays, why = (
-            apart <= APART and took < without,
-            f"{took:.3f} ms a step with them, {without:.3f} without; gradients {apart:.0e} apart",
-        )
+        pays = apart <= APART and took < without
+        why = f"{took:.3f} ms a step with them, {without:.3f} without; gradients {apart:.0e} apart"
     except RuntimeError as error:  # what cannot be recorded, or was overwritten while it was still needed
-        pays, why = False, f"they fail here, {str(error).splitlines()[0][:200]}"
+        pays = False
+        why = f"they fail here, {str(error).splitlines()[0][:200]}"
     if distributed.largest(not pays):
         pays = False
         torch.compiler.reset()  # gives back the memory of the graphs

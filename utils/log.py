@@ -24,7 +24,8 @@ class Log:
     """The log of one run directory. On ranks above 0 every method does nothing."""
 
     def __init__(self, run_dir: Path, purge_step: int):
-        self.run_dir, self.speaks = run_dir, distributed.rank() == 0
+        self.run_dir = run_dir
+        self.speaks = distributed.rank() == 0
         self.on_terminal = self.speaks and sys.stderr.isatty()
         self.lines = logging.getLogger(f"starloop.{run_dir}")
         self.lines.handlers.clear()

@@ -22,7 +22,9 @@ class Progress:
         self.history: list[dict[str, float]] = []
         # this rank's share: name -> sum over examples; those being added to are
         self.sums: dict[str, float] = {}
-        self.names, self.adding = (), None  # here, as a vector in float64 on the device
+        # here, as a vector in float64 on the device
+        self.names = ()
+        self.adding = None
         self.seen = Ledger()  # this rank's share of the examples
 
     def add(self, means: dict[str, Tensor], size: int, ids: np.ndarray) -> None:
@@ -31,17 +33,18 @@ class Progress:
         if means and tuple(means) != self.names:  # the first step, or a loss that names other terms now
             self.sums = self.mine()
             begin = [self.sums.pop(name, 0.0) for name in means]
-            self.names, self.adding = (
-                tuple(means),
-                torch.tensor(begin, dtype=torch.float64, device=next(iter(means.values())).device),
-            )
+            self.names = tuple(means)
+            self.adding = torch.tensor(begin, dtype=torch.float64, device=next(iter(means.values())).device)
         if means:
             self.adding.add_(torch.stack([*means.values()]), alpha=size)
 
     def close_epoch(self) -> tuple[dict[str, float], Ledger]:
         """(means over the epoch, what it has seen), over all ranks; both begin anew."""
-        totals, seen = distributed.sums(self.mine()), joined_ledger(distributed.gather(self.seen.numbers))
-        self.sums, self.names, self.seen = {}, (), Ledger()
+        totals = distributed.sums(self.mine())
+        seen = joined_ledger(distributed.gather(self.seen.numbers))
+        self.sums = {}
+        self.names = ()
+        self.seen = Ledger()
         return {name: total / seen.numbers[0] for name, total in totals.items()}, seen
 
     def mine(self) -> dict[str, float]:
@@ -64,7 +67,9 @@ class Progress:
                 dict(sums={}, seen=(0, 0, 0))
             ] * (distributed.world_size() - 1)
         mine = ranks[distributed.rank()]
-        self.sums, self.names, self.seen = dict(mine["sums"]), (), Ledger(*mine["seen"])
+        self.sums = dict(mine["sums"])
+        self.names = ()
+        self.seen = Ledger(*mine["seen"])
 
 
 def best_epoch(history: list[dict[str, float]], monitor: str, sign: float, min_delta: float) -> int:
@@ -72,11 +77,13 @@ def best_epoch(history: list[dict[str, float]], monitor: str, sign: float, min_d
 
     An improvement of less than `min_delta` is none.
     """
-    best, epoch = float("inf"), 0
+    best = float("inf")
+    epoch = 0
     for row in history:
         value = sign * row[f"val_{monitor}"]
         if value < best - min_delta or not epoch:
-            best, epoch = value, int(row["epoch"])
+            best = value
+            epoch = int(row["epoch"])
     return epoch
 
 

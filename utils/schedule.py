@@ -90,7 +90,8 @@ def one_cycle(config: ScheduleConfig, updates: int, total_steps: int) -> float:
 
 def in_cycle(updates: int, first: float, growth: float) -> tuple[float, float]:
     """(updates since the last restart, length of its cycle): cycles grow by a factor from `first` on."""
-    since, cycle = float(updates), first
+    since = float(updates)
+    cycle = first
     while since >= cycle:
         since -= cycle
         cycle *= growth
@@ -103,7 +104,10 @@ def reductions(watched: list[float], patience: int, cooldown: int) -> int:
     for value in watched:
         best, bad = (value, 0) if value < best else (best, bad + 1)
         if rest > 0:
-            rest, bad = rest - 1, 0
+            rest = rest - 1
+            bad = 0
         if bad > patience:
-            count, rest, bad = count + 1, cooldown, 0
+            count = count + 1
+            rest = cooldown
+            bad = 0
     return count

@@ -70,7 +70,9 @@ class Pickler(pickle.Pickler):
 
     def __init__(self, file: io.BytesIO, protocol: int):
         super().__init__(file, protocol)
-        self.storages, self.places, self.no_hooks = {}, {}, OrderedDict()
+        self.storages = {}
+        self.places = {}
+        self.no_hooks = OrderedDict()
 
     def persistent_id(self, node: Any) -> tuple | None:
         return node.words if type(node) is Place else None
@@ -90,7 +92,8 @@ class Pickler(pickle.Pickler):
             or node.__dict__
         ):
             raise Unusual
-        storage, kind = node.untyped_storage(), TYPES[node.dtype]
+        storage = node.untyped_storage()
+        kind = TYPES[node.dtype]
         if storage._cdata not in self.places:
             words = "storage", kind, str(len(self.storages)), "cpu", storage.nbytes() // node.itemsize
             self.places[storage._cdata], self.storages[storage._cdata] = Place(words), storage

@@ -82,12 +82,10 @@ class Bologna:
     ):
         check_geometry(image_size, crop)
         check_max_masked(max_masked)
-        self.masked_value, self.max_masked, self.image_size, self.crop = (
-            float(masked_value),
-            max_masked,
-            image_size,
-            crop,
-        )
+        self.masked_value = float(masked_value)
+        self.max_masked = max_masked
+        self.image_size = image_size
+        self.crop = crop
         self.recipe: dict[str, Any] = {
             "kind": "bologna",
             "input": os.path.abspath(input),
@@ -258,7 +256,8 @@ class Bologna:
         return found.resampled(kept, (self.image_size, self.image_size)) if self.image_size else found
 
     def read(self, rows: range) -> tuple[np.ndarray, dict[int, str]]:
-        images, bad = np.zeros((len(rows), *self.shape), dtype=np.float32), {}
+        images = np.zeros((len(rows), *self.shape), dtype=np.float32)
+        bad = {}
         for at, row in enumerate(rows):
             try:
                 images[at] = self._image(row)

@@ -120,7 +120,8 @@ class GalaxiesML:
                 f"image_size {image_size} is not a number of pixels: expected 1 to {LARGEST_SIDE}, or 0 "
                 "for the size of the file"
             )
-        self.crop, kept = crop, (crop, crop) if crop else self.stored
+        self.crop = crop
+        kept = (crop, crop) if crop else self.stored
         self.shape = (image_size, image_size) if image_size else kept
         self.pixel_scale = rescaled_pixel_scale(PIXEL_SCALE, kept, self.shape)
         self.recipe = {
@@ -246,7 +247,8 @@ class GalaxiesML:
     def read(self, rows: range) -> tuple[np.ndarray, dict[int, str]]:
         """(float32 [n, H, W], {row: reason}) of rows of the index, see data/cutouts/source.py."""
         first, end = rows.start // len(BANDS), -(-rows.stop // len(BANDS))
-        parts, reasons = [], {}
+        parts = []
+        reasons = {}
         for start in range(first - first % self.step, end, self.step):
             start, stop = max(start, first), min(start + self.step, end)
             pixels, unread = self._objects(start, stop)

@@ -130,13 +130,11 @@ class Rule:
                 raise Mistake(f"{flag} {share!r}: expected a share of votes, 0 to 1")
         if statistic not in STATISTICS:
             raise Mistake(f"--statistic {statistic!r}: expected one of {', '.join(STATISTICS)}")
-        self.min_votes, self.min_lens_votes, self.gate, self.lens, self.statistic = (
-            min_votes,
-            min_lens_votes,
-            gate,
-            lens,
-            statistic,
-        )
+        self.min_votes = min_votes
+        self.min_lens_votes = min_lens_votes
+        self.gate = gate
+        self.lens = lens
+        self.statistic = statistic
 
     @property
     def source(self) -> str:
@@ -195,7 +193,9 @@ class GalaxyZoo:
         }
         files = fits_files(images)
         self.report: list[str] = []
-        self.table, self.without_row, self.without_file = None, [], []
+        self.table = None
+        self.without_row = []
+        self.without_file = []
         names = [file_stem(path) for path in files]
         if labels:
             self.table, names = self._matched(labels, id_column, files, names)
@@ -372,10 +372,12 @@ class GalaxyZoo:
     # ---- pixels
 
     def read(self, rows: range) -> tuple[np.ndarray, dict[int, str]]:
-        images, bad = np.zeros((len(rows), *self.shape), dtype=np.float32), {}
+        images = np.zeros((len(rows), *self.shape), dtype=np.float32)
+        bad = {}
         at = 0
         while at < len(rows):
-            number, first = self.file_of_row[rows[at]], at
+            number = self.file_of_row[rows[at]]
+            first = at
             while at < len(rows) and self.file_of_row[rows[at]] == number:
                 at += 1
             planes = [self.plane_of_row[row] for row in rows[first:at]]

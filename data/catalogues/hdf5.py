@@ -91,9 +91,11 @@ def check_stored(path: str, name: str, data: h5py.Dataset) -> None:
     """Before memory for the declared size is taken, or what was never written is read as zeros."""
     if data.chunks:
         declared = math.prod(-(-size // chunk) for size, chunk in zip(data.shape, data.chunks))
-        stored, what = data.id.get_num_chunks(), "chunks"
+        stored = data.id.get_num_chunks()
+        what = "chunks"
     else:
-        declared, what = data.size * data.dtype.itemsize, "bytes"
+        declared = data.size * data.dtype.itemsize
+        what = "bytes"
         stored = min(data.id.get_storage_size(), os.path.getsize(path))
     if stored < declared:
         raise Mistake(

@@ -76,10 +76,8 @@ OTHER_PRODUCTS = re.compile(
 PRODUCT = re.compile(r"(_(drz|drc|mos|flt|flc|c0m|c0f|crj|crc|ima|sci|img))+$", re.IGNORECASE)
 MOST_HDUS = 200  # of a file: the 16 reads of a WFC3/IR ramp have 81
 FILTER = re.compile(r"(?<![A-Za-z0-9])[FG]\d{3,4}[A-Z]{1,2}\d?(?![A-Za-z0-9])", re.IGNORECASE)
-NO_FILTER, NO_TARGET = (
-    re.compile(r"(CLEAR\w*|N/A|NONE|)", re.IGNORECASE),
-    re.compile(r"(ANY|NONE|N/A|UNKNOWN|TARGET|DARK|BIAS|FLAT|)", re.IGNORECASE),
-)
+NO_FILTER = re.compile(r"(CLEAR\w*|N/A|NONE|)", re.IGNORECASE)
+NO_TARGET = re.compile(r"(ANY|NONE|N/A|UNKNOWN|TARGET|DARK|BIAS|FLAT|)", re.IGNORECASE)
 
 
 def open_source(
@@ -140,11 +138,9 @@ class HST:
         if not (isinstance(good_bits, int) and 0 <= good_bits < 2**32):
             raise Mistake(f"--good_bits {good_bits!r}: expected a sum of DQ bits, 0 or more")
         check_max_masked(max_masked)
-        self.catalog, self.label, self.label_source = (
-            catalog,
-            label,
-            label_source or (catalog if label != -1 else ""),
-        )
+        self.catalog = catalog
+        self.label = label
+        self.label_source = label_source or (catalog if label != -1 else "")
         self.good_bits, self.max_masked, self.image_size, self.crop = good_bits, max_masked, image_size, crop
         self.recipe: dict[str, Any] = {
             "kind": "hst",
@@ -245,7 +241,8 @@ class HST:
     # ---- pixels
 
     def read(self, rows: range) -> tuple[np.ndarray, dict[int, str]]:
-        images, bad = np.zeros((len(rows), *self.shape), dtype=np.float32), {}
+        images = np.zeros((len(rows), *self.shape), dtype=np.float32)
+        bad = {}
         for at, row in enumerate(rows):
             try:
                 image = fitted_images(self._measured(self.images[row])[0][None], self.image_size, 0)

@@ -29,7 +29,8 @@ def filled_pixels(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     mask: bool [H, W], True where nothing was measured; not everywhere.
     """
     assert not mask.all()
-    image, missing = np.where(mask, 0, image).astype(np.float32), mask.copy()
+    image = np.where(mask, 0, image).astype(np.float32)
+    missing = mask.copy()
     height, width = image.shape
     for _ in range(height + width):  # a ring of the hole in each pass
         rows, columns = np.nonzero(missing)

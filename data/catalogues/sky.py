@@ -162,10 +162,8 @@ def card_value(header: fits.Header, name: str, default=""):
 def _sky_cards(headers: list[fits.Header]) -> tuple[float, float]:
     for header in headers:
         for names in CARDS:
-            ra, dec = (
-                angle_degrees(card_value(header, names[0]), 15),
-                angle_degrees(card_value(header, names[1]), 1),
-            )
+            ra = angle_degrees(card_value(header, names[0]), 15)
+            dec = angle_degrees(card_value(header, names[1]), 1)
             # (0, 0) is what writers put who did not know
             if 0 <= ra <= 360 and abs(dec) <= 90 and (ra, dec) != (0, 0):
                 return ra, dec

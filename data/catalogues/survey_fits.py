@@ -131,13 +131,11 @@ class SurveyFits:
             raise Mistake(f"--catalog {catalog!r}: expected a name of letters, digits and _")
         if len(set(planes)) < len(planes):
             raise Mistake(f"--planes {' '.join(planes)}: expected a name each, none twice")
-        self.catalog, self.planes, self.max_masked, self.image_size, self.crop = (
-            catalog,
-            planes,
-            max_masked,
-            image_size,
-            crop,
-        )
+        self.catalog = catalog
+        self.planes = planes
+        self.max_masked = max_masked
+        self.image_size = image_size
+        self.crop = crop
         self.recipe: dict[str, Any] = {
             "kind": "survey_fits",
             "input": os.path.abspath(input),
@@ -206,11 +204,15 @@ class SurveyFits:
             found = BAND_AT_END.fullmatch(file_stem(path))
             for name in dict.fromkeys((file_stem(path), found[1] if found else file_stem(path))):
                 by_object.setdefault(name, []).append(path)
-        labels, hdu, plane = self._labels(), self._integers("hdu"), self._integers("plane")
+        labels = self._labels()
+        hdu = self._integers("hdu")
+        plane = self._integers("plane")
         column = {
             name: self.table[name].tolist() for name in ("object", "file", "band") if name in self.table
         }
-        rows, used, without = [], set(), []
+        rows = []
+        used = set()
+        without = []
         for row in range(len(self.table)):
             name = column["file"][row].replace("\\", "/") if "file" in column else ""
             known = column["object"][row] if "object" in column else ""
@@ -378,7 +380,8 @@ class SurveyFits:
     # ---- pixels
 
     def read(self, rows: range) -> tuple[np.ndarray, dict[int, str]]:
-        images, bad = np.zeros((len(rows), *self.shape), dtype=np.float32), {}
+        images = np.zeros((len(rows), *self.shape), dtype=np.float32)
+        bad = {}
         for at, row in enumerate(rows):
             try:
                 image = fitted_images(self._image(self.images[row])[None], self.image_size, 0)

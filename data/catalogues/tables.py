@@ -103,7 +103,8 @@ def _header(file) -> tuple[int, bytes]:
             break
         if not line:
             raise ValueError("it is empty" if not skipped else "it holds comments alone")
-        skipped, before = skipped + 1, line if line.strip() else before
+        skipped = skipped + 1
+        before = line if line.strip() else before
     if before.count(b",") and before.count(b",") == line.count(b",") and re.match(rb"\s*[\d.+-]+\s*,", line):
         return skipped - 1, before
     return skipped, line

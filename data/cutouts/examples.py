@@ -110,7 +110,8 @@ def make_examples(store: Store, rows: np.ndarray, bands: list[str], band_mode: s
     if len(left):
         report.append(f"files in no example: {len(left):,} ({'; '.join(left_out['reason'].unique()[:3])})")
     if band_mode == "single":
-        table, of_used = used[:, None], np.arange(len(used))
+        table = used[:, None]
+        of_used = np.arange(len(used))
     else:
         table, of_used = _stack(store.index.iloc[used], used, channel[fits], len(bands))
         lost = len(_objects(store.index.iloc[rows]).unique()) - len(table)

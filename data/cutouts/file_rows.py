@@ -30,7 +30,8 @@ def frames_of_files(
     predicted  how many examples have one; those after them have not
     A file without a probability has a reason, and prob and pred missing, or 0 with `refused_are_zero`.
     """
-    index, left_out = examples.store.index, dict(zip(examples.left_out["row"], examples.left_out["reason"]))
+    index = examples.store.index
+    left_out = dict(zip(examples.left_out["row"], examples.left_out["reason"]))
     for start in range(0, len(rows), ROWS):
         some = rows[start : start + ROWS]
         files, example = index.iloc[some], examples.example_of_row[some]
@@ -71,7 +72,8 @@ def write_frames_of_files(tables: Iterator[pd.DataFrame], rows: int, out: Path, 
             for name in ("pred", "quarantine")
         )
         for table in tables:
-            here, head = slice(at, at + len(table)), at == 0
+            here = slice(at, at + len(table))
+            head = at == 0
             arrays["probs"][here] = table["prob"]
             arrays["labels"][here] = table["label"].to_numpy(np.float32, na_value=np.nan)
             arrays["preds"][here] = table["pred"].to_numpy(np.int8, na_value=-1)

@@ -119,7 +119,8 @@ def check_counts(raw: bytes) -> None:
     """
     for at in range(0, len(raw), 80):
         if card := COUNT.match(raw, at, at + 80):
-            name, value = card[1].upper(), card[2].strip()
+            name = card[1].upper()
+            value = card[2].strip()
             if not re.fullmatch(rb"[+-]?\d{1,19}", value) or int(value) > MOST.get(name, 2**63):
                 raise BadFile(f"corrupt header: {name.decode()} = {re.sub(rb'[^ -~]', b'?', value).decode()}")
 

@@ -30,7 +30,8 @@ def read_cutouts(
     Raises: OSError for trouble of the machine.
     """
     shape = tuple(shape)
-    images, reasons = np.empty((len(paths), *shape), np.float32), {}
+    images = np.empty((len(paths), *shape), np.float32)
+    reasons = {}
 
     def read_alone(row: int) -> None:
         try:
@@ -50,7 +51,8 @@ def read_cutouts(
     for start in range(0, len(paths), at_once):
         sizes = _fill(views, paths[start : start + at_once])
         for size in set(sizes):
-            rows, tried = np.flatnonzero(np.array(sizes) == size), ()
+            rows = np.flatnonzero(np.array(sizes) == size)
+            tried = ()
             while len(rows):
                 known = KNOWN.get((size, shape), ()) if size < room else ()
                 for found in known:
@@ -58,7 +60,8 @@ def read_cutouts(
                         rows = _take(flat[start : start + at_once], buffer, rows, *found)
                 if len(rows):  # what is learnt from one may be said of the others
                     read_alone(start + int(rows[0]))
-                rows, tried = rows[1:], known
+                rows = rows[1:]
+                tried = known
     return images, dict(sorted(reasons.items()))
 
 
@@ -68,7 +71,8 @@ def _fill(views: list[list[memoryview]], paths: Sequence[str | os.PathLike]) -> 
 
     All are opened, then all read, then all closed: a kind of system call after its like takes less time.
     """
-    sizes, files = [], [_opened(path) for path in paths]
+    sizes = []
+    files = [_opened(path) for path in paths]
     try:
         for view, file in zip(views, files):
             try:
@@ -99,7 +103,8 @@ def _take(
     taken, left = rows[same], rows[~same]
     if not len(taken):
         return left
-    start, span = len(headers) + layout.skip, _span(taken)
+    start = len(headers) + layout.skip
+    span = _span(taken)
     with np.errstate(over="ignore", invalid="ignore"):
         images[span] = buffer[span, start : start + images.shape[1] * layout.dtype.itemsize].view(
             layout.dtype

@@ -25,12 +25,11 @@ def _head(name: bytes, value: int) -> bytes:
     return b"%-8s= %20d" % (name, value)
 
 
-PRIMARY, IMAGE, TABLE = (
-    b"SIMPLE  =".ljust(29) + b"T",
-    b"XTENSION= 'IMAGE   '".ljust(30),
-    b"XTENSION= 'BINTABLE'".ljust(30),
-)
-NO_AXIS, ONE_GROUP = _head(b"NAXIS", 0), [_head(b"PCOUNT", 0), _head(b"GCOUNT", 1)]
+PRIMARY = b"SIMPLE  =".ljust(29) + b"T"
+IMAGE = b"XTENSION= 'IMAGE   '".ljust(30)
+TABLE = b"XTENSION= 'BINTABLE'".ljust(30)
+NO_AXIS = _head(b"NAXIS", 0)
+ONE_GROUP = [_head(b"PCOUNT", 0), _head(b"GCOUNT", 1)]
 PIXELS = {
     _head(b"BITPIX", number): np.dtype(kind)
     for number, kind in {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}.items()
@@ -173,7 +172,8 @@ def _not_alone(cards: np.ndarray) -> list[int]:
     """Which of these cards, uint8 [n, 80], are not harmless whatever stands before and after them."""
     lines = np.full((len(cards), CARD + 1), ord("\n"), np.uint8)
     lines[:, :CARD] = cards
-    text, at = lines.tobytes(), 0
+    text = lines.tobytes()
+    at = 0
     found = [end.start() // (CARD + 1) for end in ENDS.finditer(text)]
     while (at := ALONE.match(text, at).end()) < len(text):
         found.append(at // (CARD + 1))
@@ -206,7 +206,8 @@ def _layout(header: bytes, end: int, shape: tuple[int, ...]) -> Layout | None:
     if heads[0] == TABLE:
         mandatory, layout = _table(cards, shape)
     elif heads[0] == PRIMARY and heads[2] == NO_AXIS:
-        mandatory, layout = [PRIMARY, heads[1], NO_AXIS], Layout(0)
+        mandatory = [PRIMARY, heads[1], NO_AXIS]
+        layout = Layout(0)
     else:
         mandatory = (
             [PRIMARY, heads[1], *axes] if heads[0] == PRIMARY else [IMAGE, heads[1], *axes, *ONE_GROUP]
@@ -263,7 +264,8 @@ def _columns(cards: list[bytes]) -> tuple[dict[bytes, Column], int]:
     texts = {card[:8].rstrip(): text[1] for card in describing if (text := STRING.fullmatch(card, 8))}
     if len(texts) < len(describing):  # one is no plain string, or comes again
         return {}, 0
-    columns, row = {}, 0
+    columns = {}
+    row = 0
     for number in range(1, len(describing) + 1):
         name, form, sides = (
             texts.get(keyword % number, b"") for keyword in (b"TTYPE%d", b"TFORM%d", b"TDIM%d")
@@ -271,7 +273,8 @@ def _columns(cards: list[bytes]) -> tuple[dict[bytes, Column], int]:
         if not form:
             break
         found = FORMAT.fullmatch(form)
-        count, shape = int(found[1] or 1) if found else 0, None
+        count = int(found[1] or 1) if found else 0
+        shape = None
         if DIMENSIONS.fullmatch(sides):
             shape = tuple(map(int, sides[1:-1].split(b",")))[::-1]
         if (

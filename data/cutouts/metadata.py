@@ -375,9 +375,11 @@ def _numbers(name: str, column: pd.Series) -> pd.Series:
         given = column.notna() & ~column.astype(str).str.strip().str.lower().isin(["", "nan"])
         wrong = np.flatnonzero(np.isnan(values) & given.to_numpy())
     elif pd.api.types.is_bool_dtype(column.dtype) or column.dtype.kind not in "iuf":
-        values, wrong = None, np.arange(min(1, len(column)))
+        values = None
+        wrong = np.arange(min(1, len(column)))
     else:
-        values, wrong = column.to_numpy(dtype=np.float64, na_value=np.nan), []
+        values = column.to_numpy(dtype=np.float64, na_value=np.nan)
+        wrong = []
     if len(wrong):
         raise Mistake(
             f"column {name!r} holds {column.iloc[wrong[0]]!r:.80} in row {wrong[0]}: expected a number, or "

@@ -129,7 +129,8 @@ def weight(columns: dict[str, np.ndarray]) -> np.ndarray:
     """
     product = np.ones(len(next(iter(columns.values()))))
     for name, values in columns.items():
-        values, bad = np.asarray(values, dtype=np.float64), MEASURES[name].bad
+        values = np.asarray(values, dtype=np.float64)
+        bad = MEASURES[name].bad
         if np.isinf(bad):
             continue
         with np.errstate(divide="ignore", over="ignore"):
@@ -292,7 +293,8 @@ def _snr(residual: np.ndarray, good: np.ndarray, rms: np.ndarray, used: np.ndarr
 
 def _sorted3(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(lowest, middle, highest), pixel by pixel."""
-    low, high = np.minimum(a, b), np.maximum(a, b)
+    low = np.minimum(a, b)
+    high = np.maximum(a, b)
     return np.minimum(low, c), np.maximum(low, np.minimum(high, c)), np.maximum(high, c)
 
 
@@ -342,10 +344,8 @@ def _median(windows: np.ndarray) -> np.ndarray:
 def _windows(values: np.ndarray, number: np.ndarray, y: np.ndarray, x: np.ndarray, half: int) -> np.ndarray:
     """[p, 2 half + 1, 2 half + 1] around pixels, the edge repeated."""
     span = np.arange(-half, half + 1)
-    rows, columns = (
-        (y[:, None] + span).clip(0, values.shape[1] - 1),
-        (x[:, None] + span).clip(0, values.shape[2] - 1),
-    )
+    rows = (y[:, None] + span).clip(0, values.shape[1] - 1)
+    columns = (x[:, None] + span).clip(0, values.shape[2] - 1)
     return values[number[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 

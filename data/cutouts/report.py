@@ -18,7 +18,8 @@ BINS = 40
 
 def write_store_report(store: Store, path: Path, say) -> None:
     """The page of a store. Raises Mistake where the store is damaged."""
-    page, index = HtmlPage(f"Store {store.directory.name}"), store.index
+    page = HtmlPage(f"Store {store.directory.name}")
+    index = store.index
     measures = quality_table.quality_of(store, say)
     page.lines(store.summary())
     page.section("Images")

@@ -53,7 +53,9 @@ STORES = PackKind(VERSION, "store", "the store {} is", "it is packed anew from t
 INDEX = "index.parquet"
 METADATA = "metadata.parquet"
 COLUMNS = ["path", "object", "band", "domain", "label"]
-BLOCK_ROWS, BLOCK_BYTES = 1024, 2**24  # a block is the memory of a worker, and what a kill can cost
+# a block is the memory of a worker, and what a kill can cost
+BLOCK_ROWS = 1024
+BLOCK_BYTES = 2**24
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,7 +250,8 @@ def _pack(
     say: Callable[[str], None],
     source: Source | None,
 ) -> None:
-    count, row_bytes = len(inventory), math.prod(shape) * 4
+    count = len(inventory)
+    row_bytes = math.prod(shape) * 4
     rows = max(1, min(BLOCK_ROWS, BLOCK_BYTES // row_bytes))
     # Named by what determines every block: what an orphaned worker of a killed attempt still writes is the
     # same.

@@ -211,7 +211,8 @@ def _from_rates(hdu: fits.BinTableHDU, path: str | os.PathLike, reading: Reading
             raise BadFile(f"no column {name}: there are {' '.join(columns)}")
         return bands(name)
 
-    time, fracexp = column("TIME"), bands("FRACEXP")
+    time = column("TIME")
+    fracexp = bands("FRACEXP")
     width = _width(hdu, column)
     fraction = np.ones((len(time), 1)) if fracexp is None else fracexp
     enough = fraction >= reading.min_fracexp
@@ -314,7 +315,8 @@ def _from_events(
         raise BadFile("an event has no time (NaN)")
     value, edges, bands = _spectrum(hdu, reading)
     good = _good_time(hdus, size)
-    begin, bins = good[0, 0], int(np.ceil((good[-1, 1] - good[0, 0]) / reading.bin_time - 1e-9))
+    begin = good[0, 0]
+    bins = int(np.ceil((good[-1, 1] - good[0, 0]) / reading.bin_time - 1e-9))
     if bins > MOST_BINS:
         raise BadFile(f"{bins:,} bins of {reading.bin_time:g} s: give a larger --bin_time")
     border = begin + reading.bin_time * np.arange(bins + 1)
@@ -323,10 +325,8 @@ def _from_events(
     steps = np.repeat(so_far, 2)[1:-1]
     exposure = np.diff(np.interp(border, good.ravel(), steps))[:, None] * np.ones(len(bands))
     interval = np.searchsorted(good[:, 0], time, side="right") - 1
-    bin_of, band_of = (
-        np.floor((time - begin) / reading.bin_time).astype(np.int64),
-        np.searchsorted(edges, value, side="right") - 1,
-    )
+    bin_of = np.floor((time - begin) / reading.bin_time).astype(np.int64)
+    band_of = np.searchsorted(edges, value, side="right") - 1
     inside = (
         (interval >= 0)
         & (time <= good[interval, 1])
@@ -459,7 +459,8 @@ def _from_table(table: pd.DataFrame, path: str | os.PathLike, reading: Reading) 
     usable = np.isfinite(rows["rate"]) & np.isfinite(rows["error"]) & (rows["error"] > 0)
     if not usable.any():
         raise BadFile(f"no point left: none of {len(table)} rows has a finite value and error")
-    lost, rows = set(rows["source"]) - set(rows["source"][usable]), rows[usable]
+    lost = set(rows["source"]) - set(rows["source"][usable])
+    rows = rows[usable]
     bands = tuple(
         sorted(rows["band"].unique(), key=lambda name: ("ugrizy".find(name) if len(name) == 1 else -1, name))
     )
@@ -492,10 +493,15 @@ def _epochs(
     """Rows in order of time -> points: an epoch ends `gap` s after its first row,
     or where a band comes again.
     """
-    epoch, first, seen, of_row = -1, -np.inf, set(), np.empty(len(time), dtype=np.int64)
+    epoch = -1
+    first = -np.inf
+    seen = set()
+    of_row = np.empty(len(time), dtype=np.int64)
     for row, (now, this) in enumerate(zip(time.tolist(), channel.tolist())):
         if now - first > gap or this in seen:
-            epoch, first, seen = epoch + 1, now, set()
+            epoch = epoch + 1
+            first = now
+            seen = set()
         seen.add(this)
         of_row[row] = epoch
     centre = np.bincount(of_row, time - time[0]) / np.bincount(of_row) + time[0]

@@ -371,7 +371,8 @@ def _finish(paths: Sequence[str], partial: Path, digest: str) -> None:
     curves.loc[other, "reason"] = [
         f"{count} bands, where most curves have {most}" for count in channels[other]
     ]
-    taken, shares = good & ~other, curves["points"].to_numpy(dtype=np.int64)
+    taken = good & ~other
+    shares = curves["points"].to_numpy(dtype=np.int64)
     points = int(shares[taken].sum())
     files = {name: open(partial / f"{name}.npy", "wb") for name in FIELDS}
     try:

@@ -106,7 +106,8 @@ class Survey:
         """The store of a shard, packed now or earlier; one without pixels where none of its files can be
         read.
         """
-        there, path = self.manifest(shard), self.store_path(shard)
+        there = self.manifest(shard)
+        path = self.store_path(shard)
         if there and "reasons" not in there:
             return store.open_store(path)
         index = inventory_of_shard(self.paths(shard))
@@ -183,7 +184,9 @@ def plan_survey(
         # of a plan that was interrupted, and perhaps of another size
         for old in (directory / "shards").iterdir():
             old.unlink()
-        shards, apart, before = [], [], set()
+        shards = []
+        apart = []
+        before = set()
         for paths in cut_between_objects(list_images(images), shard_size):
             text = "".join(f"{path}\n" for path in paths).encode()
             write_durably(list_path(directory, len(shards)), gzip.compress(text, 1, mtime=0))

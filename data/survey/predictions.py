@@ -79,7 +79,8 @@ def prediction_table(
 
 def write_predictions(path: Path, rows: pa.Table, record: dict) -> None:
     """Durable when it returns: the file's bytes, and its name."""
-    content, text = io.BytesIO(), json.dumps(record, sort_keys=True)
+    content = io.BytesIO()
+    text = json.dumps(record, sort_keys=True)
     footer = {KEY: json.dumps([text, hashlib.sha256(text.encode()).hexdigest()])}
     pq.write_table(
         rows.replace_schema_metadata(footer),
@@ -101,7 +102,8 @@ def read_predictions(path: Path, networks: int) -> tuple[pa.Table, dict]:
         text, digest = json.loads(rows.schema.metadata[KEY])
         if hashlib.sha256(text.encode()).hexdigest() != digest:
             raise ValueError("its record differs from its checksum")
-        record, rows = json.loads(text), rows.replace_schema_metadata()
+        record = json.loads(text)
+        rows = rows.replace_schema_metadata()
         rows.validate(full=True)
         if rows.schema != prediction_schema(networks) or len(rows) != record["files"]:
             raise ValueError(f"it holds {len(rows)} rows of {', '.join(rows.schema.names)}")

@@ -75,7 +75,10 @@ def prove_survey(survey: Survey, folder: Path, networks: int, parts: int, with_c
             f"nothing of {survey.directory} is predicted yet with this network ({folder} is not there)"
         )
     settings = json.loads((folder / "settings.json").read_bytes())
-    listed, found, totals, wrong = Ledger(), Ledger(), Totals(), {}
+    listed = Ledger()
+    found = Ledger()
+    totals = Totals()
+    wrong = {}
     known = {predictions.prediction_path(folder, shard).name for shard in range(len(survey))}
     if strangers := sorted(path.name for path in folder.glob("*.parquet") if path.name not in known):
         raise Mistake(f"{folder} holds {strangers[0]}, which is no shard of this plan: remove it")
@@ -125,7 +128,9 @@ def check_predictions(rows: pa.Table, record: dict, expected: np.ndarray, stated
     """Raises: Damaged where the rows of a shard are not those of its list, of hashes `expected` [n]
     uint64.
     """
-    got, wanted, found = Ledger(), Ledger(), hashes_of_paths(rows["path"])
+    got = Ledger()
+    wanted = Ledger()
+    found = hashes_of_paths(rows["path"])
     got.note(found)
     wanted.note(expected)
     if got != wanted:

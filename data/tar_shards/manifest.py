@@ -50,7 +50,9 @@ def checked_manifest(content: bytes, where: str) -> dict[str, Any] | None:
 
 def _check(manifest: dict[str, Any], where: str) -> None:
     """Raises an error unless all is of its type, and no count promises more than the files can hold."""
-    shards, known, pixels = manifest["shards"], manifest["metadata"], math.prod(manifest["shape"])
+    shards = manifest["shards"]
+    known = manifest["metadata"]
+    pixels = math.prod(manifest["shape"])
     numbers = [
         manifest["samples"],
         manifest["images"],

@@ -88,12 +88,11 @@ class TarShards:
         self.images: dict[int, Images] = {}  # of the shards that were looked into
         if self.manifest:
             self.paths = [os.path.join(directory, shard["name"]) for shard in self.manifest["shards"]]
-            self.shape, self.spans = (
-                tuple(self.manifest["shape"]),
-                [shard["rows"] for shard in self.manifest["shards"]],
-            )
+            self.shape = tuple(self.manifest["shape"])
+            self.spans = [shard["rows"] for shard in self.manifest["shards"]]
         else:
-            self.shape, self.spans = (), []
+            self.shape = ()
+            self.spans = []
             _ = self.tables  # how many images each shard has is not known before
 
     @property
@@ -109,7 +108,8 @@ class TarShards:
         """(float32 [n, H, W], {row: reason} of those that cannot be used, zero there). Raises:
         OSError, Mistake for a damaged shard.
         """
-        pixels, bad = np.zeros((len(rows), *self.shape), dtype=np.float32), {}
+        pixels = np.zeros((len(rows), *self.shape), dtype=np.float32)
+        bad = {}
         for shard, (first, last) in enumerate(self.spans):
             if first >= rows.stop or last < rows.start:
                 continue
@@ -148,8 +148,10 @@ class TarShards:
         return self._our_tables() if self.manifest else self._foreign_tables()
 
     def _our_tables(self) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-        manifest, known = self.manifest, self.manifest["metadata"]
-        where, met = str(Path(self.paths[0]).parent), np.zeros(manifest["images"], dtype=np.int64)
+        manifest = self.manifest
+        known = self.manifest["metadata"]
+        where = str(Path(self.paths[0]).parent)
+        met = np.zeros(manifest["images"], dtype=np.int64)
         columns = {
             name: np.empty(manifest["images"], dtype=np.int8 if name == "label" else object)
             for name in COLUMNS
@@ -197,11 +199,13 @@ class TarShards:
         )
 
     def _foreign_tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        columns, objects = {name: [] for name in COLUMNS}, {}
+        columns = {name: [] for name in COLUMNS}
+        objects = {}
         for shard in range(len(self.paths)):
             self.spans.append([len(columns["path"]), -1])
             for record in self._records(shard, len(columns["path"])):
-                count, identity = len(record["bands"]), (record["domain"], record["object"])
+                count = len(record["bands"])
+                identity = (record["domain"], record["object"])
                 for name, values in zip(
                     COLUMNS,
                     (
@@ -240,16 +244,14 @@ class TarShards:
         """What is said of each sample of a shard (data/tar_shards/records.py), in order;
         afterwards `images` has where its pixels are.
         """
-        path, rows, channels, members, starts, sizes, layouts, reasons = (
-            self.paths[shard],
-            [],
-            [],
-            [],
-            [],
-            [],
-            [],
-            {},
-        )
+        path = self.paths[shard]
+        rows = []
+        channels = []
+        members = []
+        starts = []
+        sizes = []
+        layouts = []
+        reasons = {}
         with open_plain(path) as file:
             size = os.fstat(file.fileno()).st_size
             if self.manifest:
@@ -329,7 +331,8 @@ class TarShards:
             if tuple(shape) == self.shape
             else f"is {shape[0]}x{shape[1]}, expected {self.shape[0]}x{self.shape[1]}"
         )
-        told, where = {}, f"{path}: sample {clean(key)}"
+        told = {}
+        where = f"{path}: sample {clean(key)}"
         if "json" in parts:
             told = strict_json(head(file, parts["json"], MOST_JSON + 1), path, parts["json"].name)
             if not isinstance(told, dict):

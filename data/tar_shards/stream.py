@@ -114,7 +114,8 @@ class Streamed(Examples):
         each = order.lanes // distributed.world_size()
         mine = range(distributed.rank() * each, (distributed.rank() + 1) * each)
         # this window and the next
-        self.coming, self.most_held = order.shards(step, mine), 2 * order.window * each
+        self.coming = order.shards(step, mine)
+        self.most_held = 2 * order.window * each
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         index = np.asarray(indices, dtype=np.int64)
@@ -123,11 +124,13 @@ class Streamed(Examples):
         channels = 1 if single else len(self.bands)
         image = np.empty((len(index), channels, *self.manifest["shape"]), dtype=np.float32)
         present = np.ones((len(index), channels), dtype=bool)
-        wanted, self.batch = np.unique(shard).tolist(), self.batch + 1
+        wanted = np.unique(shard).tolist()
+        self.batch = self.batch + 1
         for number in [number for number in wanted if number in self.held] + [
             number for number in wanted if number not in self.held
         ]:
-            decoded, those = self._decoded(number), np.flatnonzero(shard == number)
+            decoded = self._decoded(number)
+            those = np.flatnonzero(shard == number)
             if single:
                 image[those, 0] = decoded.image[sample[those], channel[those]]
             else:
@@ -154,12 +157,10 @@ class Streamed(Examples):
 
     def _ask_for(self, shard: int) -> None:
         if self.threads is None or self.threads[0] != os.getpid():  # threads do not survive a fork
-            self.threads, self.held, self.used, self.unused = (
-                (os.getpid(), ThreadPoolExecutor(1, "shards")),
-                {},
-                {},
-                set(),
-            )
+            self.threads = (os.getpid(), ThreadPoolExecutor(1, "shards"))
+            self.held = {}
+            self.used = {}
+            self.unused = set()
         while len(self.held) >= self.most_held:
             # the one of the oldest window: windows end one after another
             done = self.used.keys() - self.unused
@@ -199,7 +200,8 @@ def open_stream(place: str | os.PathLike, bands: Sequence[str] = (), band_mode: 
     content = fetched(place, "samples.parquet", manifest["table"]["size"])
     if sha256(content).hexdigest() != manifest["table"]["sha256"]:
         raise Mistake(f"{clean(place)}: samples.parquet is not that of manifest.json: copy both again")
-    table, counts = _table(content, manifest, place), [shard["samples"] for shard in manifest["shards"]]
+    table = _table(content, manifest, place)
+    counts = [shard["samples"] for shard in manifest["shards"]]
     codes, texts = pd.factorize(table["good"])
     good = [json.loads(text) for text in texts]  # bands of each kind of sample
     there = in_order(band for found in good for band in found)
@@ -243,7 +245,8 @@ def _table(content: bytes, manifest: dict, place: str) -> pd.DataFrame:
 
 def read_shard(place: str, manifest: dict, number: int, bands: Sequence[str]) -> Decoded:
     """A shard of a folder or URL, checked and decoded. Raises: Mistake in one line that names it."""
-    told, where = manifest["shards"][number], f"{place.rstrip('/')}/{manifest['shards'][number]['name']}"
+    told = manifest["shards"][number]
+    where = f"{place.rstrip('/')}/{manifest['shards'][number]['name']}"
     if told["size"] > MOST_SHARD:
         raise Mistake(
             f"{where}: has {told['size']:,} bytes, expected at most {MOST_SHARD:,} to be streamed: write "
@@ -252,9 +255,11 @@ def read_shard(place: str, manifest: dict, number: int, bands: Sequence[str]) ->
     content = fetched(place, told["name"], told["size"])
     if sha256(content).hexdigest() != told["sha256"]:
         raise Mistake(f"{where}: differs from its checksum in manifest.json: it is damaged, copy it again")
-    view, shape = memoryview(content), tuple(manifest["shape"])
+    view = memoryview(content)
+    shape = tuple(manifest["shape"])
     image = np.zeros((told["samples"], len(bands), *shape), dtype=np.float32)
-    present, count = np.zeros((told["samples"], len(bands)), dtype=bool), 0
+    present = np.zeros((told["samples"], len(bands)), dtype=bool)
+    count = 0
     for count, (key, parts) in enumerate(samples(io.BytesIO(content), len(content), where), 1):
         if count > told["samples"] or not {"npy", "json"} <= parts.keys():
             raise refused(

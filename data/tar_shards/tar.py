@@ -100,7 +100,9 @@ def samples(file: BinaryIO, size: int, where: str) -> Iterator[tuple[str, dict[s
     Members without a suffix, hidden ones and `__meta__` are passed over, as WebDataset does.
     Raises: Mistake that names `where`, the member, and what was expected.
     """
-    key, parts, keys = None, {}, set()
+    key = None
+    parts = {}
+    keys = set()
     for member in members(file, size, where):
         folder, slash, base = member.name.rpartition("/")
         stem, dot, suffix = base.partition(".")
@@ -114,7 +116,8 @@ def samples(file: BinaryIO, size: int, where: str) -> Iterator[tuple[str, dict[s
         if folder + slash + stem != key:
             if key is not None:
                 yield key, parts
-            key, parts = folder + slash + stem, {}
+            key = folder + slash + stem
+            parts = {}
             if key in keys:
                 raise refused(
                     where,
@@ -131,7 +134,9 @@ def samples(file: BinaryIO, size: int, where: str) -> Iterator[tuple[str, dict[s
 
 def members(file: BinaryIO, size: int, where: str) -> Iterator[Member]:
     """The plain files of a tar file of `size` bytes, in order. Raises: Mistake as `samples`."""
-    at, told, count = 0, {}, 0
+    at = 0
+    told = {}
+    count = 0
     while True:
         file.seek(at)
         block = file.read(BLOCK)
@@ -256,7 +261,8 @@ def _long_name(content: bytes, where: str) -> dict[str, bytes]:
 
 def _pax(content: bytes, where: str, for_all: bool) -> dict[str, bytes]:
     """path and size as an extended header tells them; for all members it may tell neither."""
-    fields, at = {}, 0
+    fields = {}
+    at = 0
     while at < len(content):
         length = PAX_LENGTH.match(content, at)
         end = at + int(length[1]) if length else 0

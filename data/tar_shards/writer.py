@@ -73,7 +73,8 @@ def write_shards(
     """
     if per_shard < 1:
         raise Mistake(f"per_shard {per_shard}: expected at least 1 object a shard")
-    directory, plan = Path(directory), _plan(store, per_shard)
+    directory = Path(directory)
+    plan = _plan(store, per_shard)
     # locked also where all is done: only who looks at every shard knows that it is
     with locked_for_writing(directory, "shards", say, "writing"):
         return _write(plan, directory, max(1, workers), say)
@@ -114,10 +115,8 @@ def _write(plan: Plan, directory: Path, workers: int, say: Callable[[str], None]
             f"{str(directory)!r} holds the shards of another store, or others of this: choose another "
             "folder, or remove it"
         )
-    partial, names = (
-        directory / f"partial_{plan.digest[:16]}",
-        [f"shard-{number:06d}.tar" for number in range(-(-len(plan) // plan.per_shard))],
-    )
+    partial = directory / f"partial_{plan.digest[:16]}"
+    names = [f"shard-{number:06d}.tar" for number in range(-(-len(plan) // plan.per_shard))]
     records = (
         {record["name"]: record for record in before["shards"]}
         if before
@@ -164,7 +163,9 @@ def _write(plan: Plan, directory: Path, workers: int, say: Callable[[str], None]
 
 def _write_shard(plan: Plan, number: int, path: Path) -> dict[str, Any]:
     """Writes a shard, then the record that says that it is on disk."""
-    samples, digest, size = plan.shard(number), sha256(), 0
+    samples = plan.shard(number)
+    digest = sha256()
+    size = 0
     rows = plan.rows[plan.cuts[samples.start] : plan.cuts[samples.stop]]
     row_bytes = int(np.prod(plan.store.manifest["shape"])) * 4
     at_once = max(1, PART_BYTES * len(samples) // (len(rows) * row_bytes))
@@ -192,14 +193,13 @@ def _write_shard(plan: Plan, number: int, path: Path) -> dict[str, Any]:
 def _pieces(plan: Plan, samples: range) -> Iterator[bytes]:
     """The bytes of some samples, header by header and content by content."""
     cuts = plan.cuts[samples.start : samples.stop + 1]
-    rows, cuts = plan.rows[cuts[0] : cuts[-1]], (cuts - cuts[0]).tolist()
+    rows = plan.rows[cuts[0] : cuts[-1]]
+    cuts = (cuts - cuts[0]).tolist()
     images = np.ascontiguousarray(plan.store.read(rows), dtype="<f4")
     index = {name: plan.store.index[name].iloc[rows].tolist() for name in (*stores.COLUMNS, "reason")}
     metadata_rows = plan.metadata_row[samples.start : samples.stop].tolist()
-    known, numbers = (
-        _metadata_records(plan.store.metadata, [row for row in metadata_rows if row >= 0]),
-        rows.tolist(),
-    )
+    known = _metadata_records(plan.store.metadata, [row for row in metadata_rows if row >= 0])
+    numbers = rows.tolist()
     for number, metadata_row, first, last in zip(samples, metadata_rows, cuts, cuts[1:]):
         record = dict(
             object=index["object"][first],
@@ -216,10 +216,8 @@ def _pieces(plan: Plan, samples: range) -> Iterator[bytes]:
         np.lib.format.write_array_header_1_0(
             npy, {"descr": "<f4", "fortran_order": False, "shape": images[first:last].shape}
         )
-        text, size = (
-            json.dumps(record, allow_nan=False, separators=(",", ":")).encode(),
-            npy.tell() + images[first:last].nbytes,
-        )
+        text = json.dumps(record, allow_nan=False, separators=(",", ":")).encode()
+        size = npy.tell() + images[first:last].nbytes
         yield from (header(f"{number:09d}.json", len(text)), text, padding(len(text)))
         yield from (
             header(f"{number:09d}.npy", size),
@@ -237,12 +235,12 @@ def _metadata_records(table: pd.DataFrame | None, rows: list[int]) -> Iterator[d
 
 
 def _samples(plan: Plan) -> pd.DataFrame:
-    index, texts, good = plan.store.index, {}, []
-    bands, sound, cuts = (
-        index["band"].to_numpy(dtype=object)[plan.rows],
-        plan.store.good[plan.rows],
-        plan.cuts.tolist(),
-    )
+    index = plan.store.index
+    texts = {}
+    good = []
+    bands = index["band"].to_numpy(dtype=object)[plan.rows]
+    sound = plan.store.good[plan.rows]
+    cuts = plan.cuts.tolist()
     for first, last in zip(cuts, cuts[1:]):
         those = tuple(bands[first:last][sound[first:last]])
         good.append(texts.setdefault(those, json.dumps(those)))

@@ -50,7 +50,8 @@ class Degrade(nn.Module):
                 f"{list(image.shape)} are too small"
             )
         with torch.autocast(image.device.type, enabled=False):
-            x, there = image.float(), present[:, :, None, None]
+            x = image.float()
+            there = present[:, :, None, None]
             rms = noise_rms(x.detach(), present)[:, :, None, None]
             if self.seeing:
                 sigma, chosen = self.drawn(x, self.seeing / FWHM)

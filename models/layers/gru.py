@@ -166,13 +166,14 @@ class FastPass(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, w_ih, w_hh, b_ih, b_hh, sizes):
         H = w_hh.shape[1]
-        to_rz, to_n = w_hh[: 2 * H].t(), 2 * w_hh[2 * H :].t()
-        rz, n = (
-            product(x, w_ih[: 2 * H], b_ih[: 2 * H] + b_hh[: 2 * H]),
-            product(x, 2 * w_ih[2 * H :], 2 * b_ih[2 * H :]),
-        )
+        to_rz = w_hh[: 2 * H].t()
+        to_n = 2 * w_hh[2 * H :].t()
+        rz = product(x, w_ih[: 2 * H], b_ih[: 2 * H] + b_hh[: 2 * H])
+        n = product(x, 2 * w_ih[2 * H :], 2 * b_ih[2 * H :])
         n_hidden, h = torch.empty_like(n), torch.empty_like(n)
-        state, b_n, minus_one = x.new_zeros(sizes[0], H), 2 * b_hh[2 * H :], -x.new_ones(())
+        state = x.new_zeros(sizes[0], H)
+        b_n = 2 * b_hh[2 * H :]
+        minus_one = -x.new_ones(())
         steps = (part.split(sizes) for part in (rz, rz[:, :H], rz[:, H:], n, n_hidden, h))
         for size, rz_t, r_t, z_t, n_t, n_hidden_t, h_t in zip(sizes, *steps):
             state = state[:size]
@@ -190,21 +191,23 @@ class FastPass(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         x, w_ih, w_hh, rz, n, n_hidden, h = ctx.saved_tensors
-        sizes, H = ctx.sizes, h.shape[1]
+        sizes = ctx.sizes
+        H = h.shape[1]
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         # transposed: the faster product
         grad_w_ih, grad_w_hh = x.new_zeros(x.shape[1], 3 * H), x.new_zeros(H, 3 * H)
-        grad_b_n, grad_b_hh, carry = x.new_zeros(H), x.new_zeros(3 * H), h[:0]
+        grad_b_n = x.new_zeros(H)
+        grad_b_hh = x.new_zeros(3 * H)
+        carry = h[:0]
         states = [h.new_zeros(sizes[0], H), *h.split(sizes)]
         for rows, own, first in reversed(blocks(sizes)):
             before = torch.cat([state[:size] for state, size in zip(states[first:], own)])
             r, z, n_rows = rz[rows, :H], rz[rows, H:], n[rows]
             to_n = tanh_slope(1 - z, n_rows)
-            to_r, to_z = sigmoid_slope(to_n * n_hidden[rows], r).div_(2), sigmoid_slope(before - n_rows, z)
-            gates, grad_h = (
-                torch.stack([to_r, to_z, to_n * r], 1),
-                grad[rows].clone(memory_format=torch.contiguous_format),
-            )
+            to_r = sigmoid_slope(to_n * n_hidden[rows], r).div_(2)
+            to_z = sigmoid_slope(before - n_rows, z)
+            gates = torch.stack([to_r, to_z, to_n * r], 1)
+            grad_h = grad[rows].clone(memory_format=torch.contiguous_format)
             flat = gates.flatten(1)
             steps = zip(*(part.split(own) for part in (grad_h, gates, flat, z)))
             for grad_t, gates_t, flat_t, z_t in reversed(list(steps)):
@@ -232,12 +235,16 @@ def blocks(sizes: list[int]) -> list[tuple[slice, list[int], int]]:
     """Steps in runs of about BLOCK points, that stay in the cache:
     their points, their sizes and the first of them.
     """
-    found, first, start, stop = [], 0, 0, 0
+    found = []
+    first = 0
+    start = 0
+    stop = 0
     for t, size in enumerate(sizes):
         stop += size
         if stop - start >= BLOCK or t == len(sizes) - 1:
             found.append((slice(start, stop), sizes[first : t + 1], first))
-            first, start = t + 1, stop
+            first = t + 1
+            start = stop
     return found
 
 
@@ -269,11 +276,13 @@ def plain_pass(x: Tensor, weights: list[Tensor], length: Tensor, backward: bool)
     """
     w_ih, w_hh, b_ih, b_hh = weights
     x = F.linear(x, w_ih, b_ih)
-    state, states = torch.zeros_like(x[:, 0, : w_hh.shape[1]]), []
+    state = torch.zeros_like(x[:, 0, : w_hh.shape[1]])
+    states = []
     for t in reversed(range(x.shape[1])) if backward else range(x.shape[1]):
         r, z, n = x[:, t].chunk(3, -1)
         r_hidden, z_hidden, n_hidden = F.linear(state, w_hh, b_hh).chunk(3, -1)
-        z, n = torch.sigmoid(z + z_hidden), torch.tanh(n + torch.sigmoid(r + r_hidden) * n_hidden)
+        z = torch.sigmoid(z + z_hidden)
+        n = torch.tanh(n + torch.sigmoid(r + r_hidden) * n_hidden)
         state = torch.where((t < length)[:, None], torch.lerp(n, state, z), 0)
         states.append(state)
     return torch.stack(states[::-1] if backward else states, 1)

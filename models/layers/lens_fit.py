@@ -44,7 +44,8 @@ class LensFit(nn.Module):
 
     def forward(self, image: Tensor, noise: Tensor, geometry: dict[str, Tensor]) -> dict[str, Tensor]:
         with torch.autocast(image.device.type, enabled=False):
-            image, noise = image.float(), noise.float()[..., None, None]
+            image = image.float()
+            noise = noise.float()[..., None, None]
             H, W = image.shape[2:]
             rows, columns = (
                 observing(size, self.pixel_scale, self.seeing, self.supersample, image.device)

@@ -62,12 +62,14 @@ def find_peaks(image: Tensor, count: int = 16, threshold: float = 3.5) -> Peaks:
         smooth = blur(x, fine, "reflect")
         band = smooth - blur(x, coarse, "reflect")
         noise = noise_of(band, seen)
-        total, seen = (band / noise).sum(1, keepdim=True), seen.any(1, keepdim=True)
+        total = (band / noise).sum(1, keepdim=True)
+        seen = seen.any(1, keepdim=True)
         snr = total / noise_of(total, seen)
         beside = snr - torch.minimum(snr, snr.flip(2, 3)).clamp_min(0)  # without what is symmetric
 
         pixel = torch.arange(H * W, device=x.device)
-        row, column = pixel // W, pixel % W
+        row = pixel // W
+        column = pixel % W
         inside = (row > 0) & (row < H - 1) & (column > 0) & (column < W - 1)
         near = (row - (H - 1) / 2) ** 2 + (column - (W - 1) / 2) ** 2 <= CENTRAL**2
         allowed = seen.flatten(1) & inside

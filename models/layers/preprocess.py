@@ -109,14 +109,14 @@ class Preprocess(nn.Module):
             pad,
             *seeing,
         ) = self.recipe.view(torch.float64).tolist()
-        self.size, self.pad_to, self.guided_radius = (int(H), int(W)), int(pad), int(radius)
+        self.size = (int(H), int(W))
+        self.pad_to = int(pad)
+        self.guided_radius = int(radius)
         self.smoothing, self.edge = SMOOTHINGS[int(smoothing)], EDGES[int(edge)]
-        self.normalise, self.use_mad, self.clip_q, self.low_clip_q = (
-            bool(normalise),
-            bool(use_mad),
-            clip,
-            low_clip,
-        )
+        self.normalise = bool(normalise)
+        self.use_mad = bool(use_mad)
+        self.clip_q = clip
+        self.low_clip_q = low_clip
         sigmas = []
         if self.smoothing == "gaussian":
             sigmas = [sigma]
@@ -210,7 +210,8 @@ def blur(x: Tensor, kernels: Tensor, edge: str) -> Tensor:
 
 def shifted_sum(x: Tensor, weights: Tensor, edge: str, axis: int) -> Tensor:
     """Sum over k of weights[..., k] x, shifted by k - K // 2 along `axis` (-1 or -2)."""
-    radius, length = weights.shape[-1] // 2, x.shape[axis]
+    radius = weights.shape[-1] // 2
+    length = x.shape[axis]
     around = (radius, radius, 0, 0) if axis == -1 else (0, 0, radius, radius)
     wide = F.pad(x, around, mode="reflect") if edge == "reflect" else F.pad(x, around)
     total = wide.narrow(axis, radius, length) * weights[..., radius]

@@ -30,7 +30,9 @@ class Rotate(nn.Module):
         chosen = luck < self.chance
         angle = torch.where(chosen, 2 * math.pi * turn, 0.0)
         with torch.autocast(image.device.type, enabled=False):
-            c, s, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+            c = angle.cos()
+            s = angle.sin()
+            zero = torch.zeros_like(angle)
             # from a place in the turned image to where it was, in halves of the width and of the height
             back = torch.stack(
                 [torch.stack([c, s * H / W, zero], 1), torch.stack([-s * W / H, c, zero], 1)], 1

@@ -31,13 +31,16 @@ def spherical_harmonics(x: Tensor, y: Tensor, z: Tensor, degree: int) -> Tensor:
         11 to 13.
     """
     columns: dict[tuple[int, int], Tensor] = {}
-    cosine, sine = torch.ones_like(z), torch.zeros_like(z)  # of m RA, times cos(Dec)^m
+    # of m RA, times cos(Dec)^m
+    cosine = torch.ones_like(z)
+    sine = torch.zeros_like(z)
     diagonal = math.sqrt(1 / (4 * math.pi))  # N_mm P_m^m / cos(Dec)^m, a constant
     for m in range(degree + 1):
         if m:
             cosine, sine = x * cosine - y * sine, x * sine + y * cosine
             diagonal *= math.sqrt((2 * m + 1) / (2 * m))
-        before, now = torch.zeros_like(z), torch.full_like(z, diagonal)
+        before = torch.zeros_like(z)
+        now = torch.full_like(z, diagonal)
         for l in range(m, degree + 1):  # noqa: E741  the field's letter
             if l > m:
                 back = math.sqrt(((l - 1) ** 2 - m * m) / (4 * (l - 1) ** 2 - 1))
@@ -63,7 +66,8 @@ class SkyPosition(nn.Module):
         super().__init__()
         if not 0 <= degree <= 64:
             raise ValueError(f"sky position: got degree {degree}, expected 0 to 64")
-        self.degree, self.width = degree, (degree + 1) ** 2
+        self.degree = degree
+        self.width = (degree + 1) ** 2
 
     def forward(self, ra: Tensor, dec: Tensor, present: Tensor) -> Tensor:
         direction = unit_vector(torch.where(present, ra, 0.0), torch.where(present, dec, 0.0))

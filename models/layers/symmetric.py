@@ -99,7 +99,10 @@ class SymmetricConv2d(nn.Module):
                 f"SymmetricConv2d: got {in_channels} channels in and {out_channels} out; expected "
                 f"multiples of {ORDER}"
             )
-        self.channels, self.kernel, self.stride = 1 if first else ORDER, kernel, stride  # of an input field
+        # of an input field
+        self.channels = 1 if first else ORDER
+        self.kernel = kernel
+        self.stride = stride
         turning = () if first else (ORDER,)
         self.weight = nn.Parameter(
             torch.empty(out_channels // ORDER, in_channels // self.channels, *turning, kernel, kernel)

@@ -155,9 +155,11 @@ def encode(folder: str, name: str, label: int, band: str, image: np.ndarray) -> 
     """
     pixels = image.astype(">f8").tobytes()
     if folder == BLIND:
-        head, data = header_blind(), pixels
+        head = header_blind()
+        data = pixels
     else:
-        head, data = header_table(ID_COLUMN[label], band), name.encode().ljust(ID_WIDTH, b"\0") + pixels
+        head = header_table(ID_COLUMN[label], band)
+        data = name.encode().ljust(ID_WIDTH, b"\0") + pixels
     return head + data.ljust(-(-len(data) // BLOCK) * BLOCK, b"\0")
 
 

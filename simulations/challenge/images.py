@@ -139,7 +139,8 @@ def integrate_cusps(shape: Tensor, parts: tuple[Component, ...], finer: int) -> 
     """Put finely integrated pixels around the centres of smooth profiles into their images [K, H, W],
     in place.
     """
-    size, half = shape.shape[-1], CUSP // 2
+    size = shape.shape[-1]
+    half = CUSP // 2
     at = torch.tensor([[part.x, part.y] for part in parts]) / PIXEL_SCALE + size // 2
     at = at.round().long().clamp(half, size - 1 - half)  # the pixel in the middle of each patch
     x, y = imaging.pixel_grid(CUSP, PIXEL_SCALE, CUSP_SUPERSAMPLE * finer)

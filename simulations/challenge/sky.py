@@ -100,7 +100,9 @@ def draw_scene(rng: np.random.Generator, domain: str, label: int, lens: dict) ->
     place = {"RA": rng.uniform(low, high), "Dec": rng.uniform(south, north)}
     arcs = counts(lens["mag_src"]) * lens["magnification"]
     if label == 1:
-        kind, row, parts = "lens", place | lens, [centre(lens, body)] + source(rng, lens)
+        kind = "lens"
+        row = place | lens
+        parts = [centre(lens, body)] + source(rng, lens)
     else:
         kind = KINDS[int(np.searchsorted(np.cumsum(SHARES[domain])[:-1], rng.random(), side="right"))]
         parts = LOOK_ALIKES[kind](rng, lens, body, arcs)
@@ -117,7 +119,9 @@ def centre(lens: dict, flux: np.ndarray) -> Component:
 def source(rng: np.random.Generator, lens: dict) -> list[Component]:
     """The lensed galaxy: a disc and, in most, up to three knots of young stars, behind the same lens."""
     flux = counts(lens["mag_src"])
-    q, angle, radius = 1 - lens["ell_s"], np.deg2rad(lens["ell_s_PA"]), lens["Reff_s"]
+    q = 1 - lens["ell_s"]
+    angle = np.deg2rad(lens["ell_s_PA"])
+    radius = lens["Reff_s"]
     share = rng.uniform(0, 0.4)
     parts = [
         Component(
@@ -153,7 +157,8 @@ def companions(rng, lens, body, arcs):
     count = int(rng.choice(4, p=(0.35, 0.35, 0.2, 0.1))) + 1
     budget = arcs * np.exp(rng.normal(0, 0.4)) * rng.dirichlet(np.full(count, 1.5))[:, None]
     for flux in budget:
-        radius, phase = lens["Rein"] * rng.uniform(0.8, 2.0), rng.uniform(0, 2 * np.pi)
+        radius = lens["Rein"] * rng.uniform(0.8, 2.0)
+        phase = rng.uniform(0, 2 * np.pi)
         tangential = rng.random() < 0.35
         angle = phase + np.pi / 2 + rng.normal(0, 0.25) if tangential else rng.uniform(0, np.pi)
         q = rng.uniform(0.2, 0.5) if tangential else rng.uniform(0.3, 1.0)

@@ -217,7 +217,8 @@ def size(curve: Curve, form: str) -> int:
 
 def header(curve: Curve, form: str, table: np.ndarray) -> bytes:
     """Primary and table header: the cards of `header_cards` with this curve's values in place."""
-    start, stop = table["TIME"][0] - table["TIMEDEL"][0] / 2, table["TIME"][-1] + table["TIMEDEL"][-1] / 2
+    start = table["TIME"][0] - table["TIMEDEL"][0] / 2
+    stop = table["TIME"][-1] + table["TIMEDEL"][-1] / 2
     values = {
         "NAXIS2": len(table),
         "TSTART": f"{start:.4f}",
@@ -249,7 +250,8 @@ def header_cards(form: str) -> tuple[str, ...]:
     """Cards of 80 characters, both headers with their padding;
     keywords and comments as srctool's, with placeholders for the values that vary.
     """
-    kind, columns = row_type(form), COLUMNS[form]
+    kind = row_type(form)
+    columns = COLUMNS[form]
     primary = fits.Header(
         [
             ("SIMPLE", True, "file does conform to FITS standard"),

@@ -184,11 +184,9 @@ def bins_from_model(
     fracexp = np.stack([summed(area**power) for power in VIGNETTING_POWER], 1) * STEP / width
     visit = np.zeros(len(numbers), np.int64)
     visit[place] = np.broadcast_to(np.arange(len(centre))[:, None], inside.shape)[inside]
-    time, offaxis, length = (
-        GRID + (numbers + 0.5) * width,
-        summed(angle) / steps,
-        np.full(len(numbers), width),
-    )
+    time = GRID + (numbers + 0.5) * width
+    offaxis = summed(angle) / steps
+    length = np.full(len(numbers), width)
     if form == "rebinned":
         kept = fracexp[:, REFERENCE_BAND] >= MIN_FRACEXP
         number = np.bincount(visit[kept], minlength=len(centre))
@@ -197,13 +195,12 @@ def bins_from_model(
         def mean(values):
             return np.bincount(visit[kept], values[kept]) / number
 
-        length, time, fractime, offaxis = (
-            number * width,
-            mean(time - GRID) + GRID,
-            mean(fractime),
-            mean(offaxis),
-        )
-        fracexp, visit = np.stack([mean(band) for band in fracexp.T], 1), np.arange(len(number))
+        length = number * width
+        time = mean(time - GRID) + GRID
+        fractime = mean(fractime)
+        offaxis = mean(offaxis)
+        fracexp = np.stack([mean(band) for band in fracexp.T], 1)
+        visit = np.arange(len(number))
     # The outer part of the background annulus leaves the field before the source does:
     # BACKRATIO grows outwards.
     backratio = generator.lognormal(np.log(0.007), 0.25) * (1 + 0.5 * offaxis / FIELD_RADIUS)
@@ -218,7 +215,8 @@ def bins_from_files(generator: np.random.Generator, centre: np.ndarray, rows: li
     """A bin a visit, with exposures and background of real rows,
     taken in their order as blocks of 4 to 12 rows.
     """
-    blocks, missing = [], len(centre)
+    blocks = []
+    missing = len(centre)
     while missing > 0:
         table = rows[generator.integers(len(rows))]
         first, length = generator.integers(len(table)), generator.integers(4, 13)
@@ -254,7 +252,8 @@ def read_exposures(folder: str) -> list[np.ndarray]:
             ("expected", "f8", 3),
         ]
     )
-    columns, rows = ("TIMEDEL", "FRACTIME", "FRACEXP", "OFFAXIS", "BACKRATIO", "BACK_COUNTS"), []
+    columns = ("TIMEDEL", "FRACTIME", "FRACEXP", "OFFAXIS", "BACKRATIO", "BACK_COUNTS")
+    rows = []
     for path in sorted(Path(folder).glob("*.fits*")):
         try:
             with fits.open(path) as hdus:
@@ -290,17 +289,13 @@ def source_rates(curves: list[Curve], rates: str) -> list[tuple[np.ndarray, np.n
     def joined(values):
         return torch.from_numpy(np.concatenate(values).astype(float))
 
-    counts, exposure = (
-        joined([curve.counts for curve in curves]),
-        joined([curve.bins.exposure for curve in curves]),
-    )
+    counts = joined([curve.counts for curve in curves])
+    exposure = joined([curve.bins.exposure for curve in curves])
     if rates == "total":
         estimate = count_rates.total_rate(counts, exposure)
     else:
-        back_counts, backratio = (
-            joined([curve.back_counts for curve in curves]),
-            joined([curve.bins.backratio for curve in curves]),
-        )
+        back_counts = joined([curve.back_counts for curve in curves])
+        backratio = joined([curve.bins.backratio for curve in curves])
         estimate = count_rates.source_rate(counts, back_counts, backratio[:, None], exposure)
     ends = np.cumsum([len(curve.counts) for curve in curves])[:-1]
     return list(zip(*(np.split(part.numpy(), ends) for part in estimate)))

@@ -84,7 +84,8 @@ def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Ans
         return answer_batch(network, batch, names, own.tta)
 
     def write(parts: Parts, out: Path) -> str:
-        which, count = options.which, len(parts)
+        which = options.which
+        count = len(parts)
 
         def prob_of(wanted: np.ndarray) -> np.ndarray:
             return calibrated(parts.take(wanted, "prob")["prob"])
@@ -149,7 +150,8 @@ def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Ans
 
 def most_probable(parts: Parts, count: int) -> np.ndarray:
     """[count] int64, the examples of the highest probability, the highest first."""
-    best, at = np.zeros(0, np.int64), 0
+    best = np.zeros(0, np.int64)
+    at = 0
     values = np.zeros(0, np.float32)
     for part in parts:
         best = np.concatenate([best, at + np.arange(len(part["prob"]))])
@@ -201,8 +203,10 @@ def answer_batch(network: nn.Module, batch: Batch, names: tuple[str, ...], tta: 
     parts (physics/plausibility.py). Where samples of its weights are drawn, prob is their mean,
     and `uncertainty` [B, 3] that of the image as it is.
     """
-    B, device = len(batch["image"]), batch["image"].device
-    views, as_it_is = [], {}
+    B = len(batch["image"])
+    device = batch["image"].device
+    views = []
+    as_it_is = {}
     for k in range(8 if tta else 1):
         outputs = network_outputs(network, batch | dict(image=dihedral(batch["image"], k)))
         view = dict(prob=outputs["logit"].sigmoid())

@@ -74,10 +74,8 @@ def attribution(network: nn.Module, example: Batch, skies: Tensor, batch_size: i
     def logit(image: Tensor, *others: Tensor) -> Tensor:
         return network_outputs(network, dict(zip(names, others), image=image))["logit"]
 
-    image, others = (
-        example["image"].expand(S, -1, -1, -1),
-        tuple(example[name].expand(S, *example[name].shape[1:]) for name in names),
-    )
+    image = example["image"].expand(S, -1, -1, -1)
+    others = tuple(example[name].expand(S, *example[name].shape[1:]) for name in names)
     with torch.enable_grad():
         pixels = import_captum()(logit).attribute(
             image,
@@ -87,10 +85,8 @@ def attribution(network: nn.Module, example: Batch, skies: Tensor, batch_size: i
             internal_batch_size=max(S, min(STEPS, batch_size)),
         )
     with torch.no_grad():
-        there, sky = (
-            logit(example["image"], *(example[name] for name in names)).item(),
-            logit(skies, *others).double().mean().item(),
-        )
+        there = logit(example["image"], *(example[name] for name in names)).item()
+        sky = logit(skies, *others).double().mean().item()
     pixels = pixels.detach().mean(0)
     return Attribution(pixels, there, sky, abs(pixels.double().sum().item() - (there - sky)))
 

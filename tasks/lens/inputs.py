@@ -142,7 +142,8 @@ def with_columns(
 
     table: data/cutouts/truth.read_truth of their folders; without it there are no targets.
     """
-    columns, objects = {}, examples.object
+    columns = {}
+    objects = examples.object
     if config.use_metadata:
         about = examples.store.metadata
         if about is None:

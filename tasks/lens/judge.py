@@ -97,7 +97,9 @@ def illustrate(writer, columns: Columns, epoch: int, data: examples.Cutouts) -> 
     """TensorBoard: precision-recall curve, scores by class and domain,
     the worst false positives and negatives.
     """
-    label, prob, domain = columns["label"] > 0.5, columns["prob"], columns["domain"]
+    label = columns["label"] > 0.5
+    prob = columns["prob"]
+    domain = columns["domain"]
     writer.add_pr_curve("val/precision_recall", label, prob, epoch)
     for number, name in enumerate(buckets.DOMAINS):
         for lens, kind in ((True, "lenses"), (False, "nonlenses")):

@@ -59,13 +59,12 @@ def build_loss(config: Any, examples: int) -> LossFn:
     """The loss of the label and of all terms that are asked for, for training on so many examples;
     each term is logged by its name.
     """
-    physics, places = (
-        term_weights(config.physics_terms) if config.use_physics else {},
-        slices(inferred_quantities(config)),
-    )
+    physics = term_weights(config.physics_terms) if config.use_physics else {}
+    places = slices(inferred_quantities(config))
 
     def loss(model: nn.Module, batch: Batch, step: int) -> Loss:
-        outputs, label = network_outputs(model, batch), batch["label"]
+        outputs = network_outputs(model, batch)
+        label = batch["label"]
         terms = dict(acc=((outputs["logit"] > 0) == (label > 0.5)).float())
         parts = dict(label=label_loss(outputs, label))
         if "weight" in batch:

@@ -13,7 +13,8 @@ from tests.conftest import ROOT
 from utils import config
 from utils.mistake import Mistake
 
-sys.path.append(str(ROOT / "benchmarks"))  # scripts there import each other as they do when run
+# scripts there import each other as they do when run
+sys.path += [str(ROOT / "benchmarks" / hall) for hall in ("", "lens", "light_curves")]
 
 import run  # noqa: E402
 from table import Row, markdown, read, show  # noqa: E402

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import train
-from contract import Loss, Objective, Run
+from contract import Examples, Loss, Objective, Run
 from modes import private
 from modes.private import Config
 from tests import toys
@@ -16,7 +16,7 @@ from utils.mistake import Mistake
 OFF = torch.amp.GradScaler("cpu", enabled=False)
 
 
-class Images:
+class Images(Examples):
     def __init__(self, size, channels=1, side=20):
         self.image, self.label = torch.randn(size, channels, side, side), (torch.arange(size) % 2).float()
 

@@ -7,6 +7,7 @@ from utils.mistake import Mistake
 from utils.schedule import ScheduleConfig, learning_rate, reductions
 
 EPOCH, EPOCHS = 10, 8
+LR = 0.1
 
 
 def rates(**options):
@@ -79,3 +80,63 @@ def test_plateau_is_torchs(patience, cooldown):
 def test_impossible_values_are_refused(options, message):
     with pytest.raises(Mistake, match=message):
         ScheduleConfig(**options)
+
+
+def rates_of_torch(scheduler_of, steps: int) -> list[float]:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=LR)
+    scheduler = scheduler_of(optimizer)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize("rise, start", [(0.3, 25.0), (0.1, 4.0)])
+def test_one_cycle_is_torchs(rise, start):
+    steps, least = 100, 1e-6
+    config = ScheduleConfig(
+        lr=LR, scheduler="onecycle", min_lr=least, onecycle_rise=rise, onecycle_start=start, warmup_epochs=2
+    )
+    ours = [learning_rate(config, step, 10, steps, []) for step in range(steps)]
+    theirs = rates_of_torch(
+        lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            LR,
+            total_steps=steps,
+            pct_start=rise,
+            div_factor=start,
+            final_div_factor=LR / start / least,
+        ),
+        steps,
+    )
+    assert ours == pytest.approx(theirs, rel=1e-9)
+
+
+@pytest.mark.parametrize("growth", [1, 2])
+def test_restarts_are_torchs(growth):
+    config = ScheduleConfig(
+        lr=LR,
+        scheduler="cosine_restarts",
+        warmup_epochs=0,
+        restart_epochs=2,
+        restart_growth=growth,
+        min_lr=1e-5,
+    )
+    ours = [learning_rate(config, step, 10, 100, []) for step in range(100)]
+    theirs = rates_of_torch(
+        lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 20, growth, 1e-5),
+        100,
+    )
+    assert ours == pytest.approx(theirs, rel=1e-9)
+
+
+def test_restarts_begin_after_the_warm_up_and_constant_stays():
+    config = ScheduleConfig(
+        lr=LR, scheduler="cosine_restarts", warmup_epochs=1, restart_epochs=1, restart_growth=1
+    )
+    rates = [learning_rate(config, step, 10, 100, []) for step in range(40)]
+    assert rates[9] == rates[10] == rates[20] == rates[30] == pytest.approx(LR)
+    constant = ScheduleConfig(lr=LR, scheduler="constant", warmup_epochs=1)
+    assert {learning_rate(constant, step, 10, 100, []) for step in range(9, 200)} == {LR}
