@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -15,6 +16,7 @@ COMMANDS = [
     for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
     for line in block.strip().splitlines()
 ]
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 SMALLER = [
     ("--objects 500", "--objects 16"),
     ("--blind 200", "--blind 6"),
@@ -56,6 +58,18 @@ def test_every_step_of_the_pipeline_runs(tmp_path):
             check=False,
         )
         assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
+    assert len(PYTHON) >= 1
+    for block in PYTHON:
+        block = block.replace('"run_sheets/quickstart.yaml"', '"run_sheets/quickstart.yaml", "--epochs", "1"')
+        done = subprocess.run(
+            [sys.executable, "-c", block],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{block}\n{done.stderr[-2000:]}"
     assert (tmp_path / "runs/demo/submission/submission.csv").exists()
     assert list((tmp_path / "runs/demo/evaluation").glob("*.png"))
     assert (tmp_path / "runs/curves/embedding/embedding_all.parquet").exists()
