@@ -16,6 +16,7 @@ What a part may leave out has a default here; nothing looks for it by name.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -270,5 +271,10 @@ def pieces(batch: Batch, count: int) -> list[Batch]:
     count = max(1, min(count, size_of(batch)))
     if count == 1:
         return [batch]
-    cuts = {name: tensor.tensor_split(count) for name, tensor in batch.items()}
-    return [{name: cut[i] for name, cut in cuts.items()} for i in range(count)]
+    cuts = zip(*(tensor.tensor_split(count) for tensor in batch.values()), strict=True)
+    return [dict(zip(batch, cut, strict=True)) for cut in cuts]
+
+
+def concatenated(rows: Sequence[Columns]) -> Columns:
+    """The columns of several batches as one."""
+    return {name: torch.cat([*map(itemgetter(name), rows)]) for name in (rows[0] if rows else ())}

@@ -165,7 +165,7 @@ def model_table() -> str:
             count, features = counted(name, size)
             pixels = spec.pixels or ""
             traits = ((spec.private, 9), (spec.metadata, 10), (spec.physics, 9))
-            able = "".join(f"{'yes' if trait else 'no':<{width}}" for trait, width in traits)
+            able = "".join(("yes" if trait else "no").ljust(width) for trait, width in traits)
             lines.append(
                 f"{name:<18}{size:<8}{count:>12}{features:>10}{pixels:>8}  "
                 f"{spec.task:<13}{able}{spec.description}"

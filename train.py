@@ -27,7 +27,19 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
 import modes
-from contract import DTYPES, Batch, Columns, Gradient, InPrecision, Mode, Objective, Run, Task, pieces
+from contract import (
+    DTYPES,
+    Batch,
+    Columns,
+    Gradient,
+    InPrecision,
+    Mode,
+    Objective,
+    Run,
+    Task,
+    concatenated,
+    pieces,
+)
 from data.order import ShuffledEpochs, batches, each_once, place_each_once
 from data.resident import resident
 from model import MODELS
@@ -119,7 +131,7 @@ class Configs(NamedTuple):
 
 
 def run(
-    configs: Configs, begin_from: Path | None = None, stop: Stop | None = None, task: Task | None = None
+    configs: Configs, begin_from: Path | str | None = None, stop: Stop | None = None, task: Task | None = None
 ) -> dict[str, Any]:
     """Train to the end, or until `stop` asks for one; under torchrun within utils.distributed.session.
 
@@ -193,7 +205,7 @@ def run(
 
     # A mode makes the gradient, the optimiser moves what has one.
     scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16")  # a no-op unless fp16
-    run = Run(
+    given = Run(
         objective,
         train_data,
         scaler,
@@ -203,7 +215,7 @@ def run(
         epochs=options.epochs,
         seed=options.seed,
     )
-    gradient = elastic_or(mode, options).build(configs.mode, run)
+    gradient = elastic_or(mode, options).build(configs.mode, given)
     named = list(named_weights(objective))
     optimizer = optimizers.build_optimizer(
         configs.optimizer, named, schedule.lr, options.batch_size, task.lr_scale
@@ -245,14 +257,13 @@ def run(
     steps = range(progress.step, total)
     stream = batches(task.data["train"], order, steps, options.num_workers, device, lanes)
     stream = copied_ahead(stream, device)
-    if (
-        options.compile and options.accumulate == 1
-    ):  # graphs would overwrite a gradient that waits for another piece
+    # CUDA graphs would overwrite a gradient that waits for another piece.
+    if options.compile and options.accumulate == 1:
         seed = partial(seed_step, options.seed, distributed.rank())
         stream = with_graphs(model, stream, gradient, seed, progress.step, log.info)
 
     weights = optimizer.weights  # in their order the norm of the gradient is summed
-    verdict = FiniteCheck(train_data.names, scaler.is_enabled())
+    finite = FiniteCheck(train_data.names, scaler.is_enabled())
     one = torch.ones((), device=device)
     patience = options.patience or math.inf
     since = time.perf_counter()
@@ -281,10 +292,10 @@ def run(
 
             # The host never waits for this step: what is not finite stops on the device, and is known here a
             # step later. A step that was skipped moves neither the schedule nor the EMA.
-            moved = verdict.read()
+            moved = finite.read()
             optimizer.settle(moved)
             progress.updates += moved
-            verdict.ask(step, norm, scale, means, ids)
+            finite.ask(step, norm, scale, means, ids)
 
             # The update.
             scores = [watched_sign * row[f"val_{watched}"] for row in progress.history]
@@ -306,7 +317,7 @@ def run(
             saves = epoch_over or reason or save_due
             logs = progress.step % options.log_every == 0 or progress.step == total
             if logs or saves:
-                moved = verdict.read()
+                moved = finite.read()
                 optimizer.settle(moved)
                 progress.updates += moved
 
@@ -425,10 +436,10 @@ def measure(
     rows = []
     for batch in each_once(task.data[split], options.batch_size, options.num_workers, device, lanes):
         rows.append(task.measure(network, batch))  # left on the device, which nothing here waits for
-    mine = {name: torch.cat([row[name] for row in rows]).cpu() for name in rows[0]} if rows else {}
+    mine = {name: column.cpu() for name, column in concatenated(rows).items()}
     parts = [part for part in distributed.gather(mine) if part]
     turn = place_each_once(len(task.data[split]), lanes)
-    return {name: torch.cat([part[name] for part in parts])[turn] for name in parts[0]}
+    return {name: column[turn] for name, column in concatenated(parts).items()}
 
 
 def judge_best(

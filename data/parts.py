@@ -6,13 +6,14 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from contract import Batch, Columns, Examples
+from contract import Batch, Columns, Examples, concatenated
 from data.order import read_shares
 from data.packing import write_arrays_durably
 from utils.mistake import Mistake
@@ -65,7 +66,8 @@ class Parts:
     def columns(self) -> dict[str, np.ndarray]:
         """All columns whole, [total, ...] each: for answers that are known to be small."""
         parts = list(self)
-        return {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else ())}
+        names = parts[0] if parts else ()
+        return {name: np.concatenate([*map(itemgetter(name), parts)]) for name in names}
 
     def read_part(self, number: int) -> dict[str, np.ndarray]:
         """Raises Mistake for a part that the disk does not give back."""
@@ -129,5 +131,5 @@ def part_path(folder: Path, start: int) -> Path:
 
 
 def write_part(path: Path, rows: list[Columns]) -> None:
-    columns = {name: torch.cat([row[name] for row in rows]).cpu().numpy() for name in rows[0]}
+    columns = {name: column.cpu().numpy() for name, column in concatenated(rows).items()}
     write_arrays_durably(path, columns)

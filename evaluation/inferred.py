@@ -34,7 +34,8 @@ def read_inferred(path: str) -> pd.DataFrame:
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise Mistake(f"{path}: is not a CSV table: {' '.join(str(error).split())}") from error
     names = names_of(text)
-    lacking = [name for name in ["path", *(f"{name}{ERROR}" for name in names)] if name not in text]
+    needed = ["path", *(f"{name}{ERROR}" for name in names)]
+    lacking = [name for name in needed if name not in text]
     if lacking or not names:
         raise Mistake(
             f"{path}: has no column {(lacking or ['Rein'])[0]!r}; expected path, and for each parameter "
@@ -124,7 +125,8 @@ def of_ids(paths: list[str], name, ids, warn) -> pd.DataFrame:
     Raises Mistake if none of the ids is in the tables.
     """
     tables = [read_inferred(path) for path in paths]
-    out = together(tables, [[name(path) for path in table["path"]] for table in tables])
+    ids_of_rows = [[*map(name, table["path"])] for table in tables]
+    out = together(tables, ids_of_rows)
     out = out[out["path"].isin(set(ids))].reset_index(drop=True)
     if not len(out):
         raise Mistake(

@@ -47,10 +47,8 @@ class Elastic(Gradient):
 
     def __call__(self, batch: Batch, size: int, step: int) -> dict[str, Tensor]:
         mine = lanes_of(self.lanes)
-        cuts = {
-            name: tensor.split([len(range(lane, size, self.lanes)) for lane in mine])
-            for name, tensor in batch.items()
-        }
+        lengths = [len(range(lane, size, self.lanes)) for lane in mine]
+        cuts = {name: tensor.split(lengths) for name, tensor in batch.items()}
         before = [places[name].clone() for places, name in self.buffers]
         tree: list[tuple[int, Tensor]] = []  # (lanes that are added in it, their sum)
         for turn, lane in enumerate(mine):

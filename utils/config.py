@@ -150,7 +150,8 @@ def parser_for(classes: tuple[type, ...], script: str | None):
     """The jsonargparse parser with one flat flag for each field."""
     from jsonargparse import ArgumentParser  # 0.2 s that a DataLoader's worker need not pay
 
-    summary = (inspect.getdoc(sys.modules["__main__"]) or "").split("\n")[0]
+    first_paragraph = (inspect.getdoc(sys.modules["__main__"]) or "").split("\n\n")[0]
+    summary = " ".join(first_paragraph.split())
     parser = ArgumentParser(prog=script or Path(sys.argv[0]).name, description=summary, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file of options; flags go over it")
     for cls in classes:
@@ -214,7 +215,8 @@ def normalised(argv: list[str], fields: dict[str, dataclasses.Field]) -> list[st
             flags.append(f"--{name[3:]}=false")
         elif is_switch(fields.get(name)) and not equals:
             stated = tokens and tokens[0].lower() in ("true", "false")
-            flags.append(f"--{name}={tokens.pop(0).lower() if stated else 'true'}")
+            value = tokens.pop(0).lower() if stated else "true"
+            flags.append(f"--{name}={value}")
         elif name in fields or name in ("help", "print_config"):
             flags.append(f"--{name}{equals}{value}")
         else:

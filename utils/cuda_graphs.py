@@ -93,7 +93,8 @@ def with_graphs(
         model.compile(**plain)
     restore()
     model.zero_grad(set_to_none=True)
-    say(f"compiled {'with' if pays else 'without'} CUDA graphs: {why}")
+    way = "with" if pays else "without"
+    say(f"compiled {way} CUDA graphs: {why}")
     return chain([share], stream)
 
 

@@ -33,7 +33,7 @@ class OptimizerConfig(Options):
     # decay of the first and second moment; none given: the optimiser's own
     betas: list[float] = several(least=0, below=1)
     momentum: float = option(0.9, least=0, below=1)  # sgd: of the gradient (Nesterov's); 0 = none
-    # factors on the rate of weights whose name begins so, such as model.network.body=0.1
+    # factors on the rate of weights whose name begins so, such as network.body=0.1
     lr_scale: list[str] = several()
 
     def __post_init__(self):
@@ -54,7 +54,7 @@ def scales_by_prefix(pairs: list[str]) -> dict[str, float]:
         except ValueError:
             scales[prefix] = 0.0
         if not prefix or not 0 < scales[prefix] < float("inf"):
-            raise Mistake(f"--lr_scale: got {pair!r}, expected prefix=factor, such as model.network.body=0.1")
+            raise Mistake(f"--lr_scale: got {pair!r}, expected prefix=factor, such as network.body=0.1")
     return scales
 
 

@@ -45,6 +45,7 @@ from data.catalogues.planes import (
 from data.catalogues.sky import Place, place_on_sky
 from data.catalogues.tables import is_numeric, numeric_column, read_table
 from data.cutouts.fits import BadFile
+from utils.messages import first_of
 from utils.mistake import Mistake
 
 DOMAIN = "bologna"
@@ -156,9 +157,7 @@ class Bologna:
             ("rows without a file", without_file),
         ):
             if names:
-                self.report.append(
-                    f"{what}: {len(names):,} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-                )
+                self.report.append(f"{what}: {len(names):,} ({first_of(names)})")
         return truth
 
     @cached_property

@@ -372,10 +372,8 @@ def _column(path: str, name: str, data: h5py.Dataset, objects: int, whole: bool)
     shape, kind = data.shape, data.dtype
     text = h5py.check_string_dtype(kind)
     if not (text or (kind.kind in "fiub" and kind.itemsize <= 8)) or (whole and kind.kind in "fb"):
-        raise Mistake(
-            f"{path!r}: {name} is of type {kind}, expected "
-            f"{'whole numbers: others have too few digits' if whole else 'numbers or text'}"
-        )
+        expected = "whole numbers: others have too few digits" if whole else "numbers or text"
+        raise Mistake(f"{path!r}: {name} is of type {kind}, expected {expected}")
     vector = (
         shape is not None and len(shape) == 2 and 1 <= shape[1] <= LONGEST_VECTOR and not text and not whole
     )

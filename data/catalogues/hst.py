@@ -45,6 +45,7 @@ from data.catalogues.planes import (
 )
 from data.catalogues.sky import card_value, place_on_sky
 from data.cutouts.fits import LARGEST, BadFile
+from utils.messages import first_of
 from utils.mistake import Mistake
 
 NOT_SCIENCE = {
@@ -169,9 +170,9 @@ class HST:
             )
         self.report = [f"{len(used):,} files"]
         if others := sorted(set(files) - set(used)):
+            named = first_of([*map(os.path.basename, others)])
             self.report.append(
-                f"weights, masks, PSFs and tables by their names, not packed: {len(others):,} "
-                f"({', '.join(map(os.path.basename, others[:3]))}{', ...' if len(others) > 3 else ''})"
+                f"weights, masks, PSFs and tables by their names, not packed: {len(others):,} ({named})"
             )
         self.images = sorted(
             (image for path in used for image in _images(path)),

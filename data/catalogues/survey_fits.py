@@ -52,6 +52,7 @@ from data.catalogues.sky import card_value, place_on_sky
 from data.catalogues.tables import MISSING, is_numeric, numeric_column, read_table
 from data.cutouts.fits import BadFile
 from data.cutouts.metadata import FIELDS, field_of
+from utils.messages import first_of
 from utils.mistake import Mistake
 
 OURS = {"object", "file", "hdu", "plane", "band", "label"}
@@ -250,9 +251,7 @@ class SurveyFits:
             ("files without a row, not packed", unused),
         ):
             if names:
-                self.report.append(
-                    f"{what}: {len(names):,} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-                )
+                self.report.append(f"{what}: {len(names):,} ({first_of(names)})")
         return rows
 
     @staticmethod

@@ -71,13 +71,11 @@ def checked_dtypes(dtypes: Any, where: str) -> dict[str, str]:
     """{column: type} of a manifest. Raises: Mistake unless all are numbers, booleans or text."""
     known = {"bool", "str", "string", "object", "float16", "float32", "float64"}
     known |= {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
-    if not isinstance(dtypes, dict) or (
-        wrong := [dtype for dtype in dtypes.values() if not isinstance(dtype, str) or dtype not in known]
-    ):
-        raise Mistake(
-            f"{where}: columns of types {str(wrong if isinstance(dtypes, dict) else dtypes)[:80]}: "
-            "expected numbers, booleans or text"
-        )
+    wrong: Any = dtypes
+    if isinstance(dtypes, dict):
+        wrong = [dtype for dtype in dtypes.values() if not isinstance(dtype, str) or dtype not in known]
+    if wrong or not isinstance(dtypes, dict):
+        raise Mistake(f"{where}: columns of types {str(wrong)[:80]}: expected numbers, booleans or text")
     return dtypes
 
 

@@ -154,9 +154,9 @@ def members(file: BinaryIO, size: int, where: str) -> Iterator[Member]:
             )
         if kind in b"xgL":
             if length > MOST_EXTENDED or told:
+                second = " and follows another" if told else ""
                 raise Mistake(
-                    f"{where}: the extended header at byte {at - BLOCK} has {length:,} "
-                    f"bytes{' and follows another' if told else ''}: "
+                    f"{where}: the extended header at byte {at - BLOCK} has {length:,} bytes{second}: "
                     f"expected at most {MOST_EXTENDED:,}, one a member"
                 )
             told = (

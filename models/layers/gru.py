@@ -95,7 +95,7 @@ class PaddedGRU(nn.GRU):
         return x
 
     def weights(self, layer: int, backward: bool) -> list[Tensor]:
-        suffix = f"l{layer}{'_reverse' if backward else ''}"
+        suffix = f"l{layer}_reverse" if backward else f"l{layer}"
         return [
             getattr(self, f"{name}_{suffix}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         ]

@@ -82,7 +82,7 @@ def batches(
 
 
 def bucket_name(domain: str, label: int) -> str:
-    return f"{domain}_{'lenses' if label else 'nonlenses'}"
+    return f"{domain}_lenses" if label else f"{domain}_nonlenses"
 
 
 def kinds_of(batch: Batch) -> tuple[list[str], list[int]]:
@@ -135,7 +135,8 @@ def write_batch(batch: Batch) -> list[dict]:
 def object_name(folder: str, domain: str, label: int, number: int) -> str:
     if folder == BLIND:
         return f"object_{number:05d}"
-    return f"D{DOMAIN_NUMBER[domain]}_{'L' if label else 'N'}_{number:08d}"
+    letter = "L" if label else "N"
+    return f"D{DOMAIN_NUMBER[domain]}_{letter}_{number:08d}"
 
 
 def flat(row: dict) -> dict[str, float]:

@@ -157,10 +157,15 @@ def brightness_of(
     x: Tensor, y: Tensor, parts: tuple[Component, ...], is_ring: bool, has_arms: bool
 ) -> Tensor:
     """Brightness [K, H, W] of components of one kind, each of total flux 1."""
-    place = [column([getattr(part, name) for part in parts]) for name in ("x", "y")]
-    radius, index, q, angle = (
-        column([getattr(part, name) for part in parts]) for name in ("radius", "index", "axis_ratio", "angle")
-    )
+
+    def of_each(name: str) -> Tensor:
+        return column([getattr(part, name) for part in parts])
+
+    place = of_each("x"), of_each("y")
+    radius = of_each("radius")
+    index = of_each("index")
+    q = of_each("axis_ratio")
+    angle = of_each("angle")
     if is_ring:
         width = column([part.ring_width for part in parts])
         brightness = light.brightness_ring(x, y, *place, 1.0, radius, width, q, angle)

@@ -101,7 +101,8 @@ def batches(root, seed: int, curves: int, survey: Survey) -> list[Batch]:
 def file_name(number: int, form: str) -> str:
     """The path of curve `number` within the simulation's directory."""
     tile, source = place(number)
-    return f"{tile}/em01_{tile}_020_LightCurve_{source}_c010{'_rebinned' if form == 'rebinned' else ''}.fits"
+    ending = "_rebinned.fits" if form == "rebinned" else ".fits"
+    return f"{tile}/em01_{tile}_020_LightCurve_{source}_c010{ending}"
 
 
 def place(number: int) -> tuple[str, str]:

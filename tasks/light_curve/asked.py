@@ -224,16 +224,13 @@ def read_labels(given: str, packed: Packed) -> np.ndarray:
     if column not in labelled:
         raise Mistake(f"--probe {path!r} has no column {column!r}; it has {', '.join(labelled.columns)}")
     label_of = dict(zip(labelled[key], labelled[column].fillna("")))
-    labels = (
-        packed.curves["path" if key == "path" else "source"]
-        .map(lambda name: label_of.get(name, ""))
-        .to_numpy(dtype=object)
-    )
+    names = packed.curves["path" if key == "path" else "source"]
+    labels = names.map(lambda name: label_of.get(name, "")).to_numpy(dtype=object)
     if not (labels != "").any():
+        theirs = "".join(labelled[key].head(1).fillna(""))
         raise Mistake(
-            f"--probe {path!r}: none of its {len(labelled)} values of {key!r} (such as "
-            f"{''.join(labelled[key].head(1).fillna(''))!r}) is among "
-            f"the curves (such as {packed.curves['path' if key == 'path' else 'source'].iloc[0]!r})"
+            f"--probe {path!r}: none of its {len(labelled)} values of {key!r} (such as {theirs!r}) is among "
+            f"the curves (such as {names.iloc[0]!r})"
         )
     return labels
 
