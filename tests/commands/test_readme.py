@@ -91,3 +91,21 @@ def test_links_lead_somewhere(target):
 def test_files_that_are_named_exist():
     for name in re.findall(r"`((?:run_sheets|tasks|answers|models|modes|tests|benchmarks)/[\w./]+)`", README):
         assert (ROOT / name).exists(), name
+
+
+FOLDERS = "data|utils|tasks|models|losses|modes|physics|evaluation|simulations|tests|docs|run_sheets"
+NAMED = re.compile(rf"(?<![\w/.-])((?:{FOLDERS})/[\w/]+\.(?:py|md|sh|yaml))")
+
+
+def test_every_file_that_a_text_names_is_there():
+    """In docstrings, comments, sheets and pages: files move, and what tells of them must follow."""
+    gone = []
+    for kind in ("py", "md", "sh", "yaml", "txt"):
+        for path in ROOT.rglob(f"*.{kind}"):
+            if any(
+                part.startswith(".") or part in ("runs", "stores") for part in path.relative_to(ROOT).parts
+            ):
+                continue
+            for name in NAMED.findall(path.read_text()):
+                gone += [] if (ROOT / name).exists() else [f"{path.relative_to(ROOT)}: {name}"]
+    assert not gone
