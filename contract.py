@@ -260,8 +260,7 @@ def checked(batch: Batch, size: int, names: Callable[[], Iterable[str]]) -> Batc
             asked = ", ".join(names())
             raise ValueError(
                 f"a batch of {size} examples has {name!r} of shape {list(tensor.shape)}, where the first "
-                "axis "
-                f"of each tensor is the examples: {lengths} (examples {asked[:200]})"
+                f"axis of each tensor is the examples: {lengths} (examples {asked[:200]})"
             )
     return batch
 

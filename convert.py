@@ -182,8 +182,7 @@ def match(options: Match) -> None:
         found.to_csv(temporary, index=False)
     print(
         f"{options.output}: {len(found):,} of {len(tables[0]):,} objects of {options.input[0]} are within "
-        f"{options.radius:g} arcsec of one of "
-        f"{len(tables[1]):,} in {options.input[1]}"
+        f"{options.radius:g} arcsec of one of {len(tables[1]):,} in {options.input[1]}"
     )
 
 

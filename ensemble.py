@@ -104,14 +104,13 @@ class Config(Options):
             )
         if self.weights_file and not self.weighs or self.weighs and not (self.weights_file or self.val):
             raise Mistake(
-                f"--combine {self.combine}, --weights_file {self.weights_file!r}: stack and stack_logit "
-                "need --val or a --weights_file, "
-                "and only they take one"
+                f"--combine {self.combine}, --weights_file {self.weights_file!r}: stack and stack_logit need "
+                "--val or a --weights_file, and only they take one"
             )
         if self.calibrate != "none" and (self.calibration_file or not self.val):
             raise Mistake(
-                f"--calibrate {self.calibrate}: is fitted on --val; give --calibration_file alone to use "
-                "an earlier one"
+                f"--calibrate {self.calibrate}: is fitted on --val; give --calibration_file alone to use an "
+                "earlier one"
             )
         if self.test_parameters and (not self.test or self.columns == "short"):
             raise Mistake(
@@ -148,8 +147,7 @@ def settle(val: Members, options: Config, rule: Decision) -> Decision:
     if not known.any():
         raise Mistake(
             f"--val: none of {len(mean)} rows has a label and a probability; t* needs labelled lenses and "
-            "non-lenses: "
-            "give predictions made with --which val"
+            "non-lenses: give predictions made with --which val"
         )
     if not known.all():
         warn(
@@ -170,8 +168,7 @@ def settle(val: Members, options: Config, rule: Decision) -> Decision:
         if options.threshold_by == "conformal":  # a calibration keeps the order of objects and does no harm
             warn(
                 "the weights and the conformal threshold are fitted to the same objects, so its guarantee "
-                "holds only about: "
-                "fit weights on other objects, and give --weights_file"
+                "holds only about: fit weights on other objects, and give --weights_file"
             )
     if options.calibrate != "none":
         raw = rows_of(val, rule, options)["prob"].to_numpy()[known]

@@ -146,8 +146,8 @@ def choose_threshold(options: Config, judged: pd.DataFrame, argv: list[str]) -> 
     if options.optimize_threshold:
         threshold, j = figures_of_merit.youden(judged["label"], judged["prob"])
         print(
-            f"threshold {threshold!r}: Youden's J = {j:.4f} on these predictions; what is reported at it "
-            "is optimistic for others"
+            f"threshold {threshold!r}: Youden's J = {j:.4f} on these predictions; what is reported at it is "
+            "optimistic for others"
         )
         return threshold
     return thresholds.read_threshold(options.threshold_file) if options.threshold_file else options.threshold
@@ -243,8 +243,8 @@ def main(argv: list[str]) -> None:
     sheet = scores.score_table(table, threshold, options.per_domain, options.bootstrap, options.seed, objects)
     if objects is not None and options.bootstrap:
         print(
-            "rows of one object are resampled together in the intervals; --by_object judges objects "
-            "instead of files"
+            "rows of one object are resampled together in the intervals; --by_object judges objects instead "
+            "of files"
         )
     Path(options.out_dir).mkdir(parents=True, exist_ok=True)
     about = dict(

@@ -99,8 +99,8 @@ def pack(options: PackConfig) -> None:
     for shard in left:
         packed = survey.pack(shard, options.num_workers, say)
         print(
-            f"{packed.directory}: {packed.manifest['files']:,} files, {packed.manifest['quarantined']:,} "
-            "of them quarantined",
+            f"{packed.directory}: {packed.manifest['files']:,} files, {packed.manifest['quarantined']:,} of "
+            "them quarantined",
             flush=True,
         )
     print(f"{len(mine)} shards are packed, {len(mine) - len(left)} of them before")
@@ -260,8 +260,8 @@ def reduce(options: ReduceConfig) -> None:
     summary = proof.prove_survey(survey, folder, len(saved), options.parts, options.csv)
     print(
         f"{folder}/summary.json: {summary['files']:,} files, each in one row, "
-        f"{summary['with_probability']:,} with a probability, "
-        f"{summary['positive']:,} of them at or above {summary['settings']['threshold']:g}"
+        f"{summary['with_probability']:,} with a probability, {summary['positive']:,} of them at or above "
+        f"{summary['settings']['threshold']:g}"
     )
 
 

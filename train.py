@@ -364,8 +364,8 @@ def run(
             if reason and progress.step < total:
                 writer.wait()
                 log.warning(
-                    f"stopped by {REASONS[reason]} at step {progress.step}; run the same command again to "
-                    "go on"
+                    f"stopped by {REASONS[reason]} at step {progress.step}; run the same command again to go "
+                    "on"
                 )
                 log.close()
                 return dict(stopped=reason, step=progress.step, epochs=len(progress.history))
@@ -412,8 +412,8 @@ def elastic_or(mode: Mode, options: TrainConfig) -> Mode:
         return mode
     if options.mode != "single":
         raise Mistake(
-            f"--deterministic: got 'elastic' with --mode {options.mode}, expected the single mode; give "
-            "run or none"
+            f"--deterministic: got 'elastic' with --mode {options.mode}, expected the single mode; give run "
+            "or none"
         )
     return Mode(lambda _, run: elastic.build(run, options.lanes))
 

@@ -109,9 +109,8 @@ def stalls(options: Config, averaged: bool) -> Row:
     what = f"{megabytes:.0f} MB ({options.size}: weights, {'EMA, ' if averaged else ''}two moments)"
     print(
         f"{what}: the call {shown(calls)}, of the first {calls[0]:.1f}; the wait {shown(wait)} in "
-        f"{count / options.saves:.1f} steps, "
-        f"as many without a save {shown(base)}; checkpoint.save on the training thread {shown(durable)}; "
-        f"torch.save {shown(plain)}",
+        f"{count / options.saves:.1f} steps, as many without a save {shown(base)}; checkpoint.save on the "
+        f"training thread {shown(durable)}; torch.save {shown(plain)}",
         flush=True,
     )
     return Row(

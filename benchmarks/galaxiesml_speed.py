@@ -48,8 +48,8 @@ class Config:
     def __post_init__(self):
         if min(self.objects, self.peer_objects, self.repeats) < 1:
             raise Mistake(
-                f"objects {self.objects}, peer_objects {self.peer_objects}, repeats {self.repeats}: "
-                "expected at least 1 of each"
+                f"objects {self.objects}, peer_objects {self.peer_objects}, repeats {self.repeats}: expected "
+                "at least 1 of each"
             )
 
 
@@ -237,8 +237,8 @@ def stage(name: str, arguments: list) -> None:
 def started(name: str, *arguments: Path | int, out) -> subprocess.Popen:
     given = [argument if isinstance(argument, int) else str(argument) for argument in arguments]
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
-        f"import galaxiesml_speed; galaxiesml_speed.stage({name!r}, {given!r})"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import galaxiesml_speed; "
+        f"galaxiesml_speed.stage({name!r}, {given!r})"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code],
@@ -282,8 +282,8 @@ def measure(options: Config) -> list[Row]:
     )
     if free < needed:
         raise Mistake(
-            f"{where!r} has {free:,} bytes free, {options.objects:,} objects need {needed:,}: give "
-            "--folder or fewer --objects"
+            f"{where!r} has {free:,} bytes free, {options.objects:,} objects need {needed:,}: give --folder "
+            "or fewer --objects"
         )
     with tempfile.TemporaryDirectory(dir=where) as temporary:
         folder = Path(temporary)

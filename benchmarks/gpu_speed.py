@@ -350,9 +350,9 @@ def ensemble(asked: Config, options: Config, device: torch.device) -> list[Row]:
     counts, epochs, steps, whole = plan(asked)
     what = (
         f"{asked.ensemble_seeds} seeds of {asked.size} "
-        f"{asked.precision}{' compiled' if asked.compiled else ''}, each {steps:,} of {whole:,} "
-        f"steps of {asked.ensemble_batch:,}, {epochs} times {counts['train']:,} + {counts['val']:,} "
-        f"cutouts, then {counts['test']:,}: wall time"
+        f"{asked.precision}{' compiled' if asked.compiled else ''}, each {steps:,} of {whole:,} steps of "
+        f"{asked.ensemble_batch:,}, {epochs} times {counts['train']:,} + {counts['val']:,} cutouts, then "
+        f"{counts['test']:,}: wall time"
     )
     return [Row(what, "s", seconds if device.type == "cuda" else None)]
 

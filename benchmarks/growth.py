@@ -141,8 +141,8 @@ def cpu_seconds() -> float:
 def in_own_process(name: str, folder: Path, size: int) -> dict[str, float]:
     """CPU seconds without imports, peak resident bytes, bytes of a row of the index (packing)."""
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
-        f"import growth; growth.stage({name!r}, {str(folder)!r}, {size})"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import growth; "
+        f"growth.stage({name!r}, {str(folder)!r}, {size})"
     )
     with open(folder / f"{name}.out", "w+") as out:
         process = subprocess.Popen([sys.executable, "-c", code], stdout=out, stderr=subprocess.STDOUT)
@@ -190,8 +190,8 @@ def measure(options: Config) -> list[Row]:
                 )
     row = found["pack"][-1]["row"]
     print(
-        f"a row of the index takes {row:.0f} bytes in pandas, the pixels of an object {4 * 41 * 41:,} "
-        "bytes in the store"
+        f"a row of the index takes {row:.0f} bytes in pandas, the pixels of an object {4 * 41 * 41:,} bytes "
+        "in the store"
     )
     last = f"{' to '.join(f'{size:,}' for size in options.sizes[-2:])} objects"
     names = dict(pack="packing", train="one epoch", predict="predicting")

@@ -270,8 +270,8 @@ def break_and_compare(
 def measure(options: Config) -> list[Row]:
     if options.kills < 1 or options.kills_a_run <= 0:
         raise Mistake(
-            f"--kills and --kills_a_run: got {options.kills} and {options.kills_a_run}, expected at least "
-            "1, and more than 0"
+            f"--kills and --kills_a_run: got {options.kills} and {options.kills_a_run}, expected at least 1, "
+            "and more than 0"
         )
     folder, generator = Path(options.folder).absolute(), random.Random(options.seed)
     shutil.rmtree(folder, ignore_errors=True)
@@ -304,8 +304,8 @@ def measure(options: Config) -> list[Row]:
         break_and_compare(folder, tally, quota, options, generator)
         print(
             f"{tally.name}: {tally.kills} kills in {tally.runs} runs, {len(tally.wrong)} wrong, "
-            f"{tally.writing} while a checkpoint was "
-            f"written; {', '.join(f'{place} {tally.places[place]}' for place in PLACES)}; "
+            f"{tally.writing} while a checkpoint was written; "
+            f"{', '.join(f'{place} {tally.places[place]}' for place in PLACES)}; "
             f"{time.monotonic() - began:.0f} s",
             flush=True,
         )

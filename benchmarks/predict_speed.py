@@ -176,9 +176,8 @@ def from_files(options: Config, folder: Path) -> list[Row]:
         )
         low, high = both["prob"].min(), both["prob"].max()
         equal = (
-            f"{len(both):,} of {count:,} files in both; probabilities, {low:.2g} to {high:.2g}, differ by "
-            "at most "
-            f"{(both['prob'] - both['prob_theirs']).abs().max():.1e}"
+            f"{len(both):,} of {count:,} files in both; probabilities, {low:.2g} to {high:.2g}, differ by at "
+            f"most {(both['prob'] - both['prob_theirs']).abs().max():.1e}"
         )
     return [
         Row(

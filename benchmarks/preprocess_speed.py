@@ -171,8 +171,8 @@ def measure(options: Config) -> list[Row]:
         ours, theirs = (options.batch * channels / least[side] for side in sides)
         verdict = "at most" if apart <= TOLERANCE else f"MORE than {TOLERANCE:g},"
         equal = (
-            f"differ by {verdict} {apart:.1e} of an image's largest pixel; "
-            f"from float64 ours by {from_exact[0]:.1e}, theirs by {from_exact[1]:.1e}"
+            f"differ by {verdict} {apart:.1e} of an image's largest pixel; from float64 ours by "
+            f"{from_exact[0]:.1e}, theirs by {from_exact[1]:.1e}"
         )
         rows.append(
             Row(f"preprocessing: {name}", "images/s", ours, "image by image", theirs, aim, equal=equal)

@@ -92,8 +92,8 @@ def measure(options: Config) -> list[Row]:
             times[name].append(parts)
     best = {name: 1e3 * min(sum(parts) for parts in rows[2:]) for name, rows in times.items()}
     print(
-        f"parts of a training step, ms, fastest of {options.steps - 2}; loss from {losses['ours'][0]:.4f} "
-        f"to {losses['ours'][-1]:.4f}"
+        f"parts of a training step, ms, fastest of {options.steps - 2}; loss from {losses['ours'][0]:.4f} to "
+        f"{losses['ours'][-1]:.4f}"
     )
     print(f"{'':6}" + "".join(f"{part:>10}" for part in PARTS))
     for name, rows in times.items():

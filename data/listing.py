@@ -159,15 +159,15 @@ def list_images(images: str) -> Iterator[list[str]]:
     for paths in some:
         if wrong := [path for path in paths if "\n" in path]:
             raise Mistake(
-                f"--images {images!r}: the name {wrong[0]!r} is no line of text: rename the file, or give "
-                "a manifest of text"
+                f"--images {images!r}: the name {wrong[0]!r} is no line of text: rename the file, or give a "
+                "manifest of text"
             )
         empty = empty and not paths
         yield paths
     if empty:
         raise Mistake(
-            f"--images {images!r} holds no cutout: expected files named like D1_L_00000000_g.fits, or a "
-            "line for each"
+            f"--images {images!r} holds no cutout: expected files named like D1_L_00000000_g.fits, or a line "
+            "for each"
         )
 
 

@@ -43,8 +43,8 @@ class ShardedEpochs:
         self.steps_per_epoch = -(-self.size // batch_size)
         if self.size // self.steps_per_epoch < self.lanes:
             raise Mistake(
-                f"--batch_size: {batch_size} examples a step cannot be shared by {self.lanes} lanes; give "
-                "at least one example a lane"
+                f"--batch_size: {batch_size} examples a step cannot be shared by {self.lanes} lanes; give at "
+                "least one example a lane"
             )
         # of the epoch at hand and the one read ahead
         self.lines: dict[int, tuple[np.ndarray, np.ndarray]] = {}

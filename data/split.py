@@ -37,8 +37,8 @@ def split_of(objects, options: SplitOptions, blind: bool = True) -> np.ndarray:
     total = train_frac + val_frac + test_frac
     if total > 1 + 1e-9:
         raise Mistake(
-            f"--train_frac {train_frac} + --val_frac {val_frac} + --test_frac {test_frac} = {total:.6g}: "
-            "the sum must not exceed 1, make one smaller"
+            f"--train_frac {train_frac} + --val_frac {val_frac} + --test_frac {test_frac} = {total:.6g}: the "
+            "sum must not exceed 1, make one smaller"
         )
     if total > 1 - 1e-9:
         total = 1.0  # .7 + .15 + .15 in floating point must not leave an object out

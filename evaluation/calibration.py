@@ -65,15 +65,13 @@ def fit_calibration(kind: Kind, logit, label) -> Calibration:
         rises = logit[is_lens].mean() > logit[~is_lens].mean()
     if not rises and kind == "temperature" and logit[is_lens].mean() > logit[~is_lens].mean():
         raise Mistake(
-            "no temperature fits: most logits lie on the wrong side of 0, so the likeliest answer is 1/2 "
-            "for every object; "
-            "use vector, which moves them, too"
+            "no temperature fits: most logits lie on the wrong side of 0, so the likeliest answer is 1/2 for "
+            "every object; use vector, which moves them, too"
         )
     if not rises:
         raise Mistake(
             f"a {kind} calibration would turn the order of objects round: their logits do not rise from "
-            "non-lenses to lenses; "
-            "is it the right network, and are the labels those of these files?"
+            "non-lenses to lenses; is it the right network, and are the labels those of these files?"
         )
     target = np.where(is_lens, (lenses + 1) / (lenses + 2), 1 / (len(label) - lenses + 2)) if apart else label
     best = maximum_likelihood(features, target)
@@ -158,8 +156,8 @@ def checked(calibration: Calibration) -> Calibration:
         good = False
     if not good:
         raise Mistake(
-            f"a {calibration['kind']} calibration needs {' and '.join(names)}, finite and rising; these "
-            "are not: fit it again"
+            f"a {calibration['kind']} calibration needs {' and '.join(names)}, finite and rising; these are "
+            "not: fit it again"
         )
     return calibration
 

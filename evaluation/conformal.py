@@ -55,8 +55,8 @@ def rank(n: int, alpha: float, delta: float = 0.0) -> int:
     """
     if not 0 < alpha < 1 or not 0 <= delta < 1:
         raise Mistake(
-            f"alpha {alpha:g}, delta {delta:g}: expected 0 < alpha < 1, the share that may be missed, and "
-            "0 <= delta < 1"
+            f"alpha {alpha:g}, delta {delta:g}: expected 0 < alpha < 1, the share that may be missed, and 0 "
+            "<= delta < 1"
         )
     if delta:
         k = int(stats.binom.ppf(delta, n, alpha)) + 1
@@ -67,8 +67,8 @@ def rank(n: int, alpha: float, delta: float = 0.0) -> int:
         at_delta = f" and delta {delta:g}" if delta else ""
         raise Mistake(
             f"{n} objects are too few for alpha {alpha:g}{at_delta}: expected at least "
-            f"{least_objects(alpha, delta)} of the class with a label and a probability; "
-            "give more, or a larger alpha"
+            f"{least_objects(alpha, delta)} of the class with a label and a probability; give more, or a "
+            "larger alpha"
         )
     return int(min(k, n))
 

@@ -41,8 +41,8 @@ def checked(label, prob) -> tuple[np.ndarray, np.ndarray]:
         raise Mistake(f"label {wrong}: expected 1 (lens) or 0 (not); leave unlabelled examples out")
     if not np.isfinite(prob).all():
         raise Mistake(
-            f"{(~np.isfinite(prob)).sum()} of {len(prob)} probabilities are not finite: leave those "
-            "examples out"
+            f"{(~np.isfinite(prob)).sum()} of {len(prob)} probabilities are not finite: leave those examples "
+            "out"
         )
     return label.astype(np.int64), prob
 

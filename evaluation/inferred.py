@@ -38,8 +38,8 @@ def read_inferred(path: str) -> pd.DataFrame:
     lacking = [name for name in needed if name not in text]
     if lacking or not names:
         raise Mistake(
-            f"{path}: has no column {(lacking or ['Rein'])[0]!r}; expected path, and for each parameter "
-            f"NAME and NAME{ERROR}"
+            f"{path}: has no column {(lacking or ['Rein'])[0]!r}; expected path, and for each parameter NAME "
+            f"and NAME{ERROR}"
         )
     table = text[["path"]]
     for name in names:
@@ -51,15 +51,15 @@ def read_inferred(path: str) -> pd.DataFrame:
             wrong |= table[column] < 0 if column != name else False
             if wrong.any():
                 raise Mistake(
-                    f"{path}: line {int(np.argmax(wrong)) + 2} has {column} "
-                    f"{text[column][wrong].iloc[0]!r}; expected a finite number"
+                    f"{path}: line {int(np.argmax(wrong)) + 2} has {column} {text[column][wrong].iloc[0]!r}; "
+                    "expected a finite number"
                     + (" >= 0" if column != name else "")
                     + ", or nothing where there is none"
                 )
         if (alone := table[name].notna() & table[f"{name}{ERROR}"].isna()).any():
             raise Mistake(
-                f"{path}: line {int(np.argmax(alone)) + 2} has {name} {table[name][alone].iloc[0]:g} "
-                "without an error; expected both"
+                f"{path}: line {int(np.argmax(alone)) + 2} has {name} {table[name][alone].iloc[0]:g} without "
+                "an error; expected both"
             )
     return whole(table, path)
 

@@ -56,8 +56,8 @@ def read_members(paths: list[str], match: str, level: str, warn: Callable[[str],
     stems = pd.Series([stem(*name) for name in names])
     if (twice := stems.duplicated()).any():
         warn(
-            f"{twice.sum()} files have a name that occurs before, first {stems[int(twice.argmax())]!r}; "
-            f"the challenge has such ids: they are one {level} in the submission"
+            f"{twice.sum()} files have a name that occurs before, first {stems[int(twice.argmax())]!r}; the "
+            f"challenge has such ids: they are one {level} in the submission"
         )
     return Members(
         table.assign(object=objects, id=objects if level == "object" else stems.to_numpy(object)),

@@ -75,8 +75,8 @@ def whole(table: pd.DataFrame, source: str) -> pd.DataFrame:
         raise Mistake(f"{source}: holds no row; expected one a file")
     if (twice := table["path"].duplicated()).any():
         raise Mistake(
-            f"{source}: names {table['path'][twice].iloc[0]!r} twice ({twice.sum()} rows too many); "
-            "expected each file once"
+            f"{source}: names {table['path'][twice].iloc[0]!r} twice ({twice.sum()} rows too many); expected "
+            "each file once"
         )
     return table
 
@@ -136,8 +136,7 @@ def align_predictions(sources: list[str], match: str) -> tuple[pd.DataFrame, np.
         if not key.is_unique:
             raise Mistake(
                 f"{source}: two files are named {key[key.duplicated()][0]!r}, so members cannot be matched "
-                "by name; "
-                "use --match path, and predictions of the same paths"
+                "by name; use --match path, and predictions of the same paths"
             )
     first = tables[0]
     probs = [tables[0]["prob"].to_numpy()]
@@ -155,9 +154,8 @@ def align_predictions(sources: list[str], match: str) -> tuple[pd.DataFrame, np.
             if (differ := (table[name] != first[name]) & (table[name].notna() | first[name].notna())).any():
                 raise Mistake(
                     f"{source}: {name} of {table['path'][differ].iloc[0]!r} is "
-                    f"{table[name][differ].iloc[0]}, "
-                    f"in {sources[0]} {first[name][differ].iloc[0]} ({differ.sum()} files); expected the "
-                    "same inputs"
+                    f"{table[name][differ].iloc[0]}, in {sources[0]} {first[name][differ].iloc[0]} "
+                    f"({differ.sum()} files); expected the same inputs"
                 )
         probs.append(table["prob"].to_numpy())
     return first, np.stack(probs), match

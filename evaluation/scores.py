@@ -39,8 +39,8 @@ def score_table(
     judged = labelled_rows(table)
     if not len(judged):
         raise Mistake(
-            f"none of {len(table)} rows has both a label and a probability: expected predictions of "
-            "labelled files"
+            f"none of {len(table)} rows has both a label and a probability: expected predictions of labelled "
+            "files"
         )
     label, prob = judged["label"].to_numpy(), judged["prob"].to_numpy()
     together = (

@@ -36,8 +36,7 @@ def fit_stack(how: How, label, probs) -> dict:
     if not 0 < (label == 1).sum() < len(label):
         raise Mistake(
             f"members cannot be weighed on {(label == 1).sum()} lenses and {(label == 0).sum()} non-lenses "
-            "that all of them predict: "
-            "expected some of both"
+            "that all of them predict: expected some of both"
         )
     weights, offset = (mixture(label, probs), 0.0) if how == "stack" else logistic(label, logit(probs))
     return dict(combine=how, weights=weights.tolist(), offset=float(offset))
@@ -168,8 +167,8 @@ def checked(weights: dict, how: How, source: str) -> dict:
         good = False
     if not good or weights["combine"] != how:
         raise Mistake(
-            f"{source}: expected weights >= 0 of members for --combine {how}, as ensemble.py --combine "
-            f"{how} writes them" + (f"; it holds some for {weights['combine']}" if good else "")
+            f"{source}: expected weights >= 0 of members for --combine {how}, as ensemble.py --combine {how} "
+            "writes them" + (f"; it holds some for {weights['combine']}" if good else "")
         )
     return weights
 
@@ -193,13 +192,13 @@ def check_members(weights: dict, paths: list[str]) -> None:
     here = names_of(paths)
     if len(fitted) != len(here):
         raise Mistake(
-            f"weights of {len(fitted)} members ({', '.join(fitted)}) for {len(here)} files: expected one "
-            "of each member, in that order"
+            f"weights of {len(fitted)} members ({', '.join(fitted)}) for {len(here)} files: expected one of "
+            "each member, in that order"
         )
     if fitted != here and sorted(fitted) == sorted(here):
         raise Mistake(
-            f"weights are of {', '.join(fitted)}, the files of {', '.join(here)}: give them in the order "
-            "of the weights"
+            f"weights are of {', '.join(fitted)}, the files of {', '.join(here)}: give them in the order of "
+            "the weights"
         )
 
 

@@ -30,9 +30,8 @@ def check_ids(ids) -> None:
     if unsafe:
         raise Mistake(
             f"{len(unsafe)} ids cannot be submitted, first {unsafe[0]!r}: a spreadsheet may run them or a "
-            "reader break on "
-            "them; rename those files so that names begin with a letter or digit and hold only these and . "
-            "_ -"
+            "reader break on them; rename those files so that names begin with a letter or digit and hold "
+            "only these and . _ -"
         )
 
 

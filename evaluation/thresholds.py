@@ -23,9 +23,8 @@ def choose_threshold(label, prob, by: str, alpha: float, delta: float) -> tuple[
     here = figures_of_merit.rates(**figures_of_merit.counts(label, prob, t))
     return t, (
         f"keeps at least {1 - alpha:g} of new lenses{sure}: rank {conformal.rank(lenses, alpha, delta)} of "
-        f"{lenses} lenses of --val; "
-        f"on {len(label)} rows completeness {here['recall']:.4f}, false positive rate "
-        f"{1 - here['specificity']:.4f}"
+        f"{lenses} lenses of --val; on {len(label)} rows completeness {here['recall']:.4f}, false positive "
+        f"rate {1 - here['specificity']:.4f}"
     )
 
 

@@ -38,8 +38,8 @@ def adversarial(
     check(norm, radius, steps, step_size)
     if not 0 <= share <= 1:
         raise ValueError(
-            f"adversarial training: got share {share}, expected the part of the loss on changed images, 0 "
-            "to 1"
+            f"adversarial training: got share {share}, expected the part of the loss on changed images, 0 to "
+            "1"
         )
 
     settings = dict(norm=norm, radius=radius, steps=steps, step_size=step_size)
@@ -155,6 +155,5 @@ def check(norm: str, radius: float, steps: int, step_size: float | None) -> None
     if not 0 <= radius < float("inf") or steps < 1 or not (step_size is None or step_size > 0):
         raise ValueError(
             f"attack: got radius {radius}, steps {steps}, step_size {step_size}; expected a radius of at "
-            "least 0 noise rms, "
-            "at least 1 step, and a step above 0 radii"
+            "least 0 noise rms, at least 1 step, and a step above 0 radii"
         )

@@ -125,14 +125,13 @@ class BayesianEnsemble(nn.Module):
         super().__init__()
         if size not in SIZES:
             raise ValueError(
-                f"Bayesian ensemble has no size {size!r}: expected one of {', '.join(SIZES)} "
-                f"(nearest: {get_close_matches(str(size), SIZES, 1, 0)[0]})"
+                f"Bayesian ensemble has no size {size!r}: expected one of {', '.join(SIZES)} (nearest: "
+                f"{get_close_matches(str(size), SIZES, 1, 0)[0]})"
             )
         if not 0 <= dropout < 1 or not prior_deviation > 0:
             raise ValueError(
                 f"Bayesian ensemble: got dropout {dropout}, prior_deviation {prior_deviation}; expected a "
-                "rate in [0, 1), and "
-                "more than 0"
+                "rate in [0, 1), and more than 0"
             )
         shape = SIZES[size]
         shared = dict(in_chans=in_chans, num_classes=num_classes, drop_path_rate=drop_path_rate)

@@ -409,8 +409,8 @@ class ConvNeXtV2(nn.Module):
         """Last feature map [B, F, H // 32, W // 32] of images [B, C, H, W]."""
         if x.ndim != 4 or x.shape[1] != self.in_chans or min(x.shape[2:]) < STRIDE:
             raise ValueError(
-                f"ConvNeXt V2 got images {list(x.shape)}: expected [B, {self.in_chans}, H, W], "
-                f"H and W at least {STRIDE}"
+                f"ConvNeXt V2 got images {list(x.shape)}: expected [B, {self.in_chans}, H, W], H and W at "
+                f"least {STRIDE}"
             )
         return self.stages(self.stem(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
 

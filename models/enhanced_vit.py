@@ -299,8 +299,8 @@ class EnhancedViT(nn.Module):
         super().__init__()
         if size not in SIZES:
             raise ValueError(
-                f"enhanced ViT has no size {size!r}: expected one of {', '.join(SIZES)} "
-                f"(nearest: {get_close_matches(str(size), SIZES, 1, 0)[0]})"
+                f"enhanced ViT has no size {size!r}: expected one of {', '.join(SIZES)} (nearest: "
+                f"{get_close_matches(str(size), SIZES, 1, 0)[0]})"
             )
         if (
             in_chans < 1
@@ -311,9 +311,8 @@ class EnhancedViT(nn.Module):
         ):
             raise ValueError(
                 f"enhanced ViT: got in_chans {in_chans}, num_classes {num_classes}, drop_path_rate "
-                f"{drop_path_rate}, dropout "
-                f"{dropout}, patch_size {patch_size}; expected at least 1, at least 1, rates in [0, 1), "
-                f"and 0 to {SMALLEST} pixels"
+                f"{drop_path_rate}, dropout {dropout}, patch_size {patch_size}; expected at least 1, at "
+                f"least 1, rates in [0, 1), and 0 to {SMALLEST} pixels"
             )
         if ("ra" in fields) != ("dec" in fields):
             raise ValueError(
@@ -370,9 +369,9 @@ class EnhancedViT(nn.Module):
                 present = x.new_zeros(B, len(self.fields), dtype=torch.bool)
             if values.shape != (B, len(self.fields)) or present.shape != values.shape:
                 raise ValueError(
-                    f"enhanced ViT got metadata {list(values.shape)} and their mask {list(present.shape)} "
-                    f"of {B} images: "
-                    f"expected both [B, {len(self.fields)}], a column for each of {', '.join(self.fields)}"
+                    f"enhanced ViT got metadata {list(values.shape)} and their mask {list(present.shape)} of "
+                    f"{B} images: expected both [B, {len(self.fields)}], a column for each of "
+                    f"{', '.join(self.fields)}"
                 )
             tokens = torch.cat([tokens, self.metadata(values, present)[:, None]], 1)
         tokens = chain(self.blocks, tokens, grid, recompute=self.recompute)

@@ -76,9 +76,8 @@ class FiLMConditioned(ResNet):
         super().__init__(size, in_chans, num_classes, drop_path_rate, width, stem, image_size, symmetric)
         if not set(film_stages) <= {1, 2, 3, 4} or not 0 <= metadata_dropout < 1 or hidden < 1:
             raise ValueError(
-                f"FiLM: got film_stages {film_stages}, metadata_dropout {metadata_dropout}, hidden "
-                f"{hidden}; expected stages "
-                "from 1 to 4, a rate in [0, 1), and a width of at least 1"
+                f"FiLM: got film_stages {film_stages}, metadata_dropout {metadata_dropout}, hidden {hidden}; "
+                "expected stages from 1 to 4, a rate in [0, 1), and a width of at least 1"
             )
         self.fields = tuple(fields)
         if self.fields:
@@ -106,8 +105,8 @@ class FiLMConditioned(ResNet):
         if values.shape != (len(x), len(self.fields)) or present.shape != values.shape:
             raise ValueError(
                 f"FiLM got metadata {list(values.shape)} and their mask {list(present.shape)} of {len(x)} "
-                "images: "
-                f"expected both [B, {len(self.fields)}], a column for each of {', '.join(self.fields)}"
+                f"images: expected both [B, {len(self.fields)}], a column for each of "
+                f"{', '.join(self.fields)}"
             )
         present = self.hide(present)
         known = F.gelu(self.film_hidden(self.standardise(values, present)))

@@ -136,8 +136,7 @@ class GATLens(nn.Module):
         if in_chans < 1 or num_classes < 1 or not 0 <= drop_path_rate < 1:
             raise ValueError(
                 f"gat_lens: got in_chans {in_chans}, num_classes {num_classes}, drop_path_rate "
-                f"{drop_path_rate}; "
-                "expected at least 1, at least 1, and a rate in [0, 1)"
+                f"{drop_path_rate}; expected at least 1, at least 1, and a rate in [0, 1)"
             )
         if (
             min(layers, heads, feature_dim, node_features) < 1
@@ -146,15 +145,13 @@ class GATLens(nn.Module):
         ):
             raise ValueError(
                 f"gat_lens: got layers {layers}, heads {heads}, node_features {node_features}, feature_dim "
-                f"{feature_dim}, "
-                f"max_nodes {max_nodes}; expected at least 1, node_features a multiple of heads, max_nodes "
-                f"2 to {SMALLEST**2}"
+                f"{feature_dim}, max_nodes {max_nodes}; expected at least 1, node_features a multiple of "
+                f"heads, max_nodes 2 to {SMALLEST**2}"
             )
         if not (spatial_radius > 0 and pixel_scale > 0 and threshold > 0):
             raise ValueError(
                 f"gat_lens: got spatial_radius {spatial_radius} arcsec, pixel_scale {pixel_scale} arcsec, "
-                f"threshold {threshold}; "
-                "expected more than 0"
+                f"threshold {threshold}; expected more than 0"
             )
         attention = import_attention()
         self.in_chans = in_chans
@@ -199,8 +196,8 @@ class GATLens(nn.Module):
         """
         if x.ndim != 4 or x.shape[1] != self.in_chans or min(x.shape[2:]) < SMALLEST:
             raise ValueError(
-                f"gat_lens got images {list(x.shape)}: expected [B, {self.in_chans}, H, W], H and W at "
-                f"least {SMALLEST}"
+                f"gat_lens got images {list(x.shape)}: expected [B, {self.in_chans}, H, W], H and W at least "
+                f"{SMALLEST}"
             )
         return self.features_of(x, find_peaks(x, self.max_nodes, self.threshold), values, present)
 

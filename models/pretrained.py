@@ -83,8 +83,8 @@ def load_pretrained(network: nn.Module, path: str | Path) -> Loaded:
         layer, _, what = name.rpartition(".")
         if what == "running_mean" and f"{layer}.weight" in target and name not in target:
             raise ValueError(
-                f"{path} does not fit this network: it has BatchNorm ({name}), the network GroupNorm; "
-                "take weights that were trained with GroupNorm, such as timm's resnet50_gn"
+                f"{path} does not fit this network: it has BatchNorm ({name}), the network GroupNorm; take "
+                "weights that were trained with GroupNorm, such as timm's resnet50_gn"
             )
         if name not in target:
             # a layer that the network lacks is another encoder, but for what sits on top of it
@@ -132,8 +132,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         raise ValueError(f"{path}: pip install safetensors to read it") from error
     except Exception as error:  # a bad file can raise anything here; whatever it is, the file is what to mend
         raise ValueError(
-            f"{path} is not a file of tensors, or holds objects beside them, which may run code when "
-            f"read: save its state_dict alone ({type(error).__name__})"
+            f"{path} is not a file of tensors, or holds objects beside them, which may run code when read: "
+            f"save its state_dict alone ({type(error).__name__})"
         ) from error
     while isinstance(content, dict) and not any(isinstance(value, Tensor) for value in content.values()):
         content = next((content[name] for name in WRAPPERS if isinstance(content.get(name), dict)), None)
@@ -164,8 +164,8 @@ def encoder_tensors(
             anchors.append(name)
     if len(anchors) != 1:
         raise ValueError(
-            f"expected one encoder, whose first weight is {first!r}; the file has "
-            f"{len(anchors)} such names: {first_names(anchors or list(tensors))}"
+            f"expected one encoder, whose first weight is {first!r}; the file has {len(anchors)} such names: "
+            f"{first_names(anchors or list(tensors))}"
         )
     authors = anchors[0].endswith("downsample_layers.0.0.weight")
     prefix = anchors[0].removesuffix("downsample_layers.0.0.weight" if authors else first)

@@ -168,14 +168,14 @@ class ResNet(nn.Module):
         for what, name, names in (("size", size, SIZES), ("stem", stem, ("auto", *STEMS))):
             if name not in names:
                 raise ValueError(
-                    f"ResNet has no {what} {name!r}: expected one of {', '.join(names)} "
-                    f"(nearest: {get_close_matches(name, names, 1, 0)[0]})"
+                    f"ResNet has no {what} {name!r}: expected one of {', '.join(names)} (nearest: "
+                    f"{get_close_matches(name, names, 1, 0)[0]})"
                 )
         if in_chans < 1 or num_classes < 1 or not 0 <= drop_path_rate < 1 or not 0 < width < math.inf:
             raise ValueError(
                 f"ResNet: got in_chans {in_chans}, num_classes {num_classes}, drop_path_rate "
-                f"{drop_path_rate}, width {width}; "
-                "expected at least 1, at least 1, a rate in [0, 1), and a width above 0"
+                f"{drop_path_rate}, width {width}; expected at least 1, at least 1, a rate in [0, 1), and a "
+                "width above 0"
             )
         stem = ("fine" if image_size < FINE_BELOW else "patch") if stem == "auto" else stem
         first = STEMS[stem]

@@ -22,14 +22,13 @@ def hooked(model: nn.Module):
     ):
         raise Mistake(
             f"the recurrent layer {recurrent!r} takes and gives more than one tensor, which Opacus' hooks "
-            "cannot follow; "
-            "customer_data mode has no light curves yet"
+            "cannot follow; customer_data mode has no light curves yet"
         )
     if errors := ModuleValidator.validate(model, strict=False):
         raise Mistake(
             "this network mixes examples or cannot be treated one by one "
-            f"({str(errors[0]).splitlines()[0]}); "
-            "customer_data mode needs GroupNorm or LayerNorm in place of BatchNorm"
+            f"({str(errors[0]).splitlines()[0]}); customer_data mode needs GroupNorm or LayerNorm in place "
+            "of BatchNorm"
         )
     # the first layer's input needs no gradient, which torch remarks on at every step
     warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
@@ -64,10 +63,9 @@ def refuse_unless_each_alone(run: Run, hooks, pair: Batch, step: int) -> None:
             if not close(together[name], example, alone):
                 raise Mistake(
                     f"the per-example gradient of {name} differs from that of the example alone: this "
-                    "network mixes examples, ties "
-                    "weights or uses them outside their module, or its loss calls it several times "
-                    "(--adversarial, the physics term "
-                    "shear_consistency); customer_data mode cannot treat it"
+                    "network mixes examples, ties weights or uses them outside their module, or its loss "
+                    "calls it several times (--adversarial, the physics term shear_consistency); "
+                    "customer_data mode cannot treat it"
                 )
     hooks.enable_hooks()
     for module, mode in training.items():

@@ -52,9 +52,8 @@ def build(config: Config, run: Run) -> "PrivateGradient":
         )
     if getattr(run.model, "_compiled_call_impl", None) is not None:
         raise Mistake(
-            "--compile: a compiled network hides its layers, whose per-example gradients customer_data "
-            "mode needs; "
-            "leave --compile out"
+            "--compile: a compiled network hides its layers, whose per-example gradients customer_data mode "
+            "needs; leave --compile out"
         )
     if any(p.requires_grad for p in run.objective.loss_module.parameters()):
         raise Mistake(

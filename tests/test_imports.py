@@ -1,6 +1,4 @@
-"""Who may import whom (README, "Design"). An arrow that is not listed here is a design mistake,
-not a style one.
-"""
+"""Who may import whom. An arrow that is not listed here is a design mistake, not a style one."""
 
 import ast
 import re

@@ -170,7 +170,7 @@ import torch
 import train
 from contract import Gradient, Mode
 from tests import toys
-from utils.config import run
+from utils.config import run_script
 
 class Forgetful(Gradient):
     def __init__(self, options, run):
@@ -181,7 +181,7 @@ class Forgetful(Gradient):
         return dict(loss=loss.value.detach().sum() / size)
 
 train.ALL_MODES["forgetful"] = Mode(Forgetful)
-run(toys.main)
+run_script(toys.main)
 """
 
 

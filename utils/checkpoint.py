@@ -68,8 +68,8 @@ def save(path: Path, tree: dict, previous: Path | None = None) -> None:
         temporary.unlink(missing_ok=True)
         if getattr(error, "errno", None) in FULL or isinstance(error, RuntimeError):
             raise Mistake(
-                f"{path}: could not be written ({first_line(error)}); the checkpoint before it is "
-                "kept: free some space and run the same command again"
+                f"{path}: could not be written ({first_line(error)}); the checkpoint before it is kept: free "
+                "some space and run the same command again"
             ) from error
         raise
     if previous is not None and path.exists():
@@ -255,8 +255,8 @@ def restore(parts: dict[str, Any], states: dict[str, Any], path: str) -> None:
     there = {name for name, state in states.items() if state}
     if wanted != there:
         raise Mistake(
-            f"{path}: lacks {sorted(wanted - there)} and holds {sorted(there - wanted)}, "
-            "which nothing here claims; begin anew with --restart"
+            f"{path}: lacks {sorted(wanted - there)} and holds {sorted(there - wanted)}, which nothing here "
+            "claims; begin anew with --restart"
         )
     for name in wanted:
         load_part(parts[name], states[name], f"{path}: its {name}")

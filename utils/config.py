@@ -348,8 +348,8 @@ def refuse_changes(before: dict[str, Any], now: dict[str, Any], *classes: type) 
     ]
     if changes:
         raise Mistake(
-            f"{now['options']['save_dir']} holds a run with other options ({'; '.join(changes)}): "
-            "give the same ones to resume it, another --save_dir, or --restart to delete it"
+            f"{now['options']['save_dir']} holds a run with other options ({'; '.join(changes)}): give the "
+            "same ones to resume it, another --save_dir, or --restart to delete it"
         )
 
 

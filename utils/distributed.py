@@ -116,9 +116,8 @@ def refuse_different(weights: Iterable[tuple[str, Tensor]], when: str) -> None:
     for place, (name, _) in enumerate(named):
         if len({its_marks[place] for its_marks in all_marks}) > 1:
             raise Mistake(
-                f"{when}: the ranks have trained different networks (first difference: {name}); a mode "
-                "must leave "
-                "the same gradient in p.grad on every rank"
+                f"{when}: the ranks have trained different networks (first difference: {name}); a mode must "
+                "leave the same gradient in p.grad on every rank"
             )
 
 

@@ -24,9 +24,8 @@ def written_into(directory: Path, what: str, needed: str = "") -> Iterator[None]
     except OSError as error:
         if error.errno in FULL:
             raise Mistake(
-                f"{str(directory)!r} is full ({error.strerror}){needed and f': {what} needs {needed}'}; "
-                "make room or choose another "
-                "folder, then run the same command again"
+                f"{str(directory)!r} is full ({error.strerror}){needed and f': {what} needs {needed}'}; make "
+                "room or choose another folder, then run the same command again"
             ) from error
         if error.errno in FORBIDDEN:
             raise Mistake(

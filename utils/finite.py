@@ -42,7 +42,7 @@ class FiniteCheck:
             terms = ", ".join(f"{name} {value.item():g}" for name, value in means.items())
             raise FloatingPointError(
                 f"step {step}: the gradient norm is {norm}; {terms}; examples of this rank: "
-                f"{', '.join(self.names(ids.tolist()))}. The optimiser has not moved; try a smaller --lr "
-                "or --clip_norm"
+                f"{', '.join(self.names(ids.tolist()))}. The optimiser has not moved; try a smaller --lr or "
+                "--clip_norm"
             )
         return int(finite)

@@ -44,8 +44,8 @@ class Ledger:
                 "which examples were asked for?"
             )
         return (
-            f"epoch {epoch} saw each example once: {self.count} ids, their sum {self.sum}, "
-            f"their xor {self.xor}"
+            f"epoch {epoch} saw each example once: {self.count} ids, their sum {self.sum}, their xor "
+            f"{self.xor}"
         )
 
 

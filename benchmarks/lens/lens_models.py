@@ -43,8 +43,8 @@ from utils.config import several  # noqa: E402
 from utils.mistake import Mistake  # noqa: E402
 
 SHARED = (
-    "--band_mode stack --batch_size 64 --patience 0 --ema_decay 0.99 --warmup_epochs 1 "
-    "--apply_normalization --degrade_noise 0.5 --rotate 0.7"
+    "--band_mode stack --batch_size 64 --patience 0 --ema_decay 0.99 --warmup_epochs 1 --apply_normalization "
+    "--degrade_noise 0.5 --rotate 0.7"
 ).split()
 # what is known of the training lenses is learnt by all
 SHARED += ["--device", "cpu", "--regression", *GEOMETRY]
@@ -413,9 +413,8 @@ def main(argv: list[str]) -> None:
             )
             print(
                 f"{what}: best accuracy {best:.4f}, aim {AIMS[what]:g}, "
-                f"{'met' if best >= AIMS[what] else 'missed'}; "
-                f"largest calibrated ECE {largest:.4f}, aim {AIM_ECE:g}, "
-                f"{'met' if largest < AIM_ECE else 'missed'}"
+                f"{'met' if best >= AIMS[what] else 'missed'}; largest calibrated ECE {largest:.4f}, aim "
+                f"{AIM_ECE:g}, {'met' if largest < AIM_ECE else 'missed'}"
             )
     if members:
         (Path(options.work) / f"table_e{options.epochs}.json").write_text(

@@ -101,9 +101,8 @@ def main(argv: list[str]) -> None:
         radius, (low, high) = next(row for row in rows if row[0] == "Rein"), AIM_COVERAGE
         print(
             f"Einstein radius: median relative error {radius[2]}, aim {AIM_ERROR:g}, "
-            f"{'met' if float(radius[2]) < AIM_ERROR else 'missed'}; "
-            f"within 1 sigma {radius[3]}, aim {low:g} to {high:g}, "
-            f"{'met' if low <= float(radius[3]) <= high else 'missed'}\n",
+            f"{'met' if float(radius[2]) < AIM_ERROR else 'missed'}; within 1 sigma {radius[3]}, aim {low:g} "
+            f"to {high:g}, {'met' if low <= float(radius[3]) <= high else 'missed'}\n",
             flush=True,
         )
 

@@ -101,8 +101,8 @@ class Bologna:
         if not named:
             raise Mistake(
                 f"--input {input!r} has no file named like imageSDSS_R-100000.fits or "
-                "imageEUC_VIS-100000.fits, the first is "
-                f"{os.path.basename(files[0])!r}: give the challenge's folder, or use `fits` with a table"
+                f"imageEUC_VIS-100000.fits, the first is {os.path.basename(files[0])!r}: give the "
+                "challenge's folder, or use `fits` with a table"
             )
         rows = sorted((found[3], f"{found[1]}_{found[2]}", path) for found, path in named)
         self.objects, self.cameras, self.files = (list(column) for column in zip(*rows))
@@ -149,8 +149,7 @@ class Bologna:
         if len(without_file) == len(truth):
             raise Mistake(
                 f"--labels {labels!r}: none of its {len(truth):,} IDs is that of an image; it begins with "
-                f"{ids.iloc[0]!r}, the images "
-                f"with {self.objects[0]!r}: give the truth of these images"
+                f"{ids.iloc[0]!r}, the images with {self.objects[0]!r}: give the truth of these images"
             )
         for what, names in (
             ("objects without a row, label -1", without_row),

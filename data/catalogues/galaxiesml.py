@@ -117,8 +117,8 @@ class GalaxiesML:
             crop_start(self.stored, crop)  # raises where it is too large
         if not 0 <= image_size <= LARGEST_SIDE:
             raise Mistake(
-                f"image_size {image_size} is not a number of pixels: expected 1 to {LARGEST_SIDE}, or 0 "
-                "for the size of the file"
+                f"image_size {image_size} is not a number of pixels: expected 1 to {LARGEST_SIDE}, or 0 for "
+                "the size of the file"
             )
         self.crop = crop
         kept = (crop, crop) if crop else self.stored

@@ -229,9 +229,8 @@ class GalaxyZoo:
         if not (here := ids.isin(known)).any():
             raise Mistake(
                 f"--labels {labels!r}: none of its {len(table):,} rows names one of {len(files):,} files; "
-                f"{best!r} begins with "
-                f"{ids.iloc[0]!r}, the files with {names[0]!r}: give the table of these images, or "
-                "--id_column NAME"
+                f"{best!r} begins with {ids.iloc[0]!r}, the files with {names[0]!r}: give the table of these "
+                "images, or --id_column NAME"
             )
         self.without_file = ids[~here].tolist()
         table = (
@@ -304,8 +303,7 @@ class GalaxyZoo:
         if missing:
             raise Mistake(
                 f"--labels has no column {missing[0]!r}, which the lens rule needs: expected "
-                f"{', '.join(self.rule.needs())} "
-                "(the full table of Galaxy Zoo 2), or another --statistic"
+                f"{', '.join(self.rule.needs())} (the full table of Galaxy Zoo 2), or another --statistic"
             )
         needed = [
             name for name in self.table.columns if name in self.rule.needs() or ODD_FEATURE.fullmatch(name)

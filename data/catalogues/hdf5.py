@@ -67,16 +67,15 @@ def hdf5_dataset(path: str, file: h5py.File, name: str) -> h5py.Dataset:
     made = data.get_create_plist()
     if made.get_layout() == h5py.h5d.VIRTUAL or made.get_external_count():
         raise Mistake(
-            f"{path!r}: the values of {name} are in other files, which are not opened: expected them in "
-            "this one"
+            f"{path!r}: the values of {name} are in other files, which are not opened: expected them in this "
+            "one"
         )
     filters = [made.get_filter(number) for number in range(made.get_nfilters())]
     for code, _, _, label in filters:
         if code not in FILTERS or not h5py.h5z.filter_avail(code):
             raise Mistake(
                 f"{path!r}: {name} is packed with filter {code} ({label.decode(errors='replace')}), which "
-                "h5py does not bring: "
-                "repack the file with h5repack -f GZIP=4"
+                "h5py does not bring: repack the file with h5repack -f GZIP=4"
             )
     data = h5py.Dataset(data)
     if filters and (size := math.prod(data.chunks) * data.dtype.itemsize) > LARGEST_CHUNK:
@@ -136,8 +135,8 @@ def _variable_texts(path: str, name: str, data: h5py.Dataset) -> Iterator[bytes]
                 content = _heap(file.fileno(), heap)
                 if (room := room - len(content)) < 0:
                     raise Mistake(
-                        f"{path!r}: the texts of {name} take more than {LARGEST_HEAPS:,} bytes, or "
-                        "overlap: expected less"
+                        f"{path!r}: the texts of {name} take more than {LARGEST_HEAPS:,} bytes, or overlap: "
+                        "expected less"
                     )
                 heaps[heap] = dict(_objects(content))
             text = heaps[heap].get(number, b"") if length else b""
@@ -155,8 +154,8 @@ def _references(path: str, name: str, data: h5py.Dataset, file: int) -> np.ndarr
         or whole.get_layout() == h5py.h5d.COMPACT
     ):
         raise Mistake(
-            f"{path!r}: {name} holds texts of variable length that are packed, which are not read: "
-            "repack the file with h5repack -f NONE -l CONTI"
+            f"{path!r}: {name} holds texts of variable length that are packed, which are not read: repack "
+            "the file with h5repack -f NONE -l CONTI"
         )
     if not data.chunks:
         return np.frombuffer(

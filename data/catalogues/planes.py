@@ -256,8 +256,8 @@ def fits_files(folder: str, flag: str = "--input") -> list[str]:
     paths = [path for found in folders for path in found.paths]
     if not paths:
         raise Mistake(
-            f"{flag} {folder!r} holds no FITS file (.fits, .fit, .fits.gz, .fit.gz): give the folder of "
-            "the images"
+            f"{flag} {folder!r} holds no FITS file (.fits, .fit, .fits.gz, .fit.gz): give the folder of the "
+            "images"
         )
     return paths
 
@@ -345,8 +345,8 @@ def check_shape(images: np.ndarray, shape: tuple[int, int]) -> None:
     """Raises: BadFile if images are not of the shape that the source has."""
     if images.shape[-2:] != tuple(shape):
         raise BadFile(
-            f"wrong geometry: {shape_text(images.shape[-2:])}, expected {shape_text(shape)} (--image_size "
-            "or --crop makes them alike)"
+            f"wrong geometry: {shape_text(images.shape[-2:])}, expected {shape_text(shape)} (--image_size or "
+            "--crop makes them alike)"
         )
 
 

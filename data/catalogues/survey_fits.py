@@ -190,8 +190,7 @@ class SurveyFits:
         if not {"object", "file"} & names.keys():
             raise Mistake(
                 f"--table {path!r} has no column that names its images, it has "
-                f"{', '.join(table.columns[:12])}: expected object (or id) or "
-                "file, or --columns object=NAME"
+                f"{', '.join(table.columns[:12])}: expected object (or id) or file, or --columns object=NAME"
             )
         return pd.DataFrame({ours: table[theirs] for ours, theirs in names.items()})
 
@@ -222,8 +221,7 @@ class SurveyFits:
                 if len(paths) > 1:
                     raise Mistake(
                         f"--table: file {name!r} of row {row + 1} is there {len(paths)} times ({paths[0]}, "
-                        f"{paths[1]}): give its path "
-                        "below the folder"
+                        f"{paths[1]}): give its path below the folder"
                     )
             else:
                 paths = by_object.get(known, [])
@@ -239,10 +237,9 @@ class SurveyFits:
                     rows.append((known or bare, each, labels[row], Image(path, hdu[row], of_plane), row))
         if not rows:
             raise Mistake(
-                f"--table: none of its {len(self.table):,} rows names one of {len(files):,} files; it "
-                f"begins with {without[0]!r}, the "
-                f"files with {os.path.basename(files[0])!r}: give the table of these images, or --columns "
-                "file=NAME"
+                f"--table: none of its {len(self.table):,} rows names one of {len(files):,} files; it begins "
+                f"with {without[0]!r}, the files with {os.path.basename(files[0])!r}: give the table of "
+                "these images, or --columns file=NAME"
             )
         self.report.append(f"{len(rows):,} images, {len(self.table):,} rows of the table")
         unused = [os.path.basename(path) for path in files if path not in used]
@@ -287,8 +284,8 @@ class SurveyFits:
         if (wrong := ~texts.isin(LABELS.keys())).any():
             row = int(np.flatnonzero(wrong)[0])
             raise Mistake(
-                f"--table: label {self.table['label'].iloc[row][:60]!r} in row {row + 1}, expected 1 "
-                "(lens), 0, or -1 or nothing (unknown)"
+                f"--table: label {self.table['label'].iloc[row][:60]!r} in row {row + 1}, expected 1 (lens), "
+                "0, or -1 or nothing (unknown)"
             )
         return texts.map(LABELS).tolist()
 
@@ -416,8 +413,8 @@ class SurveyFits:
             found = found[image.plane]
         if found.ndim != 2:
             raise BadFile(
-                f"wrong geometry: {shape_text(found.shape)}, expected H x W (a column `plane`, or "
-                "--planes, for cubes)"
+                f"wrong geometry: {shape_text(found.shape)}, expected H x W (a column `plane`, or --planes, "
+                "for cubes)"
             )
         return central_pixels(found, self.crop)
 

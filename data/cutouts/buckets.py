@@ -128,8 +128,8 @@ def _files(source: str | os.PathLike, flag: str) -> list[tuple[str, str]]:
     files = _walked(source) if os.path.isdir(source) else _listed(source, flag)
     if not files and os.path.isdir(source):
         raise Mistake(
-            f"{flag} {source!r} holds no cutout: expected files named like D1_L_00000000_g.fits "
-            "(or .fits.gz) in it or below it"
+            f"{flag} {source!r} holds no cutout: expected files named like D1_L_00000000_g.fits (or "
+            ".fits.gz) in it or below it"
         )
     if not files:
         raise Mistake(

@@ -358,8 +358,8 @@ def _finish(
     if len(bad) == len(index):
         geometry = "x".join(map(str, manifest["shape"]))
         raise Mistake(
-            f"none of {len(index):,} files can be used: {first_reasons(bad)}; expected FITS cutouts "
-            f"of {geometry} pixels"
+            f"none of {len(index):,} files can be used: {first_reasons(bad)}; expected FITS cutouts of "
+            f"{geometry} pixels"
         )
     contents = {INDEX: parquet_bytes(index), "quarantine.csv": bad.to_csv(index=False).encode()}
     manifest |= {

@@ -50,8 +50,7 @@ def _read_table(path: Path) -> pd.DataFrame:
     except (OSError, IndexError, ValueError, TypeError, KeyError, StopIteration) as error:
         raise Mistake(
             f"{path}: is not the challenge's table of parameters (a FITS table with a column "
-            f"{' or '.join(map(repr, IDS))}): "
-            f"{error or 'no such column'}; mend or remove it"
+            f"{' or '.join(map(repr, IDS))}): {error or 'no such column'}; mend or remove it"
         ) from error
     return pd.DataFrame(columns)
 

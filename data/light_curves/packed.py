@@ -158,8 +158,7 @@ class Packed:
         bad = self.curves[~self.good]
         lines = [
             f"{int(self.good.sum()):,} light curves of {int(self.points.sum()):,} points in bands "
-            f"{' '.join(self.bands)} in {self.directory}, "
-            f"{len(bad):,} quarantined (quarantine.csv)"
+            f"{' '.join(self.bands)} in {self.directory}, {len(bad):,} quarantined (quarantine.csv)"
         ]
         return lines + quarantine_lines(bad, most)
 

@@ -91,15 +91,14 @@ class Survey:
         if wanted["image_size"] != self.plan["image_size"]:
             raise Mistake(
                 f"--model_path: the network takes image_size {wanted['image_size']}, but {self.directory} "
-                "was planned with "
-                f"{self.plan['image_size']}"
+                f"was planned with {self.plan['image_size']}"
             )
         if wanted["band_mode"] == "stack" and self.plan["apart"]:
             left, right, count, name = self.plan["apart"][0]
             raise Mistake(
                 f"--model_path: the network takes all bands of an object at once, but objects ({name!r}, "
-                f"{count:,} in all) have files "
-                f"in shards {left} and {right}: sort the manifest by object, and plan in another folder"
+                f"{count:,} in all) have files in shards {left} and {right}: sort the manifest by object, "
+                "and plan in another folder"
             )
 
     def pack(self, shard: int, workers: int, say: Callable[[str], None]) -> store.Store:
@@ -165,8 +164,7 @@ def plan_survey(
     if not images or shard_size < 1 or image_size < 1:
         raise Mistake(
             f"--images {images!r}, --shard_size {shard_size}, --image_size {image_size}: expected a folder "
-            "or manifest, at least 1, "
-            "at least 1"
+            "or manifest, at least 1, at least 1"
         )
     directory = Path(directory)
     asked = dict(
@@ -214,8 +212,8 @@ def share_of_shards(count: int, part: int, parts: int) -> range:
     )
     if not 0 <= part < parts:
         raise Mistake(
-            f"{name} {part} of --parts {parts}: expected a part from 0 to {parts - 1}, or the array index "
-            "of a scheduler"
+            f"{name} {part} of --parts {parts}: expected a part from 0 to {parts - 1}, or the array index of "
+            "a scheduler"
         )
     return range(part, count, parts)[distributed.rank() :: distributed.world_size()]
 

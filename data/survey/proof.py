@@ -112,8 +112,8 @@ def prove_survey(survey: Survey, folder: Path, networks: int, parts: int, with_c
             first = "; ".join(f"{shard:06d} {what}" for shard, what in list(wrong.items())[:5])
             raise Mistake(
                 f"{folder}: of {len(survey):,} shards {len(wrong):,} are missing or damaged ({first}): run "
-                "predict again, "
-                f"--parts {parts} and --part {ranges(sorted({shard % parts for shard in wrong}))}"
+                f"predict again, --parts {parts} and --part "
+                f"{ranges(sorted({shard % parts for shard in wrong}))}"
             )
     assert found == listed and found.count == survey.plan["files"]
     for left in folder.glob("*.tmp"):  # of tasks that were killed
@@ -160,8 +160,8 @@ def account_for_stores(survey: Survey, parts: int) -> dict:
     if missing := [shard for shard, manifest in enumerate(manifests) if not manifest]:
         raise Mistake(
             f"{survey.directory}: of {len(survey):,} shards {len(missing):,} are not packed (first "
-            f"{missing[0]:06d}): run pack again, "
-            f"--parts {parts} and --part {ranges(sorted({shard % parts for shard in missing}))}"
+            f"{missing[0]:06d}): run pack again, --parts {parts} and --part "
+            f"{ranges(sorted({shard % parts for shard in missing}))}"
         )
     totals = {
         name: sum(manifest[name] for manifest in manifests) for name in ("files", "good", "quarantined")

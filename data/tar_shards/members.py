@@ -74,8 +74,8 @@ def _layout(header: bytes) -> Layout | str:
     match = NPY.fullmatch(header[10 if header[6:8] == b"\1\0" else 12 :])
     if not match:
         return (
-            "has another npy header than numpy writes for an array of plain numbers "
-            "(arrays of objects are pickles)"
+            "has another npy header than numpy writes for an array of plain numbers (arrays of objects are "
+            "pickles)"
         )
     dtype = match[1].decode("latin-1")
     if not DTYPES.fullmatch(dtype):

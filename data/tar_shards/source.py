@@ -415,8 +415,8 @@ def _image_member(file: BinaryIO, key: str, parts: dict[str, Member], path: str)
         raise refused(
             path,
             key,
-            f"has {len(arrays) or 'no'} .npy members ({', '.join(sorted(parts))[:80]}): expected one, or "
-            "one named just .npy",
+            f"has {len(arrays) or 'no'} .npy members ({', '.join(sorted(parts))[:80]}): expected one, or one "
+            "named just .npy",
         )
     return parts["npy" if "npy" in parts else arrays[0]]
 

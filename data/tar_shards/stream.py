@@ -194,8 +194,8 @@ def open_stream(place: str | os.PathLike, bands: Sequence[str] = (), band_mode: 
     manifest = checked_manifest(fetched(place, "manifest.json", MOST_MANIFEST), place)
     if manifest is None:
         raise Mistake(
-            f"{clean(place)}: manifest.json is another code's: pack the shards into a store, and write "
-            "that as shards, to stream"
+            f"{clean(place)}: manifest.json is another code's: pack the shards into a store, and write that "
+            "as shards, to stream"
         )
     content = fetched(place, "samples.parquet", manifest["table"]["size"])
     if sha256(content).hexdigest() != manifest["table"]["sha256"]:
@@ -309,8 +309,8 @@ def fetched(place: str, name: str, most: int) -> bytes:
         content = _downloaded(place, name, most)
     if len(content) > most:
         raise Mistake(
-            f"{clean(f'{place}/{name}')}: has more than {most:,} bytes: expected no more, it is not the "
-            "file that was written"
+            f"{clean(f'{place}/{name}')}: has more than {most:,} bytes: expected no more, it is not the file "
+            "that was written"
         )
     return content
 

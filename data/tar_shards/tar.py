@@ -149,8 +149,7 @@ def members(file: BinaryIO, size: int, where: str) -> Iterator[Member]:
         if at + length > size:
             raise Mistake(
                 f"{where}: the member at byte {at - BLOCK} has {length:,} bytes, but the file ends "
-                f"{max(size - at, 0):,} after its header: "
-                "it is truncated or forged"
+                f"{max(size - at, 0):,} after its header: it is truncated or forged"
             )
         if kind in b"xgL":
             if length > MOST_EXTENDED or told:
@@ -199,8 +198,8 @@ def _checked(block: bytes, at: int, where: str) -> tuple[bytes, int]:
     if kind not in b"0\0x5gL":
         name = clean(block[:100].split(b"\0")[0].decode("latin-1"))
         raise Mistake(
-            f"{where}: member {name}: is {KINDS.get(kind, f'of the unknown kind {kind!r}')}: expected "
-            "plain files"
+            f"{where}: member {name}: is {KINDS.get(kind, f'of the unknown kind {kind!r}')}: expected plain "
+            "files"
         )
     return kind, _octal(block[124:136], "size", at, where)
 
@@ -216,9 +215,8 @@ def _check_end(file: BinaryIO, left: int, told: dict, where: str) -> None:
         raise Mistake(f"{where}: ends after an extended header: expected its member")
     if not BLOCK <= left <= MOST_PADDING or file.read(left).strip(b"\0"):
         raise Mistake(
-            f"{where}: {left:,} bytes follow the first zero block: expected {BLOCK} to {MOST_PADDING:,}, "
-            "all zero; it is truncated, "
-            "or something is hidden after its end"
+            f"{where}: {left:,} bytes follow the first zero block: expected {BLOCK} to {MOST_PADDING:,}, all "
+            "zero; it is truncated, or something is hidden after its end"
         )
 
 
@@ -275,8 +273,8 @@ def _pax(content: bytes, where: str, for_all: bool) -> dict[str, bytes]:
         at = end
         if key.startswith(b"GNU.sparse") or key == b"linkpath":
             raise Mistake(
-                f"{where}: an extended header tells {clean(key.decode('latin-1'))}: expected plain files, "
-                "no sparse ones or links"
+                f"{where}: an extended header tells {clean(key.decode('latin-1'))}: expected plain files, no "
+                "sparse ones or links"
             )
         if key == b"hdrcharset" and value != UTF8:
             raise Mistake(f"{where}: an extended header has names in {value[:40]!r}: expected UTF-8")
@@ -288,8 +286,8 @@ def _pax(content: bytes, where: str, for_all: bool) -> dict[str, bytes]:
                 or b"\0" in value
             ):
                 raise Mistake(
-                    f"{where}: an extended header tells {key.decode()} {value[:40]!r}: expected it once, "
-                    "of one member, a name or a number"
+                    f"{where}: an extended header tells {key.decode()} {value[:40]!r}: expected it once, of "
+                    "one member, a name or a number"
                 )
             fields[key.decode()] = value
     return fields

@@ -36,9 +36,8 @@ class Degrade(nn.Module):
         super().__init__()
         if not (0 <= noise < math.inf and 0 <= seeing <= 20 and 0 <= chance <= 1):
             raise ValueError(
-                f"degrading images: got noise {noise}, seeing {seeing}, chance {chance}; expected at least "
-                "0 noise rms, "
-                "0 to 20 pixels, and a chance from 0 to 1"
+                f"degrading images: got noise {noise}, seeing {seeing}, chance {chance}; expected at least 0 "
+                "noise rms, 0 to 20 pixels, and a chance from 0 to 1"
             )
         self.noise, self.seeing, self.chance = noise, seeing, chance
         self.reach = math.ceil(4 * seeing / FWHM)
@@ -46,8 +45,8 @@ class Degrade(nn.Module):
     def forward(self, image: Tensor, present: Tensor) -> Tensor:
         if self.reach >= min(image.shape[2:]):
             raise ValueError(
-                f"a seeing of {self.seeing:g} pixels reaches {self.reach} pixels: images "
-                f"{list(image.shape)} are too small"
+                f"a seeing of {self.seeing:g} pixels reaches {self.reach} pixels: images {list(image.shape)} "
+                "are too small"
             )
         with torch.autocast(image.device.type, enabled=False):
             x = image.float()

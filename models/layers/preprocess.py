@@ -125,19 +125,19 @@ class Preprocess(nn.Module):
         if self.smoothing == "psf":
             if not (target > 0 and all(fwhm > 0 for fwhm in seeing)):
                 raise ValueError(
-                    f"psf smoothing: got target {target:g} and seeing {seeing} pixels of FWHM, expected "
-                    "more than 0 for the target and for every domain"
+                    f"psf smoothing: got target {target:g} and seeing {seeing} pixels of FWHM, expected more "
+                    "than 0 for the target and for every domain"
                 )
             sigmas = [math.sqrt(max(target**2 - fwhm**2, 0)) / FWHM for fwhm in seeing] + [0]
         if self.smoothing == "guided" and not (radius >= 1 and self.guided_eps > 0):
             raise ValueError(
-                f"guided smoothing: got radius {radius:g} and eps {self.guided_eps:g}, expected at least "
-                "1 pixel, and more than 0"
+                f"guided smoothing: got radius {radius:g} and eps {self.guided_eps:g}, expected at least 1 "
+                "pixel, and more than 0"
             )
         if not (clip <= 1 and low_clip <= 1) or 0 <= clip <= low_clip:
             raise ValueError(
-                f"clipping: got quantiles {low_clip:g} (low) and {clip:g}, expected low < high <= 1, "
-                "or negative for off"
+                f"clipping: got quantiles {low_clip:g} (low) and {clip:g}, expected low < high <= 1, or "
+                "negative for off"
             )
         if pad and pad < max(H, W):
             raise ValueError(f"padding to {pad:g} pixels: expected at least the images' own {H:g} x {W:g}")

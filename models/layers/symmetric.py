@@ -96,8 +96,8 @@ class SymmetricConv2d(nn.Module):
         super().__init__()
         if out_channels % ORDER or not first and in_channels % ORDER:
             raise ValueError(
-                f"SymmetricConv2d: got {in_channels} channels in and {out_channels} out; expected "
-                f"multiples of {ORDER}"
+                f"SymmetricConv2d: got {in_channels} channels in and {out_channels} out; expected multiples "
+                f"of {ORDER}"
             )
         # of an input field
         self.channels = 1 if first else ORDER

@@ -63,9 +63,9 @@ def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Ans
     found = saved.get("calibration", {})
     if own.calibration != "none" and own.calibration not in found.get("probability", {}):
         raise Mistake(
-            f"--calibration {own.calibration}: the checkpoint has none, as only a run that ended has; or "
-            "its validation logits do not rise "
-            "with the label. Use best.pt of a run that ended, or --calibration none"
+            f"--calibration {own.calibration}: the checkpoint has none, as only a run that ended has; or its "
+            "validation logits do not rise with the label. Use best.pt of a run that ended, or --calibration "
+            "none"
         )
     names = inferred_quantities(task)
     model = rebuild(saved["record"])
@@ -166,8 +166,8 @@ def read_index(options: Any, own: Asked, task: Config) -> tuple[store.Store, np.
     """The packed inputs, and which rows of their index are to be predicted."""
     if task.stream:
         raise Mistake(
-            "--stream: a prediction needs the files in their order; pack the shards into a store "
-            "(convert.py shards --from), give --store"
+            "--stream: a prediction needs the files in their order; pack the shards into a store (convert.py "
+            "shards --from), give --store"
         )
     if own.images and (task.sources() or task.store):
         raise Mistake(f"--images {own.images!r}: give it, or buckets or a store, not both")

@@ -177,6 +177,6 @@ class Config(SplitOptions, Images, Losses, Inputs):
             )
         if self.apply_padding and self.out_size_when_padded < self.image_size:
             raise Mistake(
-                f"--out_size_when_padded: got {self.out_size_when_padded}, expected at least "
-                f"--image_size {self.image_size}"
+                f"--out_size_when_padded: got {self.out_size_when_padded}, expected at least --image_size "
+                f"{self.image_size}"
             )

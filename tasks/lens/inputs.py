@@ -53,9 +53,8 @@ def from_stream(config: Any) -> tuple[dict[str, streaming.Streamed], list[str], 
         )
     if inferred_quantities(config) and not config.use_physics:
         raise Mistake(
-            f"--stream {config.stream!r}: shards tell nothing of what --model {config.model} infers; give "
-            "a store, or --use_physics, "
-            "from which it learns alone"
+            f"--stream {config.stream!r}: shards tell nothing of what --model {config.model} infers; give a "
+            "store, or --use_physics, from which it learns alone"
         )
     stream = streaming.open_stream(config.stream, config.bands, config.band_mode)
     if list(stream.manifest["shape"]) != [config.image_size] * 2:

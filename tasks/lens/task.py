@@ -19,8 +19,7 @@ def build(config: Config, run_dir: Path, workers: int) -> Task:
     if len(data["val"]) and len(set(data["val"].label.tolist())) < 2:
         raise Mistake(
             f"the validation split holds {len(data['val'])} examples of one class: give lenses and "
-            "non-lenses, more "
-            "objects, or a larger --val_frac"
+            "non-lenses, more objects, or a larger --val_frac"
         )
     model = build_network(config, channels_of(config, bands))
     columns = data["train"].columns

@@ -35,9 +35,8 @@ def counts_and_likelihood(config: Config, packed: Packed) -> tuple[bool, str]:
     counted = bool(packed.has_counts[packed.good].all())
     if config.likelihood == "poisson" and not counted:
         raise Mistake(
-            f"--likelihood poisson: {int((packed.good & ~packed.has_counts).sum())} curves have rates and "
-            "no counts; "
-            "use split_normal, or auto"
+            f"--likelihood poisson: {int((packed.good & ~packed.has_counts).sum())} curves have rates and no "
+            "counts; use split_normal, or auto"
         )
     return counted, (
         "poisson" if counted else "split_normal"

@@ -60,8 +60,8 @@ def build(config: Config, run_dir: Path, workers: int) -> Task:
     data = {name: make_examples(packed, splits == name, config) for name in split.SPLITS}
     if not len(data["train"]):
         raise Mistake(
-            f"no curve to train on among {int(packed.good.sum())}: give more data, a larger --train_frac, "
-            "or a smaller --min_points"
+            f"no curve to train on among {int(packed.good.sum())}: give more data, a larger --train_frac, or "
+            "a smaller --min_points"
         )
     counted, likelihood = counts_and_likelihood(config, packed)
     model = build_network(config, len(packed.bands))

@@ -248,8 +248,7 @@ def test_each_network_has_each_seed_once(dialect, scheduler, tmp_path):
     train = [call for call in calls if call.startswith("train.py")]
     assert train == [
         f"train.py --config run_sheets/{name}.yaml --data /d --store_dir /s --seed {seed} --save_dir "
-        f"{runs}/{name}_s{seed} "
-        "--max_time 71:50:00"
+        f"{runs}/{name}_s{seed} --max_time 71:50:00"
         for name, seed in members
     ]
     assert sum(call.startswith("predict.py") for call in calls) == 8

@@ -59,8 +59,7 @@ def test_fields():
     assert len(set(names)) == len(names)
     assert set(names) >= set(
         "redshift seeing instrument bands ra dec magnitude snr sersic_index half_light_radius ellipticity "
-        "completeness "
-        "source_catalog label_source label_confidence pixel_scale".split()
+        "completeness source_catalog label_source label_confidence pixel_scale".split()
     )
     for field in FIELDS:
         assert (

@@ -326,8 +326,8 @@ def test_a_packing_process_minds_no_signal_of_the_scheduler(tmp_path):
         [
             sys.executable,
             "-c",
-            f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
-            "from data.workers import serve; serve('data.cutouts.blocks', 'pack_block')",
+            f"import sys; sys.path.insert(0, {str(ROOT)!r}); from data.workers import serve; "
+            "serve('data.cutouts.blocks', 'pack_block')",
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
