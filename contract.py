@@ -117,7 +117,10 @@ class InPrecision(nn.Module):
         self.dtype = dtype
 
     def forward(self, *args, **kwargs):
-        return self.within(self.model, *args, **kwargs)
+        model = self._modules["model"]  # as `self.model`, without asking __getattr__ below at every step
+        if self.dtype == torch.float32:
+            return model(*args, **kwargs)
+        return self.within(model, *args, **kwargs)
 
     def __getattr__(self, name: str):
         """A method of the model, in precision; its other attributes are its own affair."""
@@ -168,7 +171,7 @@ class Objective(nn.Module):
                 f"a loss returns one value per example: expected shape [{examples}], got "
                 f"{list(loss.value.shape)}"
             )
-        return loss._replace(terms={name: term.detach() for name, term in loss.terms.items()})
+        return Loss(loss.value, {name: term.detach() for name, term in loss.terms.items()}, loss.parts)
 
 
 class Gradient:
@@ -252,17 +255,24 @@ def size_of(batch: Batch) -> int:
     return len(next(iter(batch.values())))
 
 
-def checked(batch: Batch, size: int, names: Callable[[], Iterable[str]]) -> Batch:
-    """The batch, all of whose tensors have `size` examples; raises ValueError that names one that has not."""
+def lengths_agree(batch: Batch, size: int) -> bool:
+    """Whether all tensors of a batch have `size` examples."""
+    try:
+        return {len(tensor) for tensor in batch.values()} == {size}
+    except TypeError:  # a tensor without axes
+        return False
+
+
+def refuse_lengths(batch: Batch, size: int, names: Iterable[str]) -> None:
+    """Raises ValueError that names a tensor of a batch that has not `size` examples, and the examples."""
     for name, tensor in batch.items():
         if tensor.ndim == 0 or len(tensor) != size:
             lengths = ", ".join(f"{field} {list(other.shape)}" for field, other in batch.items())
-            asked = ", ".join(names())
+            asked = ", ".join(names)
             raise ValueError(
                 f"a batch of {size} examples has {name!r} of shape {list(tensor.shape)}, where the first "
                 f"axis of each tensor is the examples: {lengths} (examples {asked[:200]})"
             )
-    return batch
 
 
 def pieces(batch: Batch, count: int) -> list[Batch]:

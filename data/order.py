@@ -4,7 +4,6 @@ so a resume at any step costs nothing.
 
 import atexit
 from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from contract import Batch, Examples, Order, checked
+from contract import Batch, Examples, Order, lengths_agree, refuse_lengths
 from data.resident import Resident
 from data.workers import leave_signals_to_the_parent
 from utils import distributed
@@ -131,7 +130,7 @@ def batches(
 def each_once(
     data: Examples, batch_size: int, workers: int, device: torch.device, lanes: int
 ) -> Iterator[Batch]:
-    """Every example once over all ranks, each lane in order; `place_in_turn` puts what the ranks gather in
+    """Every example once over all ranks, each lane in order; `place_each_once` puts what the ranks gather in
     the order of the data.
     """
     mine = (range(lane, len(data), lanes) for lane in lanes_of(lanes))
@@ -144,7 +143,7 @@ def each_once(
 
 
 def place_each_once(size: int, lanes: int) -> Tensor:
-    """[size] int64: where, among the rows of `in_turn` of all ranks, each example is."""
+    """[size] int64: where, among the rows of `each_once` of all ranks, each example is."""
     return torch.cat([torch.arange(lane, size, lanes) for lane in range(lanes)]).argsort()
 
 
@@ -163,7 +162,9 @@ def read_shares(
     for share in shares:
         batch = share if workers else data.__getitems__(share)
         ids = batch["index"].numpy()
-        checked(batch, len(ids) if workers else len(share), partial(data.names, ids))
+        size = len(ids) if workers else len(share)
+        if not lengths_agree(batch, size):
+            refuse_lengths(batch, size, data.names(ids))
         yield to_device(batch, device), ids
 
 

@@ -72,17 +72,21 @@ class Parts:
     def read_part(self, number: int) -> dict[str, np.ndarray]:
         """Raises Mistake for a part that the disk does not give back."""
         path = part_path(self.folder, number * self.size)
+        columns = read_columns(path)
         expected = min(self.size, self.total - number * self.size)
-        try:
-            with np.load(path) as part:
-                columns = dict(part)
-        except FileNotFoundError:
-            raise Mistake(f"parts are gone from {self.folder}: run the same command again") from None
-        except (zipfile.BadZipFile, ValueError, EOFError, KeyError) as error:
-            raise Mistake(f"{path} is damaged ({error}): remove it and run the same command again") from error
         if any(len(column) != expected for column in columns.values()):
             raise Mistake(f"{path} is of another prediction: remove it and run the same command again")
         return columns
+
+
+def read_columns(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path) as part:
+            return dict(part)
+    except FileNotFoundError:
+        raise Mistake(f"parts are gone from {path.parent}: run the same command again") from None
+    except (zipfile.BadZipFile, ValueError, EOFError, KeyError) as error:
+        raise Mistake(f"{path} is damaged ({error}): remove it and run the same command again") from error
 
 
 @torch.no_grad()
@@ -101,29 +105,43 @@ def predict_parts(
 
     Rank r does the r-th of every `ranks` parts; another rank's may not be there yet when this returns.
     """
-    size = part_size(data, ask, batch_size, device, total)
+    first, size = first_answer(data, ask, batch_size, device, folder, total)
     with tqdm(total=total, unit="example", disable=rank > 0 or not sys.stderr.isatty()) as bar:
         for start in range(rank * size, total, size * ranks):
             path = part_path(folder, start)
             stop = min(start + size, total)
             if not path.exists():
-                shares = (np.arange(at, min(at + batch_size, stop)) for at in range(start, stop, batch_size))
+                done = [first] if first and not start and batch_size <= size else []
+                begin = start + batch_size * len(done)
+                shares = (np.arange(at, min(at + batch_size, stop)) for at in range(begin, stop, batch_size))
                 batches = copied_ahead(read_shares(data, shares, workers, device), device)
-                write_part(path, [ask(batch) for batch, _ in batches])
+                write_part(path, done + [ask(batch) for batch, _ in batches])
             bar.update(min(total - bar.n, (stop - start) * ranks))
     return Parts(folder, total, size)
 
 
-def part_size(
-    data: Examples, ask: Callable[[Batch], Columns], batch_size: int, device: torch.device, total: int
-) -> int:
-    """Examples of a part: it follows from what is answered of one, so every rank and every attempt agree."""
+def first_answer(
+    data: Examples,
+    ask: Callable[[Batch], Columns],
+    batch_size: int,
+    device: torch.device,
+    folder: Path,
+    total: int,
+) -> tuple[Columns, int]:
+    """What is answered of the first batch, and the examples of a part, which follow from its bytes.
+
+    So every rank and every attempt agree. Where the first part is there, it says so, and nothing is asked.
+    """
     if not total:
-        return PART
+        return {}, PART
+    begun = part_path(folder, 0)
+    if begun.exists():
+        return {}, len(next(iter(read_columns(begun).values())))
     some = np.arange(min(batch_size, total))
     batch, _ = next(read_shares(data, [some], 0, device))
-    bytes_each = sum(column.nbytes for column in ask(batch).values()) / len(some)
-    return int(np.clip(PART_BYTES // max(1, bytes_each), 1, PART))
+    answer = ask(batch)
+    bytes_each = sum(column.nbytes for column in answer.values()) / len(some)
+    return answer, int(np.clip(PART_BYTES // max(1, bytes_each), 1, PART))
 
 
 def part_path(folder: Path, start: int) -> Path:

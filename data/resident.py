@@ -2,12 +2,10 @@
 examples.
 """
 
-from functools import partial
-
 import numpy as np
 import torch
 
-from contract import Batch, Examples, checked
+from contract import Batch, Examples, lengths_agree, refuse_lengths
 from utils.mistake import Mistake
 
 AT_ONCE = 4096  # examples that are read and copied at once
@@ -25,9 +23,10 @@ class Resident(Examples):
         for start in range(0, len(data), AT_ONCE):
             stop = min(start + AT_ONCE, len(data))
             some = range(start, stop)
-            for name, tensor in checked(
-                data.__getitems__(some), len(some), partial(data.names, some)
-            ).items():
+            batch = data.__getitems__(some)
+            if not lengths_agree(batch, len(some)):
+                refuse_lengths(batch, len(some), data.names(some))
+            for name, tensor in batch.items():
                 if name not in self.fields:
                     self.fields[name] = torch.empty(
                         len(data), *tensor.shape[1:], dtype=tensor.dtype, device=device

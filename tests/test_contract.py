@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from contract import Examples, Gradient, InPrecision, Loss, Objective, checked
+from contract import Examples, Gradient, InPrecision, Loss, Objective, lengths_agree, refuse_lengths
 from tests import toys
 
 
@@ -83,8 +83,8 @@ def test_a_loss_that_is_no_number_an_example_is_refused():
 def test_tensors_of_other_lengths_are_named_at_the_border(wrong):
     batch = dict(x=torch.zeros(2, 5), y=wrong, index=torch.arange(2))
     with pytest.raises(ValueError, match=r"a batch of 2 examples has 'y' of shape .* \(examples a, b\)"):
-        checked(batch, 2, lambda: ["a", "b"])
-    assert checked(dict(x=torch.zeros(2, 5)), 2, lambda: ["a", "b"])
+        refuse_lengths(batch, 2, ["a", "b"])
+    assert not lengths_agree(batch, 2) and lengths_agree(dict(x=torch.zeros(2, 5)), 2)
 
 
 def test_what_a_part_leaves_out_has_a_default():

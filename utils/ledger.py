@@ -26,7 +26,7 @@ class Ledger:
 
     def note(self, values: np.ndarray) -> None:
         """values: [N] uint64, or int64 from 0."""
-        words = np.asarray(values).astype(np.uint64, copy=False)
+        words = np.ascontiguousarray(values).view(np.uint64)
         self.count += len(words)
         self.sum = (self.sum + int(np.add.reduce(words))) % WORDS
         self.xor ^= int(np.bitwise_xor.reduce(words))
