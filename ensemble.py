@@ -8,23 +8,19 @@ write the submission.
     python ensemble.py --val vit/pred_val.csv film/pred_val.csv --combine stack --calibrate temperature \
         --uncertainty --out_dir ens
 
-1. The members' probabilities of each file are combined (--combine):
-val_ens.csv, and test_ens.csv, or test_ens_labeled.csv
-   if the test files have labels; one row a file, pred = 1 if prob >= t*. With stack or stack_logit the
-   members have weights that are fitted on validation, and compared with the plain mean on objects held out:
-   weights.json.
-2. The bands of an object are fused (--id): the mean of their probabilities,
-or of logits with --combine logit or stack_logit:
-   val_ens_objects.csv, test_ens_objects.csv. --calibrate calibrates what comes out, on validation:
-   calibration.json; a table of files that are bands keeps its raw prob then, and has no pred.
+1. The members' probabilities of each file are combined (--combine): val_ens.csv, and test_ens.csv, or
+   test_ens_labeled.csv if the test files have labels; one row a file, pred = 1 if prob >= t*. With stack or
+   stack_logit the members have weights that are fitted on validation, and compared with the plain mean on
+   objects held out: weights.json.
+2. The bands of an object are fused (--id): the mean of their probabilities, or of logits with --combine logit
+   or stack_logit: val_ens_objects.csv, test_ens_objects.csv. --calibrate calibrates what comes out, on
+   validation: calibration.json; a table of files that are bands keeps its raw prob then, and has no pred.
 3. t* is Youden's threshold on validation alone, or with --threshold_by conformal the one that keeps 1 - alpha
-of new lenses, at
-   the level that is submitted (objects, if bands were fused),
-   since a mean of five bands is spread otherwise than one band:
-   threshold.txt, metrics_val_ens.json (global.threshold).
-4. submission.csv: every id once, called a lens if prob >= t*.
-With --test_parameters those called lenses get the parameters that
-   networks inferred; what is not known, and every parameter of one that is called a non-lens, is --fill.
+   of new lenses, at the level that is submitted (objects, if bands were fused), since a mean of five bands is
+   spread otherwise than one band: threshold.txt, metrics_val_ens.json (global.threshold).
+4. submission.csv: every id once, called a lens if prob >= t*. With --test_parameters those called lenses get
+   the parameters that networks inferred; what is not known, and every parameter of one that is called a
+   non-lens, is --fill.
 """
 
 from dataclasses import dataclass
@@ -45,9 +41,8 @@ from evaluation import (
     stacking,
     submission,
     thresholds,
-    decision as settled,
 )
-from evaluation.decision import Decision
+from evaluation.decision import Decision, read_decision, write_decision
 from evaluation.members import ROW, Members
 from utils import config, files
 from utils.config import Options, option, several
@@ -130,17 +125,17 @@ def warn(text: str) -> None:
     say(f"warning: {text}", "ensemble.py")
 
 
-def rows_of(those: Members, rule: Decision, options: Config, keys=ROW) -> pd.DataFrame:
+def rows_of(those: Members, decision: Decision, options: Config, keys=ROW) -> pd.DataFrame:
     """One row for each of `keys`: combined, bands fused, calibrated."""
-    rows = those.fused(rule.combined(those.probs, those.paths), options.fusion, keys)
-    return rows.assign(prob=rule.calibrated(rows["prob"]))
+    rows = those.fused(decision.combined(those.probs, those.paths), options.fusion, keys)
+    return rows.assign(prob=decision.calibrated(rows["prob"]))
 
 
-def settle(val: Members, options: Config, rule: Decision) -> Decision:
-    """The rule with what is still open fitted or chosen on validation: weights, then calibration, then t*."""
+def settle(val: Members, options: Config, decision: Decision) -> Decision:
+    """The decision with what is still open fitted or chosen on validation: weights, then calibration, then t*."""
     mean = (
-        rows_of(val, rule, options)
-        if rule.weights or not options.weighs
+        rows_of(val, decision, options)
+        if decision.weights or not options.weighs
         else val.fused(predictions.combine_probabilities(val.probs, "mean"), "mean")
     )
     known = (mean["label"].notna() & mean["prob"].notna()).to_numpy()
@@ -155,7 +150,7 @@ def settle(val: Members, options: Config, rule: Decision) -> Decision:
         )
     label = mean["label"].to_numpy()[known].astype(int)
     objects = val.objects()[known]
-    if options.weighs and not rule.weights:
+    if options.weighs and not decision.weights:
         probs = val.by_row(options.fusion)[:, known]
         weights = dict(members=stacking.names_of(val.paths)) | stacking.fit_stack(
             options.combine, label, probs
@@ -164,16 +159,16 @@ def settle(val: Members, options: Config, rule: Decision) -> Decision:
             options.combine, label, probs, mean["prob"].to_numpy()[known], objects, options.seed
         )
         print(stacking.stack_lines(weights))
-        rule = rule._replace(weights=weights)
+        decision = decision._replace(weights=weights)
         if options.threshold_by == "conformal":  # a calibration keeps the order of objects and does no harm
             warn(
                 "the weights and the conformal threshold are fitted to the same objects, so its guarantee "
                 "holds only about: fit weights on other objects, and give --weights_file"
             )
     if options.calibrate != "none":
-        raw = rows_of(val, rule, options)["prob"].to_numpy()[known]
+        raw = rows_of(val, decision, options)["prob"].to_numpy()[known]
         logit = predictions.logit(raw)
-        rule = rule._replace(calibration=calibration.fit_calibration(options.calibrate, logit, label))
+        decision = decision._replace(calibration=calibration.fit_calibration(options.calibrate, logit, label))
         held_out = calibration.out_of_fold(
             options.calibrate, logit, label, folds.deal_folds(objects, label, options.seed)
         )
@@ -181,7 +176,7 @@ def settle(val: Members, options: Config, rule: Decision) -> Decision:
             f"{options.calibrate} calibration, on objects held out ({folds.FOLDS} "
             f"folds)\n{calibration.calibration_lines(label, raw, held_out)}"
         )
-    prob = rows_of(val, rule, options)["prob"].to_numpy()[known]
+    prob = rows_of(val, decision, options)["prob"].to_numpy()[known]
     threshold, promise = thresholds.choose_threshold(
         label, prob, options.threshold_by, options.alpha, options.delta
     )
@@ -191,12 +186,12 @@ def settle(val: Members, options: Config, rule: Decision) -> Decision:
         if options.threshold_by == "conformal"
         else None
     )
-    return rule._replace(threshold=threshold, sets=sets)
+    return decision._replace(threshold=threshold, sets=sets)
 
 
-def submitted(test: Members, rule: Decision, options: Config) -> pd.DataFrame:
+def submitted(test: Members, decision: Decision, options: Config) -> pd.DataFrame:
     """Every id once, in order of first appearance, with its answer and the other columns."""
-    rows = rows_of(test, rule, options, ["id"])
+    rows = rows_of(test, decision, options, ["id"])
     submission.check_ids(rows["path"])
     lost = rows["prob"].isna().to_numpy()
     if lost.any():
@@ -206,7 +201,7 @@ def submitted(test: Members, rule: Decision, options: Config) -> pd.DataFrame:
             raise Mistake(f"{text}; mend those files, or --missing nonlens submits 0 for them")
         warn(f"{text}; submitted as 0")
     prob = rows["prob"].fillna(0.0).to_numpy()
-    called = prob if options.submit == "prob" else ((prob >= rule.threshold) & ~lost).astype(np.int64)
+    called = prob if options.submit == "prob" else ((prob >= decision.threshold) & ~lost).astype(np.int64)
     assert set(rows["path"]) == set(test.table["id"]), "an id is lost"
     inferred = (
         parameters.of_ids(
@@ -218,35 +213,39 @@ def submitted(test: Members, rule: Decision, options: Config) -> pd.DataFrame:
     return submission.submission_table(rows["path"], called, options.columns, options.fill, inferred)
 
 
-def write(name: str, those: Members, rule: Decision, options: Config, folder: Path) -> None:
+def write(name: str, those: Members, decision: Decision, options: Config, folder: Path) -> None:
     """The table of files, of objects if bands were fused, and of the uncertainty."""
-    rows = rows_of(those, rule, options)
-    prob = rule.combined(those.probs, those.paths)
+    rows = rows_of(those, decision, options)
+    prob = decision.combined(those.probs, those.paths)
     bands = those.level == "object"
     # t* does not hold for the raw prob of a band
-    threshold = None if rule.calibration and bands else rule.threshold
+    threshold = None if decision.calibration and bands else decision.threshold
     predictions.write_predictions(
-        those.table.assign(prob=prob if bands else rule.calibrated(prob)), folder / f"{name}.csv", threshold
+        those.table.assign(prob=prob if bands else decision.calibrated(prob)),
+        folder / f"{name}.csv",
+        threshold,
     )
     if bands:
         predictions.write_predictions(
-            rows, folder / f"{name.removesuffix('_labeled')}_objects.csv", rule.threshold
+            rows, folder / f"{name.removesuffix('_labeled')}_objects.csv", decision.threshold
         )
     if options.uncertainty:
         from evaluation.uncertainty import ensemble_parts  # torch, seconds that other runs need not pay
 
-        weights = rule.weights["weights"] if options.combine == "stack" else None
+        weights = decision.weights["weights"] if options.combine == "stack" else None
         parts = ensemble_parts(those.by_row(options.fusion), weights)
         table = pd.DataFrame(dict(id=rows["path"], domain=rows["domain"]) | parts._asdict())
         with files.whole(folder / f"uncertainty_{name.split('_')[0]}.csv") as temporary:
             (
-                table.assign(set=conformal.conformal_sets(rule.sets, rows["prob"])) if rule.sets else table
+                table.assign(set=conformal.conformal_sets(decision.sets, rows["prob"]))
+                if decision.sets
+                else table
             ).to_csv(temporary, index=False)
 
 
 def main(argv: list[str]) -> None:
     (options,) = config.read_options(argv, Config)
-    rule = settled.read_decision(
+    decision = read_decision(
         options.combine, options.weights_file, options.calibration_file, options.threshold_file, warn
     )
     folder = Path(options.out_dir)
@@ -254,13 +253,13 @@ def main(argv: list[str]) -> None:
     test = None
     if options.val:
         val = members.read_members(options.val, options.match, options.id, warn)
-        rule = settle(val, options, rule)
+        decision = settle(val, options, decision)
     if options.test:
         test = members.read_members(options.test, options.match, options.id, warn)
-        sent = submitted(test, rule, options)
+        sent = submitted(test, decision, options)
     folder.mkdir(parents=True, exist_ok=True)
     if val:
-        settled.write_decision(rule, folder)
+        write_decision(decision, folder)
     by = (
         "Youden's J"
         if options.threshold_by == "youden"
@@ -268,7 +267,7 @@ def main(argv: list[str]) -> None:
     )
     about = dict(
         combine=options.combine,
-        calibration=(rule.calibration or {}).get("kind", "none"),
+        calibration=(decision.calibration or {}).get("kind", "none"),
         bootstrap=options.bootstrap,
         seed=options.seed,
     )
@@ -279,11 +278,11 @@ def main(argv: list[str]) -> None:
     ):
         if those is None:
             continue
-        rows = rows_of(those, rule, options)
+        rows = rows_of(those, decision, options)
         labelled = len(scores.labelled_rows(rows)) > 0
-        write(f"{name}_ens" + "_labeled" * (name == "test" and labelled), those, rule, options, folder)
+        write(f"{name}_ens" + "_labeled" * (name == "test" and labelled), those, decision, options, folder)
         if labelled:
-            sheets[name] = scores.score_table(rows, rule.threshold, True, options.bootstrap, options.seed)
+            sheets[name] = scores.score_table(rows, decision.threshold, True, options.bootstrap, options.seed)
             scores.write_scores(
                 sheets[name],
                 folder,

@@ -10,11 +10,10 @@
     python evaluate.py --report stores/galaxiesml
 
 Writes metrics_<tag>.json and metrics_<tag>.csv (scope,metric,value), and with --plot figures as PNG and PDF,
-with their numbers as CSV. A row is called a lens if prob >= threshold.
-Rows without a label or a probability are counted and left out.
-With --calibrate the probabilities are calibrated by a map that is fitted on another table, and judged then;
-the calibration error before and after is printed and drawn. A threshold is one on calibrated probabilities.
-With --report, one HTML page of what is in a store, and nothing else.
+with their numbers as CSV. A row is called a lens if prob >= threshold. Rows without a label or a probability
+are counted and left out. With --calibrate the probabilities are calibrated by a map that is fitted on another
+table, and judged then; the calibration error before and after is printed and drawn. A threshold is one on
+calibrated probabilities. With --report, one HTML page of what is in a store, and nothing else.
 """
 
 from dataclasses import dataclass

@@ -7,13 +7,11 @@
     python simulate.py light_curves --help
 
 `challenge` is the LSST strong-lens challenge: D/slsim_lenses, slsim_nonlenses, hsc_lenses, hsc_nonlenses,
-each with --objects objects of five FITS files (one a band) and parameters.fits;
-D/objects.csv says what each object is.
-With --blind: D/test_dataset, unlabelled, and D/test_truth.csv.
-`light_curves` is eROSITA: one FITS file a source, of the form of eRebin's or of srctool's,
-six kinds of variability equally frequent;
-D/labels.csv says what each source is and what was drawn.
-The same command again finishes what was interrupted, and with more objects it adds to what is there.
+each with --objects objects of five FITS files (one a band) and parameters.fits; D/objects.csv says what each
+object is. With --blind: D/test_dataset, unlabelled, and D/test_truth.csv. `light_curves` is eROSITA: one FITS
+file a source, of the form of eRebin's or of srctool's, six kinds of variability equally frequent;
+D/labels.csv says what each source is and what was drawn. The same command again finishes what was
+interrupted, and with more objects it adds to what is there.
 """
 
 import multiprocessing

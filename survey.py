@@ -12,9 +12,8 @@ docs/survey.md plans one.
 plan cuts the list of files into shards; part 17 of 1000 has shards 17, 1017, ... (--part follows from the
 array index where a scheduler gives one); pack reads the files of a shard into a store, predict writes
 S/predictions/<weights>/000017.parquet (and packs what is not packed); reduce proves that each file has
-exactly one row, names the parts to run again, and writes summary.json.
-Each is safe to kill and to run twice, also at the same time: the same command goes on,
-and what is done is not done again.
+exactly one row, names the parts to run again, and writes summary.json. Each is safe to kill and to run twice,
+also at the same time: the same command goes on, and what is done is not done again.
 """
 
 import utils  # noqa: F401  first, before torch: it says how threads wait

@@ -5,9 +5,8 @@ and how far the logits differ.
     python benchmarks/convnext_speed.py --sizes atto --no_compiled --autograd
 
 All sides take turns in one process on the same images and weights, those of the response norm drawn at
-random, for they start at zero; the fastest turn of each counts.
-timm's network compiled by inductor in channels-last needs a C++ compiler.
-`--autograd` times forward and backward instead, without the compiled one.
+random, for they start at zero; the fastest turn of each counts. timm's network compiled by inductor in
+channels-last needs a C++ compiler. `--autograd` times forward and backward instead, without the compiled one.
 Logits may differ by 2e-6 of the largest.
 """
 

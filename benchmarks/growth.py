@@ -6,11 +6,11 @@ each in a process of its own.
 
 Each object is one FITS file of the challenge, an image of noise; half are lenses. The network is the smallest
 that has the right shapes (one linear layer of the mean of 4x4 patches), so that what is measured is
-everything but the network: all that could grow faster than the data.
-CPU time is user and system time of the process (getrusage), less that of its imports; memory is its peak
-resident size (ru_maxrss), to which count the pages of pixels.npy that it has mapped and not let go. The
-exponent is log(time ratio) / log(size ratio): 1 is linear, and less where what every process begins with
-still weighs. Memory that each further object takes stands beside that of its row of the index in pandas.
+everything but the network: all that could grow faster than the data. CPU time is user and system time of the
+process (getrusage), less that of its imports; memory is its peak resident size (ru_maxrss), to which count
+the pages of pixels.npy that it has mapped and not let go. The exponent is log(time ratio) / log(size ratio):
+1 is linear, and less where what every process begins with still weighs. Memory that each further object takes
+stands beside that of its row of the index in pandas.
 """
 
 import json

@@ -7,9 +7,8 @@ Over {1, 2 ranks} x {fp32, fp16 with its GradScaler} x {accumulate 1, 3}: the le
 drop path, batch norm and EMA, 45 steps in 5 epochs, a checkpoint every second step. Kills come as in a
 Poisson process, so that every moment of a process is as likely as any other: its start, its saves, its
 evaluations and its end. A run that has come to its end is compared, and the next one begins. Of two ranks
-both are killed at once in half of the cases; in the others one of them, either,
-and the second up to half a second later.
-After every kill the newest checkpoint is loaded, and last.pt, if it is there, must be whole.
+both are killed at once in half of the cases; in the others one of them, either, and the second up to half a
+second later. After every kill the newest checkpoint is loaded, and last.pt, if it is there, must be whole.
 
 So that 2,000 kills take less than an hour, the network is a small one of timm (2 MB of state), no figures are
 drawn (half of the time of such a run, no part of its state), and every attempt is a fork of this process,

@@ -4,8 +4,8 @@ the peer of predict_speed.py, in a process of its own.
     python benchmarks/predict_one_by_one.py IMAGES WEIGHTS OUT.csv
 
 Each file is read by fitsio and preprocessed by itself; a DataLoader stacks 128 for timm's convnextv2_atto.
-Prints its process time from the first file to the last row, and the versions.
-Imports nothing that changes how this process computes (utils would).
+Prints its process time from the first file to the last row, and the versions. Imports nothing that changes
+how this process computes (utils would).
 """
 
 import csv

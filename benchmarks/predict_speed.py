@@ -7,12 +7,10 @@ and from a packed store.
 ConvNeXt V2 atto in fp32 on the CPU, weights drawn at random (those of the response norm too, which start at
 zero), simulated blind files of the challenge in the page cache; both sides have the same weights and the
 challenge's preprocessing (Gaussian of one pixel, zeros beyond the edge; background, clipping, unit spread).
-Ours is `predict.main` with an empty store: packing, predicting, CSV.
-The peer (predict_one_by_one.py) reads each file by fitsio, preprocesses it by itself,
-and stacks 128 by a DataLoader for timm's network.
-One thread, process time, in turns, the least of the turns; the peer in processes of its own, as it would run
-without our settings of threads and memory. Packing is the first prediction less the same again,
-which finds the store.
+Ours is `predict.main` with an empty store: packing, predicting, CSV. The peer (predict_one_by_one.py) reads
+each file by fitsio, preprocesses it by itself, and stacks 128 by a DataLoader for timm's network. One thread,
+process time, in turns, the least of the turns; the peer in processes of its own, as it would run without our
+settings of threads and memory. Packing is the first prediction less the same again, which finds the store.
 From a packed store: wall time on two cores, by two threads, and by two ranks of torchrun less the time of two
 ranks with two examples, which is what they need to start.
 """

@@ -4,13 +4,11 @@ images a second of one thread, and how far apart.
     python benchmarks/preprocess_speed.py
     python benchmarks/preprocess_speed.py --batch 256 --repeats 15
 
-The other side is what a data set does that prepares each image as it reads it,
-as the code that ours stands in for did:
-the formulas written once more with torch's operations on one image, then stacked to a batch. Its kernels are
-made beforehand. The sides take turns in one process on the same batches;
-the least process time of a batch counts.
-A difference is the largest of any pixel, relative to the largest pixel of its image after preprocessing. How
-far each side is from the image-by-image code in float64 is said too.
+The other side is what a data set does that prepares each image as it reads it, as the code that ours stands
+in for did: the formulas written once more with torch's operations on one image, then stacked to a batch. Its
+kernels are made beforehand. The sides take turns in one process on the same batches; the least process time
+of a batch counts. A difference is the largest of any pixel, relative to the largest pixel of its image after
+preprocessing. How far each side is from the image-by-image code in float64 is said too.
 """
 
 import math

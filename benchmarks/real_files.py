@@ -3,8 +3,8 @@ as a table (docs/catalogues.md shows it).
 
     python benchmarks/real_files.py --root ../shared/data/lens
 
-Values are compared with astropy's, positions with astropy.wcs's:
-the last columns are the largest differences.
+Values are compared with astropy's, positions with astropy.wcs's: the last columns are the largest
+differences.
 """
 
 import argparse

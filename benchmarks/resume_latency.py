@@ -5,10 +5,9 @@ examples.
 
 The data set is a toy with a fake length, so that what is measured is the loop: loading the checkpoint,
 finding the place in the order, the first batch. A run of 10^9 and one of 10^4 examples are killed at the same
-part of their second epoch and resumed;
-wall time and the growth of the process, the largest of the rounds (the growth without the first, which
-imports), stand beside torch.randperm of 5 10^7, which draws the order of a twentieth of that epoch.
-The first batch must be the order's.
+part of their second epoch and resumed; wall time and the growth of the process, the largest of the rounds
+(the growth without the first, which imports), stand beside torch.randperm of 5 10^7, which draws the order of
+a twentieth of that epoch. The first batch must be the order's.
 """
 
 import contextlib

@@ -4,10 +4,9 @@ and puts their rows into benchmarks/RESULTS.md.
     python benchmarks/run.py
     python benchmarks/run.py --only fits_speed "lens_auc --data runs/lens_auc/data"
 
-The section of a script that ran replaces the one of its last run,
-and has both tables if --only names it twice; all other sections stay.
-A script that fails is listed with its last line, and the exit code is 1. Give it an idle machine: the load at
-the start is written down with the figures.
+The section of a script that ran replaces the one of its last run, and has both tables if --only names it
+twice; all other sections stay. A script that fails is listed with its last line, and the exit code is 1. Give
+it an idle machine: the load at the start is written down with the figures.
 """
 
 import os

@@ -4,9 +4,8 @@ and how far the losses drift apart.
     python benchmarks/train_step.py --size atto --steps 50
 
 Ours is what train.py does: our network, clip, fused AdamW, EMA by one foreach. The peer is timm's network,
-the same clip, foreach AdamW and timm's ModelEmaV3. Both begin with the same weights,
-see the same batches and take turns in one process;
-the fastest step of each counts, once both are warm.
+the same clip, foreach AdamW and timm's ModelEmaV3. Both begin with the same weights, see the same batches and
+take turns in one process; the fastest step of each counts, once both are warm.
 """
 
 import sys

@@ -66,8 +66,8 @@ def permuted(positions: np.ndarray, size: int, key: int) -> np.ndarray:
     O(1) memory at any size, up to 2^32.
 
     A Feistel network over the next power of two, walked along its cycles until it is inside the range (Black
-    & Rogaway 2002, "Ciphers with arbitrary finite domains", method 2);
-    the round function is the finaliser of MurmurHash3.
+    & Rogaway 2002, "Ciphers with arbitrary finite domains", method 2); the round function is the finaliser of
+    MurmurHash3.
     """
     bits = max(2, (size - 1).bit_length())
     shift = np.uint32(bits // 2)  # of an odd number the upper half has one bit more

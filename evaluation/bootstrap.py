@@ -3,9 +3,9 @@
 Every replicate needs only how many lenses and others fall between neighbouring thresholds, so these counts
 are drawn, not the examples. Up to EXACT distinct probabilities that is the ordinary bootstrap. Beyond,
 thresholds are merged: none among the first FINE false positives and the last FINE missed lenses, then steps
-of 0.1 % (1 %) of their number, which moves a replicate's AUC by less than 1e-5.
-tpr0, tpr10 and ece get no interval: a resample cannot hold a non-lens that scores above the highest one seen,
-and resampling noise adds to a calibration error, so the bootstrap is wrong for them.
+of 0.1 % (1 %) of their number, which moves a replicate's AUC by less than 1e-5. tpr0, tpr10 and ece get no
+interval: a resample cannot hold a non-lens that scores above the highest one seen, and resampling noise adds
+to a calibration error, so the bootstrap is wrong for them.
 """
 
 import numpy as np

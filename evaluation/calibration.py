@@ -84,8 +84,8 @@ def maximum_likelihood(features: np.ndarray, target: np.ndarray) -> np.ndarray:
     """[K] the w with the highest likelihood of target [N] in 0..1 under sigmoid(features [N, K] @ w),
     by Newton's method.
 
-    The likelihood is concave; a step that does not raise it is halved.
-    Ends where neither the gradient nor the value moves.
+    The likelihood is concave; a step that does not raise it is halved. Ends where neither the gradient nor
+    the value moves.
     """
     scale = np.abs(features).max(0)
     x = features / scale

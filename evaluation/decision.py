@@ -41,9 +41,9 @@ def read_decision(
     combine: str, weights_file: str, calibration_file: str, threshold_file: str, warn: Callable[[str], None]
 ) -> Decision:
     """What earlier runs settled, as far as their files are given."""
-    rule = Decision(combine)
+    decision = Decision(combine)
     if weights_file:
-        rule = rule._replace(
+        decision = decision._replace(
             weights=stacking.checked(
                 read_json(weights_file, "weights_file", "ensemble.py"),
                 combine,
@@ -51,27 +51,27 @@ def read_decision(
             )
         )
     if calibration_file:
-        rule = rule._replace(
+        decision = decision._replace(
             calibration=calibration.checked(read_json(calibration_file, "calibration_file", "ensemble.py"))
         )
     if threshold_file:
-        rule = rule._replace(threshold=thresholds.read_threshold(threshold_file))
+        decision = decision._replace(threshold=thresholds.read_threshold(threshold_file))
         for name, given in (("weights", weights_file), ("calibration", calibration_file)):
-            beside = Path(threshold_file).parent / f"{name}.json"
-            if not given and beside.exists():
+            sibling = Path(threshold_file).parent / f"{name}.json"
+            if not given and sibling.exists():
                 warn(
-                    f"{beside} lies beside --threshold_file: t* was chosen with it, so give it as "
+                    f"{sibling} lies beside --threshold_file: t* was chosen with it, so give it as "
                     f"--{name}_file"
                 )
-    return rule
+    return decision
 
 
-def write_decision(rule: Decision, folder: Path) -> None:
+def write_decision(decision: Decision, folder: Path) -> None:
     """threshold.txt, and weights.json and calibration.json if they are used;
     those of an earlier threshold there go.
     """
-    thresholds.write_threshold(rule.threshold, folder / "threshold.txt")
-    for name, part in (("weights", rule.weights), ("calibration", rule.calibration)):
+    thresholds.write_threshold(decision.threshold, folder / "threshold.txt")
+    for name, part in (("weights", decision.weights), ("calibration", decision.calibration)):
         if part:
             write_json(folder / f"{name}.json", part)
         else:

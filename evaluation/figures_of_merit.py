@@ -1,9 +1,8 @@
 """How well probabilities tell lenses from the rest: counts, curves and the figures made of them, in NumPy.
 
-Everywhere label is [N], 1 for a lens and 0 for none, prob is [N],
-and an example is called a lens if prob >= threshold.
-A figure that is 0/0 (the precision of an empty selection, the AUC of one class) is NaN,
-never a made-up 0 or 1.
+Everywhere label is [N], 1 for a lens and 0 for none, prob is [N], and an example is called a lens if prob >=
+threshold. A figure that is 0/0 (the precision of an empty selection, the AUC of one class) is NaN, never a
+made-up 0 or 1.
 """
 
 from typing import NamedTuple

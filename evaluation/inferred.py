@@ -2,8 +2,8 @@
 a mixture of Gaussians.
 
 A table has one row a file (or an object): path, and for each parameter NAME its mean and NAME_err its
-standard deviation, in the parameter's unit; empty where it is not known.
-A name that ends in _PA is a position angle in degrees, of period 180.
+standard deviation, in the parameter's unit; empty where it is not known. A name that ends in _PA is a
+position angle in degrees, of period 180.
 """
 
 from pathlib import Path

@@ -21,8 +21,8 @@ def read_predictions(path: str) -> pd.DataFrame:
     """The table in a CSV file with the columns path, domain, label and prob,
     as predict.py and ensemble.py write it.
 
-    Raises Mistake for a missing file or column, an empty table, a path twice,
-    a label or probability that cannot be.
+    Raises Mistake for a missing file or column, an empty table, a path twice, a label or probability that
+    cannot be.
     """
     if not Path(path).is_file():
         raise Mistake(f"there is no file {path!r}: expected a table of predictions, such as pred_val.csv")
@@ -179,9 +179,8 @@ def combine_probabilities(probs: np.ndarray, how: str) -> np.ndarray:
 def fuse_predictions(table: pd.DataFrame, keys: list, how: str = "mean") -> pd.DataFrame:
     """One row for each distinct value of `keys` (columns or arrays), in order of first appearance.
 
-    prob is the mean over its rows that have one (of logits if how = "logit");
-    label and domain are those of its first row;
-    path is the first key.
+    prob is the mean over its rows that have one (of logits if how = "logit"); label and domain are those of
+    its first row; path is the first key.
     """
     values = table.assign(prob=logit(table["prob"]) if how == "logit" else table["prob"])
     groups = values.groupby(keys, sort=False, dropna=False)

@@ -15,9 +15,9 @@ def probe(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> dict[str, 
     F] in stratified five-fold cross-validation.
 
     labels [N] of any kind. Returns n, classes, `majority` (the share of the largest class, what a constant
-    answer gets), and for "linear" and "forest" the accuracy, its standard error over folds,
-    and the confusion matrix (rows: the truth).
-    Raises ValueError for fewer than two classes, or one with fewer examples than folds.
+    answer gets), and for "linear" and "forest" the accuracy, its standard error over folds, and the confusion
+    matrix (rows: the truth). Raises ValueError for fewer than two classes, or one with fewer examples than
+    folds.
     """
     labels = np.asarray(labels)
     from sklearn.ensemble import RandomForestClassifier

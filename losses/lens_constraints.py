@@ -1,8 +1,8 @@
 """What a lens model of an image must obey: one value per example, meant for lenses.
 
-`outputs` is what models/lens_network.py says with a fit; `again` is what it says of the same images,
-turned in another way by its augmentation;
-`places` says which components of `mean` belong to which quantity (physics/lens_parameters.slices).
+`outputs` is what models/lens_network.py says with a fit; `again` is what it says of the same images, turned
+in another way by its augmentation; `places` says which components of `mean` belong to which quantity
+(physics/lens_parameters.slices).
 """
 
 import torch

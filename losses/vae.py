@@ -130,8 +130,8 @@ def squared_error(rate: Tensor, datum: Tensor) -> Tensor:
 def sum_observed(values: Tensor, observed: Tensor) -> Tensor:
     """Sum of each curve's values where they are observed: [B].
 
-    values [B, T, C], observed [B, T, C] bool. What stands elsewhere, be it NaN,
-    changes neither the sum nor a slope.
+    values [B, T, C], observed [B, T, C] bool. What stands elsewhere, be it NaN, changes neither the sum nor a
+    slope.
 
     Raises ValueError where the shapes differ: a mask that broadcasts would count a band for another.
     """

@@ -2,8 +2,8 @@
 how sure they are, and how far they agree.
 
 A ResNet-18 and a vision transformer see the same image; each has its own classifier. Dropout that stays on
-when they are asked draws from the posterior of each one's weights,
-and the two stand for different hypotheses of what a network should look like.
+when they are asked draws from the posterior of each one's weights, and the two stand for different hypotheses
+of what a network should look like.
 
 Source: Gal & Ghahramani 2016, arXiv:1506.02142 (dropout as a posterior), and 2015,
     arXiv:1506.02158 (in convolutions: whole channels).
@@ -91,10 +91,9 @@ class BayesianEnsemble(nn.Module):
     The logit is that of the members' mean probability, with dropout in training. To learn from it would train
     the mixture: the members would share the work and disagree for that reason alone (Jeffares et al. 2023,
     arXiv:2301.11323). What is to be learnt from is `member_logit` in the second answer of `inferred`, [B,
-    members]: the mean of their losses trains each as if alone.
-    `prior` there, [B], is the same for all examples: minus the log of the Gaussian prior of all weights, but
-    for a constant. Divided by the number of training examples and added to the loss of each,
-    it makes the loss that of the posterior.
+    members]: the mean of their losses trains each as if alone. `prior` there, [B], is the same for all
+    examples: minus the log of the Gaussian prior of all weights, but for a constant. Divided by the number of
+    training examples and added to the loss of each, it makes the loss that of the posterior.
 
     size             a name in SIZES
     drop_path_rate   stochastic depth of both members, in training only
@@ -184,8 +183,8 @@ class BayesianEnsemble(nn.Module):
         """Minus the log prior of the weights without its constant, a number in nats:
         sum of w^2 / (2 prior_deviation^2).
 
-        In the loss this is not what AdamW calls weight decay:
-        that shrinks all weights alike, whatever their gradients' scale.
+        In the loss this is not what AdamW calls weight decay: that shrinks all weights alike, whatever their
+        gradients' scale.
         """
         return sum(w.square().sum() for w in self.parameters() if w.ndim > 1) / (2 * self.prior_deviation**2)
 

@@ -1,9 +1,9 @@
 """ConvNeXt V2: depthwise 7x7, LayerNorm, and an inverted bottleneck with global response normalisation.
 
 Names and shapes of the weights are those of timm's `convnextv2_*`, so that its weights load as they are.
-Inside, all maps are [B, H, W, C]: a 1x1 convolution is then one matrix product,
-and a norm reads one contiguous row a position.
-Every parameter is used by the forward of its own module only, as per-example gradients need it.
+Inside, all maps are [B, H, W, C]: a 1x1 convolution is then one matrix product, and a norm reads one
+contiguous row a position. Every parameter is used by the forward of its own module only, as per-example
+gradients need it.
 
 Source: Woo et al. 2023, arXiv:2301.00808, section 3.
 """

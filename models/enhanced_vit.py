@@ -2,9 +2,8 @@
 weighs how they attend.
 
 The images of a lensed source lie at like radii around the lens, beside or across from each other. So each
-head learns a bias of its logits that is a function of the two radii and of the difference in azimuth,
-the same for a turned or mirrored image.
-Sky position and other metadata come in as one more token.
+head learns a bias of its logits that is a function of the two radii and of the difference in azimuth, the
+same for a turned or mirrored image. Sky position and other metadata come in as one more token.
 
 Source: Dosovitskiy et al. 2021, arXiv:2010.11929 (transformer of patches); the bias is ours.
 """
@@ -114,8 +113,8 @@ class Convolutions(nn.Sequential):
     [B, I, H, W] -> [B, rows, columns, width].
 
     For a patch of 2^n pixels n of them; tokens lie `patch` pixels apart, the outer ones at the edge of the
-    image, which zeros surround to a multiple of `patch`, plus 1.
-    So an odd image of 41 pixels has a token at its centre.
+    image, which zeros surround to a multiple of `patch`, plus 1. So an odd image of 41 pixels has a token at
+    its centre.
 
     Source: Xiao et al. 2021, arXiv:2106.14881, who find such a stem easier to train than disjoint patches.
     """
@@ -150,10 +149,9 @@ class LensingBias(nn.Module):
         bias[h, query, key] = sum over m, k, l of weight[h, m, k, l] R_k(query) R_l(key)
         s(query)^m s(key)^m cos(m (azimuth - azimuth'))
 
-    with the Gaussians R of the radius and s = r / sqrt(r^2 + 1), r in patches. It begins at zero:
-    an ordinary transformer.
-    The argument [B, rows, columns] only says how many examples and which grid, so that the bias has an
-    example axis, as per-example gradients need.
+    with the Gaussians R of the radius and s = r / sqrt(r^2 + 1), r in patches. It begins at zero: an ordinary
+    transformer. The argument [B, rows, columns] only says how many examples and which grid, so that the bias
+    has an example axis, as per-example gradients need.
     """
 
     def __init__(self, heads: int):

@@ -52,8 +52,8 @@ class FiLMConditioned(ResNet):
     known: to the bit its logits then are those of the ResNet.
         Without `values` nothing is known of any example.
 
-    Raises ValueError as ResNet does, for stages that are not there,
-    and for metadata of another shape than [B, M].
+    Raises ValueError as ResNet does, for stages that are not there, and for metadata of another shape than
+    [B, M].
     """
 
     fresh = ("standardise", "film_hidden", "film")  # see models/pretrained.py

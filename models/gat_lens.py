@@ -308,8 +308,8 @@ def around(maps: Tensor, position: Tensor, side: float) -> Tensor:
     [B, N, 2 F].
 
     Beyond the edge a map goes on as its edge for the value; the mean is over the part of the square that is
-    inside. Both are one product of matrices, with the same bits every time,
-    which a GPU's grid_sample has not backwards.
+    inside. Both are one product of matrices, with the same bits every time, which a GPU's grid_sample has not
+    backwards.
     """
     weights = []
     for axis, length in ((1, maps.shape[2]), (0, maps.shape[3])):

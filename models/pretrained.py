@@ -151,8 +151,8 @@ def encoder_tensors(
 
     `first` is the name of the network's first weight: what stands before it in the file is the wrappers'
     prefix (module., encoder., _orig_mod., model.encoder. ...). Inner weights can be called the same, as
-    layer1.0.conv1.weight is in a ResNet, under the prefix and one of `tops`,
-    the first words of the network's names.
+    layer1.0.conv1.weight is in a ResNet, under the prefix and one of `tops`, the first words of the network's
+    names.
     """
     anchor = re.compile(rf"(^|\.)({re.escape(first)}|downsample_layers\.0\.0\.weight)$")
     anchors: list[str] = []

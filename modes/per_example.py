@@ -41,10 +41,9 @@ def refuse_unless_each_alone(run: Run, hooks, pair: Batch, step: int) -> None:
     """Compare the gradients of two examples, taken together, with one backward pass each;
     a wrong one voids privacy.
 
-    Modules without parameters (dropout, augmentation) are held in eval mode meanwhile,
-    so that nothing is drawn.
-    Raises Mistake, naming the parameter, for a network that mixes examples,
-    ties weights or uses them elsewhere.
+    Modules without parameters (dropout, augmentation) are held in eval mode meanwhile, so that nothing is
+    drawn. Raises Mistake, naming the parameter, for a network that mixes examples, ties weights or uses them
+    elsewhere.
     """
     training = {module: module.training for module in run.model.modules()}
     for module in training:

@@ -24,8 +24,8 @@ def source_rate(
     exp(-1/2) of that.
 
     The likelihood is Poisson's, marginalised over the background that `background_counts` allow under a flat
-    prior:
-    L(r) = integral of Poisson(counts | r exposure + background_ratio b) Gamma(b | background_counts + 1) db.
+    prior: L(r) = integral of Poisson(counts | r exposure + background_ratio b) Gamma(b | background_counts +
+    1) db.
 
     counts, background_counts, background_ratio, exposure: [...] broadcastable, counts or s.
     Returns: rate, error_low, error_up [...] float64, counts/s. Where even a rate of zero is more likely than

@@ -49,9 +49,8 @@ def kernel_moffat(
 ) -> Tensor:
     """Moffat point-spread function on a pixel grid, sum 1.
 
-    x, y, fwhm in arcsec; beta: the slope of the wings; shape_1, shape_2: reduced-shear ellipticity
-    (a - b) / (a + b) along x and along the diagonal. Source: Moffat 1969;
-    Trujillo et al. 2001, MNRAS 328, 977, eq. 2.
+    x, y, fwhm in arcsec; beta: the slope of the wings; shape_1, shape_2: reduced-shear ellipticity (a - b) /
+    (a + b) along x and along the diagonal. Source: Moffat 1969; Trujillo et al. 2001, MNRAS 328, 977, eq. 2.
     """
     squared = (1 - shape_1) ** 2 * x**2 + (1 + shape_1) ** 2 * y**2 - 4 * shape_2 * x * y
     squared = squared + shape_2**2 * (x**2 + y**2)

@@ -49,8 +49,8 @@ def jacobian(deflection: Deflection, x: Tensor, y: Tensor) -> Tensor:
     """Jacobian of the lens mapping, d beta_i / d theta_j, [..., 2, 2] without unit, at the points x,
     y [...] (arcsec).
 
-    Exact, by forward-mode differentiation: two evaluations for all points;
-    it works without gradients and under them.
+    Exact, by forward-mode differentiation: two evaluations for all points; it works without gradients and
+    under them.
     """
     # a mesh's are views whose elements share memory, which duals may not
     x, y = x.contiguous(), y.contiguous()
@@ -99,8 +99,8 @@ def contour(values: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     segments [B, S, 2, 2] and which of them there are, [B, S] bool.
 
     A segment is (start, end) with (x, y) in the grid's unit; the negative side is at the same hand all along
-    a curve. S is that of the longest curve; what is not there is zero.
-    Linear between grid points, differentiable in values. Source: marching squares.
+    a curve. S is that of the longest curve; what is not there is zero. Linear between grid points,
+    differentiable in values. Source: marching squares.
     """
     sides, there = _crossings(values, x, y)
     return _zero(sides, there), there

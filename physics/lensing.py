@@ -6,8 +6,8 @@ arguments broadcast against each other: a quantity of a batch of B lenses seen o
 [B, 1, 1], coordinates have [B, H, W] or [H, W]. Everything is differentiable in every argument,
 in the dtype of the inputs.
 
-The softening `core` keeps value and gradient finite at the lens centre,
-where the singular profile has neither.
+The softening `core` keeps value and gradient finite at the lens centre, where the singular profile has
+neither.
 """
 
 import torch
@@ -106,8 +106,8 @@ def deflection_shear(
     """Deflection of an external shear about the origin: shear_1 stretches along x,
     shear_2 along the diagonal x = y.
 
-    x, y in arcsec, shears without unit; returns two tensors in arcsec. Source:
-    Schneider, Kochanek & Wambsganss 2006.
+    x, y in arcsec, shears without unit; returns two tensors in arcsec. Source: Schneider, Kochanek &
+    Wambsganss 2006.
     """
     return shear_1 * x + shear_2 * y, shear_2 * x - shear_1 * y
 

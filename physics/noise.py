@@ -14,8 +14,8 @@ def noise_rms(image: Tensor, present: Tensor | None = None) -> Tensor:
 
     image [B, C, H, W], present [B, C] bool (None: all). The median of the absolute differences of pixels that
     touch along a row or a column: galaxies, smooth or few pixels wide, hardly change it. Where noise is
-    correlated from pixel to pixel it is that of the differences, which is less;
-    it is 0 where more than half of the pixels equal their neighbours.
+    correlated from pixel to pixel it is that of the differences, which is less; it is 0 where more than half
+    of the pixels equal their neighbours.
 
     Raises ValueError for an image with a side of one pixel.
     """

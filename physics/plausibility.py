@@ -8,8 +8,8 @@ three questions, each answered by a number in (0, 1].
 
 Each part is 1 / (1 + excess): 1 for a perfect model, 1/2 where the excess is as large as its tolerance, never
 zero, so that also a hopeless model has a gradient. The score is their product: one part that fails is enough
-to doubt a lens. Where there is little arc light, nothing speaks for a lens,
-and the last two parts fall towards those of a model that explains none of it.
+to doubt a lens. Where there is little arc light, nothing speaks for a lens, and the last two parts fall
+towards those of a model that explains none of it.
 
 The tolerances were set from what seeing of 0.7 arcsec does to a true lens, not fitted to a set of images. An
 image is blurred and the rays are not, so that no real image reaches 1.

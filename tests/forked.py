@@ -4,8 +4,8 @@ torchrun takes seconds a run.
 
     python tests/forked.py RANKS:STOP_AT:SAVE_DIR [RANKS:STOP_AT:SAVE_DIR ...] -- [flags of train.py] [++ ...]
 
-STOP_AT > 0: every rank gets a SIGTERM in the step before that one,
-so that the run stops there with a checkpoint.
+STOP_AT > 0: every rank gets a SIGTERM in the step before that one, so that the run stops there with a
+checkpoint.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Checkpoints: written whole or not at all, checksummed, read strictly and without running code.
 
-A file holds {"version", "checksum", "record", and the parts of a run};
-the checksum is the SHA-256 of all the rest.
+A file holds {"version", "checksum", "record", and the parts of a run}; the checksum is the SHA-256 of all the
+rest.
 """
 
 import hashlib

@@ -6,8 +6,8 @@ on the same split and for the same epochs.
 
 For each fraction of the training and validation objects (the test objects are always the same): ours, single
 seeds and their mean; ours on single bands, fused for each object, with --single; the timm loop at two
-learning rates, plain and with per-image standardisation and flips.
-Every AUC is for objects, on the test split. Two jobs run at once, a core each.
+learning rates, plain and with per-image standardisation and flips. Every AUC is for objects, on the test
+split. Two jobs run at once, a core each.
 """
 
 import json

@@ -7,10 +7,9 @@ and their ensembles.
 
 Nothing is done twice: interrupted, the same command goes on where it was, a run of a network and a seed from
 its last checkpoint. Two such commands may share --work. Everything is for objects of the test split, all
-bands stacked; t* is Youden's on validation, and which calibration is used is decided there,
-by the likelihood of objects held out. Intervals are 95 % of a bootstrap.
-Train minutes are those of the processor, with the validation after each epoch;
-images/s are predicted, one thread, batches of 64.
+bands stacked; t* is Youden's on validation, and which calibration is used is decided there, by the likelihood
+of objects held out. Intervals are 95 % of a bootstrap. Train minutes are those of the processor, with the
+validation after each epoch; images/s are predicted, one thread, batches of 64.
 """
 
 import contextlib

@@ -8,8 +8,8 @@ brought to what such a cutout is: Gaussian blur to the seeing of the simulated i
 arcsec that conserve the flux, counts of zero point 27, and the noise of a coadd of one year, sky and photons.
 What stays different: F814W is wider than i; these lenses are nearer, larger and brighter than nearly all
 simulated ones; and single exposures are full of cosmic rays, which are counted but not removed. The radius of
-the catalogue is of a free-form model, ours of an isothermal ellipse.
-Beside it, the guess of one who knows the simulated lenses' median radius alone.
+the catalogue is of a free-form model, ours of an isothermal ellipse. Beside it, the guess of one who knows
+the simulated lenses' median radius alone.
 """
 
 import math

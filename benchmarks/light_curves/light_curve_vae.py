@@ -4,9 +4,9 @@ the request's loss, and hand-made statistics.
     python benchmarks/light_curves/light_curve_vae.py --out benchmarks/out/curves
 
 Simulates 4,096 three-band curves of six processes, trains the recommended configuration; then, for as many
-seconds of the processor, the request's as it stands, and the recommended network with the request's loss;
-and prints their held-out figures and probes.
-Last, a network that never saw eruptions says how anomalous they are.
+seconds of the processor, the request's as it stands, and the recommended network with the request's loss; and
+prints their held-out figures and probes. Last, a network that never saw eruptions says how anomalous they
+are.
 """
 
 import json

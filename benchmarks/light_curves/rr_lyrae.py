@@ -5,11 +5,10 @@ periods.
     python benchmarks/light_curves/rr_lyrae.py --curves light_curves.csv.gz --labels periods.csv --out runs/rr
 
 The curves of Sesar et al. 2010 (ApJ 708, 717): 483 stars of SDSS Stripe 82 in ugriz; a table of id, time
-(days), mag, magerr, band, and one of Num (the id), Type (ab or c) and Per, which nothing here reads:
-a threshold on it is right every time.
-For each seed run_sheets/light_curve_rr_lyrae.yaml is trained on all curves and each is embedded; five-fold
-probes (evaluation/probe.py) of the embedding stand beside the majority, a threshold on the amplitude in g,
-and features of the light-curve package.
+(days), mag, magerr, band, and one of Num (the id), Type (ab or c) and Per, which nothing here reads: a
+threshold on it is right every time. For each seed run_sheets/light_curve_rr_lyrae.yaml is trained on all
+curves and each is embedded; five-fold probes (evaluation/probe.py) of the embedding stand beside the
+majority, a threshold on the amplitude in g, and features of the light-curve package.
 """
 
 import json

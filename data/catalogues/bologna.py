@@ -7,11 +7,10 @@ classifications.csv with ID, is_lens, Einstein_area, numb_pix_lensed_image, flux
 Second: EUC_VIS (200x200 at 0.1), EUC_Y, EUC_J, EUC_H (66x66 at 0.3), and a catalogue with ID, x_crit, y_crit,
     z_source, z_lens, ein_area, n_source_im, mag_eff, n_pix_source ...
 
-The object is the ID, whatever folder a file lies in; bands are r, i, g, u of SDSS_R..
-and VIS, Y, J, H of EUC_VIS.. .
-The label is is_lens; where the table has no such column it is 1 if n_source_im > 0 and mag_eff > 1.6 and
-n_pix_source > 20, else 0, the definition that the second challenge gave to its participants. Both are truth:
-confidence 1. A file without a row, or images without a table (the blind sets), have label -1.
+The object is the ID, whatever folder a file lies in; bands are r, i, g, u of SDSS_R.. and VIS, Y, J, H of
+EUC_VIS.. . The label is is_lens; where the table has no such column it is 1 if n_source_im > 0 and mag_eff >
+1.6 and n_pix_source > 20, else 0, the definition that the second challenge gave to its participants. Both are
+truth: confidence 1. A file without a row, or images without a table (the blind sets), have label -1.
 
 Assumed, for lack of a written format: the ground images of the first challenge have the value 100 in masked
 pixels (--masked_value; stars and defects of the real KiDS fields). Those are missing: filled by the mean of

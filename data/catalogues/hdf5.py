@@ -3,8 +3,8 @@ and readable with what h5py brings; a line if it is not.
 
 HDF5 follows links, external storage and virtual data sets to other files, loads the code of unknown filters
 from wherever the environment says, and takes the memory that a file declares; all of that is refused before
-anything is read. Texts of variable length are read here and not by HDF5:
-a damaged heap keeps it in a loop that nothing ends.
+anything is read. Texts of variable length are read here and not by HDF5: a damaged heap keeps it in a loop
+that nothing ends.
 """
 
 import math

@@ -3,8 +3,8 @@ and what becomes of the pixel scale.
 
 A pixel value is a flux per pixel. A resampled pixel is the integral of the image over its footprint, the
 image taken as constant within each of its pixels. So the total flux stays, for any ratio up or down, a
-constant image of value v becomes one of v * (old area / new area),
-and magnitudes measured on it keep their zero point.
+constant image of value v becomes one of v * (old area / new area), and magnitudes measured on it keep their
+zero point.
 """
 
 import math

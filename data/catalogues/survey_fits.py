@@ -14,12 +14,11 @@ or by a mapping `ours=theirs`:
     ra, dec, redshift, magnitude_g ... every field of data/cutouts/metadata.py
 
 A column that is mapped and is no such field is kept as <catalog>_<ours>; all others are left out. Where the
-table says no ra, dec or pixel_scale the headers do (data/catalogues/sky.py).
-With `planes` every file is a cube of these bands.
-A file with pixels that are not finite is refused, or, with max_masked, these are filled by the mean of their
-neighbours up to that share (data/catalogues/masked.py; <catalog>_masked_fraction says how many they were,
-the largest of an object's images).
-Rows that name no file, and files that no row names, are counted and named in the report; neither is packed.
+table says no ra, dec or pixel_scale the headers do (data/catalogues/sky.py). With `planes` every file is a
+cube of these bands. A file with pixels that are not finite is refused, or, with max_masked, these are filled
+by the mean of their neighbours up to that share (data/catalogues/masked.py; <catalog>_masked_fraction says
+how many they were, the largest of an object's images). Rows that name no file, and files that no row names,
+are counted and named in the report; neither is packed.
 """
 
 import os

@@ -55,8 +55,8 @@ def write_frames_of_files(tables: Iterator[pd.DataFrame], rows: int, out: Path, 
     """Write pred_<which>.csv, quarantine_<which>.csv and probs_, labels_, preds_<which>.npy;
     count files without a prob.
 
-    In the arrays [rows] NaN, and -1 in preds, stands for what is not known.
-    Each file appears whole or not at all.
+    In the arrays [rows] NaN, and -1 in preds, stands for what is not known. Each file appears whole or not at
+    all.
     """
     kinds = {"probs": np.float32, "labels": np.float32, "preds": np.int8}
     at, refused = 0, 0

@@ -2,8 +2,8 @@
 
 Three forms are plain: an image in the primary HDU, an image in the extension after an empty primary HDU, a
 table of one row there with a vector column, as the strong-lens challenge has them. Nothing is guessed, mended
-or refused here: a file with anything doubtful in it is left to astropy.
-What is taken has the very pixels that astropy gives.
+or refused here: a file with anything doubtful in it is left to astropy. What is taken has the very pixels
+that astropy gives.
 """
 
 import math

@@ -1,8 +1,8 @@
 """The table of what is known of each object besides its pixels:
 fields with units and ranges, checks, and matches on the sky.
 
-One row an object. A missing number is NaN, a missing text is "".
-A label has a source ("obs:castles", "weak:galaxy_zoo") and a confidence.
+One row an object. A missing number is NaN, a missing text is "". A label has a source ("obs:castles",
+"weak:galaxy_zoo") and a confidence.
 """
 
 import re

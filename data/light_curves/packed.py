@@ -9,8 +9,8 @@
     quarantine.csv      path, reason
     manifest.json       version, counts, bands, digests of inventory and index; written last
 
-Reading goes block by block under partial_*/, each there whole or not at all:
-after kill -9 the same call goes on.
+Reading goes block by block under partial_*/, each there whole or not at all: after kill -9 the same call goes
+on.
 """
 
 import io
@@ -172,11 +172,10 @@ class LightCurves(Examples):
     """Some curves of a pack as examples: raw, in a fixed order, a batch padded to its longest.
     B curves, T points, C bands.
 
-    time [B, T] float32 s since the first point; width [B, T] float32 s
-    counts, background (expected, counts), exposure (s), rate, error_low, error_up [B, T, C] float32; observed
-    [B, T, C] bool length [B] int64; has_counts [B] bool; index [B] int64, the number of the example; row [B]
-    int64 of the pack Padding and what is not observed are zero. Without counts:
-    counts 0, background 0, exposure 1 where observed.
+    time [B, T] float32 s since the first point; width [B, T] float32 s counts, background (expected, counts),
+    exposure (s), rate, error_low, error_up [B, T, C] float32; observed [B, T, C] bool length [B] int64;
+    has_counts [B] bool; index [B] int64, the number of the example; row [B] int64 of the pack Padding and
+    what is not observed are zero. Without counts: counts 0, background 0, exposure 1 where observed.
     """
 
     packed: Packed

@@ -6,8 +6,8 @@
     rows                       the rows of the index that these are
     metadata, metadata_row     the row of metadata.parquet, where there is one, and its number
 
-A float is written as Python does, which reads back as the same bits;
-NaN is null, an infinity the text "Infinity" or "-Infinity".
+A float is written as Python does, which reads back as the same bits; NaN is null, an infinity the text
+"Infinity" or "-Infinity".
 """
 
 from typing import Any

@@ -12,8 +12,8 @@ Shards of others are read by these rules. A sample is a run of members of one ke
                                  else as tar_shards_<name>; lists and objects in it are passed over
 
 and what is missing is: object the key, domain `domain`, label -1, bands `bands`, else "" for one channel,
-"0", "1", ... for many. Other members are passed over, pickles refused.
-Images of another size than the first, and those with pixels that are not finite, are quarantined.
+"0", "1", ... for many. Other members are passed over, pickles refused. Images of another size than the first,
+and those with pixels that are not finite, are quarantined.
 """
 
 import os

@@ -5,8 +5,8 @@ unpacked to disk and no content is interpreted here: `samples` says where in the
 file can name any path, point outside itself by links, promise sizes that it does not have and say two things
 of one member; whatever WebDataset does not write is refused in one line, before it is used.
 
-Fields that nobody here uses (owner, mode, times) are not judged. Format:
-POSIX.1-1988 ustar, POSIX.1-2001 pax, GNU long names.
+Fields that nobody here uses (owner, mode, times) are not judged. Format: POSIX.1-1988 ustar, POSIX.1-2001
+pax, GNU long names.
 """
 
 import os

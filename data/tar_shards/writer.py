@@ -8,11 +8,11 @@ from which the same store is made to the last bit.
     manifest.json        counts, geometry, column types, size and sha256 of each file; written last
 
 The same store gives the same bytes. Writing goes shard by shard under partial_<digest>/, each durable before
-it is called done: after kill -9 the same command goes on where it was.
-Quarantined images are written too, as zeros with their reason.
+it is called done: after kill -9 the same command goes on where it was. Quarantined images are written too, as
+zeros with their reason.
 
-Shards of others: `open_source` takes any tar files of .npy, .json and .cls,
-.label or .txt members (data/tar_shards/source.py).
+Shards of others: `open_source` takes any tar files of .npy, .json and .cls, .label or .txt members
+(data/tar_shards/source.py).
 """
 
 import io

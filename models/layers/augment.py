@@ -28,10 +28,9 @@ def dihedral(x: Tensor, k: int | Tensor) -> Tensor:
 class Augment(nn.Module):
     """A random symmetry of the square for each example, and white noise for some of them.
 
-    x [B, C, H, H] preprocessed images, present [B, C] bool -> ([B, C, H, H],
-    the number of each example's symmetry [B]).
-    Noise has standard deviation `noise`, in the unit of x; an example gets it with chance `chance`, in the
-    bands that are present. All random numbers come from the global generator of x's device.
+    x [B, C, H, H] preprocessed images, present [B, C] bool -> ([B, C, H, H], the number of each example's
+    symmetry [B]). Noise has standard deviation `noise`, in the unit of x; an example gets it with chance
+    `chance`, in the bands that are present. All random numbers come from the global generator of x's device.
     """
 
     def __init__(self, noise: float = 0.01, chance: float = 0.5):

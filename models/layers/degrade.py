@@ -25,8 +25,8 @@ class Degrade(nn.Module):
     chance   of an example to be broadened, and again of one to be made noisier
 
     A band that is not there stays as it is, and so does, to the bit, an example that is not chosen. All
-    random numbers come from the global generator of the image's device.
-    With a `noise` or `seeing` of 0 that part is off.
+    random numbers come from the global generator of the image's device. With a `noise` or `seeing` of 0 that
+    part is off.
 
     Raises ValueError for numbers that cannot be, and for images that are too small to be mirrored as far as
     the seeing reaches.

@@ -32,15 +32,13 @@ class PaddedGRU(nn.GRU):
     """torch.nn.GRU of padded curves x [B, T, inputs], length [B] int64 in 1 to T, in any order.
 
     Returns outputs [B, T, hidden * directions], zero from `length` on, and last [B, hidden * directions]: the
-    top layer's state after each curve's own last point, and, where bidirectional,
-    that of the backward direction after its first.
-    What stands in the padding never matters. Parameters, initialisation and state dict are those of
-    torch.nn.GRU.
+    top layer's state after each curve's own last point, and, where bidirectional, that of the backward
+    direction after its first. What stands in the padding never matters. Parameters, initialisation and state
+    dict are those of torch.nn.GRU.
 
-    `plain` takes ordinary operations, several times slower, in place of the fast pass,
-    which knows no second derivatives;
-    under torch.func (vmap, grad: per-example gradients) they are taken without asking.
-    The fast pass stays in float32 under autocast.
+    `plain` takes ordinary operations, several times slower, in place of the fast pass, which knows no second
+    derivatives; under torch.func (vmap, grad: per-example gradients) they are taken without asking. The fast
+    pass stays in float32 under autocast.
 
     Raises ValueError for another shape of x or length, and on a CPU for a length outside 1 to T.
     """
@@ -114,8 +112,8 @@ class Points(NamedTuple):
     """The valid points of padded curves, all first points, then all second ones, ...,
     the longest curve ahead in each.
 
-    So the curves that still run at a step are the first rows of the step before,
-    and nothing is spent on padding.
+    So the curves that still run at a step are the first rows of the step before, and nothing is spent on
+    padding.
     """
 
     sizes: list[int]  # [T] curves still running at each step
@@ -159,8 +157,8 @@ class FastPass(torch.autograd.Function):
     """One direction of one layer over points [P, F] -> [P, H]: few, large, in-place operations a step.
 
     A state's slope is linear in that of the state after it, so all factors are known before the loop
-    backwards, which is left with one product of matrices a step;
-    the weights' slopes are one product for each block of steps.
+    backwards, which is left with one product of matrices a step; the weights' slopes are one product for each
+    block of steps.
     """
 
     @staticmethod

@@ -10,8 +10,8 @@ class Standardise(nn.Module):
     """(values [B, M] in their own units, present [B, M] bool) -> [B, 2 M] float32:
     the values standardised, then which are there.
 
-    By mean and deviation of the training split, which are buffers;
-    a missing value, whatever stands in its place, is at the mean.
+    By mean and deviation of the training split, which are buffers; a missing value, whatever stands in its
+    place, is at the mean.
     """
 
     def __init__(self, fields: int):

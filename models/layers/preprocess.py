@@ -1,8 +1,7 @@
 """From physical pixels to what a network sees: smoothing, background, clipping, scaling, padding.
 
-Modules in front of the network, batched and on its device. The recipe is a buffer,
-so it travels with the weights:
-a checkpoint that is loaded brings its own preprocessing along, whatever the module was built with.
+Modules in front of the network, batched and on its device. The recipe is a buffer, so it travels with the
+weights: a checkpoint that is loaded brings its own preprocessing along, whatever the module was built with.
 
 Source: the steps, their order and constants are those of the challenge entry
     github.com/mmingyeong/2508_slchallenge.

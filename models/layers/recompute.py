@@ -14,8 +14,8 @@ def chain(blocks: Iterable[nn.Module], x: Tensor, *others, recompute: bool = Fal
     """x through each of `blocks`, which get `others` too; with `recompute` only what goes in between blocks
     is kept for the gradient.
 
-    Random numbers (dropout, stochastic depth) are drawn as they were,
-    so no bit of the result or of the gradient differs.
+    Random numbers (dropout, stochastic depth) are drawn as they were, so no bit of the result or of the
+    gradient differs.
     """
     for block in blocks:
         x = (

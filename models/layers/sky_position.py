@@ -58,8 +58,8 @@ class SkyPosition(nn.Module):
     They are scaled to mean square 1 over the sky, as other standardised inputs are; the first, which is then
     1, says that a position is known. Details smaller than 180 / degree degrees are not resolved.
 
-    Raises ValueError for a degree that is negative or above 64,
-    where nothing that a survey knows of its fields is left to learn.
+    Raises ValueError for a degree that is negative or above 64, where nothing that a survey knows of its
+    fields is left to learn.
     """
 
     def __init__(self, degree: int = 6):

@@ -4,9 +4,8 @@ same maps, turned or mirrored.
 A map has 8 F channels, those of field f from 8 f on: channel 8 f + g is what f's kernel sees when it is
 itself turned by symmetry g (numbers of models/layers/augment.py). Where the image is turned by k, channel g
 moves to where k after g is, and its pixels with it. So what is learnt of one orientation holds for all, with
-an eighth of the weights of a plain convolution at the same cost.
-The mean over a field's eight channels and all pixels does not change at all when the image is turned
-(`unturned`).
+an eighth of the weights of a plain convolution at the same cost. The mean over a field's eight channels and
+all pixels does not change at all when the image is turned (`unturned`).
 
 Source: Cohen & Welling 2016, arXiv:1602.07576 (p4m).
 """
@@ -85,9 +84,9 @@ class SymmetricConv2d(nn.Module):
     zeros beyond the edge; stride 1 or 2.
 
     in_channels are those of an image with `first`, else eight to a field, as out_channels. With a stride of 2
-    the pixels of an even side are first averaged in pairs of neighbours, to an odd side:
-    only there every second pixel, from the first to the last, is symmetric.
-    Raises ValueError for channels that are not whole fields.
+    the pixels of an even side are first averaged in pairs of neighbours, to an odd side: only there every
+    second pixel, from the first to the last, is symmetric. Raises ValueError for channels that are not whole
+    fields.
     """
 
     def __init__(

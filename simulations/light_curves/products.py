@@ -1,9 +1,8 @@
 """The files of simulated light curves, of the forms of eROSITA's:
 srctool products, and the same rebinned by eRebin.
 
-D/000000/em01_000000_020_LightCurve_00001_c010_rebinned.fits is curve 0:
-a tile holds a thousand, and is a number, not a place on the sky.
-A file's bytes are a function of (seed, number) and the survey's options:
+D/000000/em01_000000_020_LightCurve_00001_c010_rebinned.fits is curve 0: a tile holds a thousand, and is a
+number, not a place on the sky. A file's bytes are a function of (seed, number) and the survey's options:
 neither the count nor the workers change them.
 """
 

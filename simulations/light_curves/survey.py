@@ -2,8 +2,8 @@
 known process.
 
 A curve is a function of (seed, number) and of the options of Survey alone
-(simulations/light_curves/products.py makes files of it).
-What is drawn, with its sources, is told in docs/light_curve_simulation.md.
+(simulations/light_curves/products.py makes files of it). What is drawn, with its sources, is told in
+docs/light_curve_simulation.md.
 """
 
 from dataclasses import dataclass

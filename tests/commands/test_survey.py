@@ -124,8 +124,8 @@ def rows_of(out: Path) -> pd.DataFrame:
 def start(command: str, *options, die_at: int = 0, locks: bool = True) -> multiprocessing.Process:
     """survey.py in a process of its own (forked: importing torch takes seconds), its parts and blocks small.
 
-    It kills itself with SIGKILL when it is about to make a file durable,
-    to rename or to remove for the `die_at`-th time.
+    It kills itself with SIGKILL when it is about to make a file durable, to rename or to remove for the
+    `die_at`-th time.
     """
 
     def work():

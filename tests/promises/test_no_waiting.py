@@ -1,9 +1,8 @@
 """A training step never waits for the device. Shown on `meta`, which computes shapes alone:
 who asks it for a number fails.
 
-What would copy from the host, or mix tensors of both, is found by looking at every operator;
-both are as slow as a question on a GPU.
-Not seen: torch.tensor(numbers, device=...), which copies before an operator is asked.
+What would copy from the host, or mix tensors of both, is found by looking at every operator; both are as slow
+as a question on a GPU. Not seen: torch.tensor(numbers, device=...), which copies before an operator is asked.
 """
 
 import contextlib

@@ -91,8 +91,8 @@ def test_attributions_add_up_to_the_difference_of_logits(name, tolerance, monkey
     """Completeness (proposition 1 of the source), also of networks that see an image in units of its own
     scale or noise.
 
-    The error of 50 steps is given as a share of what all pixels add;
-    a network that measures the noise is not smooth. More steps leave less.
+    The error of 50 steps is given as a share of what all pixels add; a network that measures the noise is not
+    smooth. More steps leave less.
     """
     batch = example(3)
     network, skies = random_network(name, 3), empty_skies(batch["image"], batch["present"], 2)
