@@ -132,7 +132,7 @@ def rows_of(those: Members, decision: Decision, options: Config, keys=ROW) -> pd
 
 
 def settle(val: Members, options: Config, decision: Decision) -> Decision:
-    """The decision with what is still open fitted or chosen on validation: weights, then calibration, then t*."""
+    """The decision, what was still open now fitted or chosen on validation: weights, calibration, then t*."""
     mean = (
         rows_of(val, decision, options)
         if decision.weights or not options.weighs
