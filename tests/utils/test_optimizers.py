@@ -2,6 +2,8 @@
 and is its library's."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import schedulefree
@@ -11,6 +13,7 @@ from torch import nn
 
 import train
 from tests import toys
+from tests.conftest import ROOT
 from utils import checkpoint
 from utils.mistake import Mistake
 from utils.optimizers import EVERY, OptimizerConfig, build_optimizer, parameter_groups, scales_by_prefix
@@ -289,3 +292,29 @@ def test_rates_that_differ_are_in_the_log(toy, tmp_path):
     toy(tmp_path, "adamw", "--lr_scale", "body=0.1", "--log_every", "1")
     text = (tmp_path / "train.log").read_text()
     assert "lr_x0.1 " in text and "lr_x1 " in text
+
+
+def test_two_ranks_train_one_network_with_each(tmp_path):
+    """By DDP: the ranks agree to the bit at the end of each epoch, or the run would have ended there."""
+    words = []
+    for name in NAMES:
+        alone = ["--scheduler", "constant", "--ema_decay", "0"] if name == "schedulefree" else []
+        flags = [
+            "--task",
+            "toy",
+            "--epochs",
+            "1",
+            "--batch_size",
+            "32",
+            "--device",
+            "cpu",
+            "--optimizer",
+            name,
+        ]
+        words += [f"2:0:{tmp_path}/{name}", "--", *flags, "--warmup_epochs", "0", *alone, "++"]
+    command = [sys.executable, str(ROOT / "tests" / "forked.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in NAMES:
+        state = checkpoint.load(tmp_path / name / "last.pt")["state"]
+        assert state["progress"]["step"] == 7 and len(state["progress"]["ranks"]) == 2
