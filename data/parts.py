@@ -116,6 +116,7 @@ def predict_parts(
                 shares = (np.arange(at, min(at + batch_size, stop)) for at in range(begin, stop, batch_size))
                 batches = copied_ahead(read_shares(data, shares, workers, device), device)
                 write_part(path, done + [ask(batch) for batch, _ in batches])
+            first = {}  # a large answer need not stay
             bar.update(min(total - bar.n, (stop - start) * ranks))
     return Parts(folder, total, size)
 

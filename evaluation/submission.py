@@ -10,15 +10,18 @@ from utils.mistake import Mistake
 REQUEST = (
     "id,preds,RA,Dec,zlens,vel "
     "disp,ell_m,ell_m_PA,sh,sh_PA,Rein,ell_l,ell_l_PA,Reff_l,n_l_sers,mag_lens_g,mag_lens_r,"
-    "mag_lens_i,mag_lens_z,mag_lens_y,zsrc,srcx,srcy,mag_src_g,mag_src_r,mag_src_i,mag_src_z,mag_src_y,ell_s,ell_s_PA,"
+    "mag_lens_i,mag_lens_z,mag_lens_y,zsrc,srcx,srcy,"
+    "mag_src_g,mag_src_r,mag_src_i,mag_src_z,mag_src_y,ell_s,ell_s_PA,"
     "Reff_s,n_s_sers"
 )
 # the challenge's own submission_format.csv
 OFFICIAL = (
     "id,preds,ra,dec,zlens,mag_lens_g,mag_lens_r,mag_lens_i,mag_lens_z,mag_lens_y,ell_l,ell_l_PA,Rein,vel "
     "disp,sh,sh_PA,"
-    "srcx,srcy,mag_src_g,mag_src_r,mag_src_i,mag_src_z,mag_src_y,zsrc,ell_s,ell_s_PA,Reff_s,n_s_sers,ell_m,ell_m_PA,"
-    "Reff_l,n_l_sers,vel_disp,RA,Dec,mag_object_g,mag_object_r,mag_object_i,mag_object_z,mag_object_y,z_central"
+    "srcx,srcy,mag_src_g,mag_src_r,mag_src_i,mag_src_z,mag_src_y,zsrc,"
+    "ell_s,ell_s_PA,Reff_s,n_s_sers,ell_m,ell_m_PA,"
+    "Reff_l,n_l_sers,vel_disp,RA,Dec,"
+    "mag_object_g,mag_object_r,mag_object_i,mag_object_z,mag_object_y,z_central"
 )
 COLUMNS = dict(request=REQUEST, official=OFFICIAL)
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # cannot be a formula in a spreadsheet, nor break a CSV line

@@ -258,7 +258,7 @@ def test_a_run_may_begin_from_another(tmp_path):
     steps = {float(moments["step"]) for moments in child["state"]["optimizer"]["state"].values()}
     before = {float(moments["step"]) for moments in parent["optimizer"]["state"].values()}
     assert steps == {before.pop() + 1}
-    run(tmp_path / "other", begin_from=tmp_path / "parent" / "best.pt", **{})
+    run(tmp_path / "other", begin_from=tmp_path / "parent" / "best.pt")
     with pytest.raises(Mistake, match="begun_from .* -> "):  # resumed without its parent's other weights
         run(tmp_path / "child", "--lr", "0.02", begin_from=tmp_path / "parent" / "best.pt")
 

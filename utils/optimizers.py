@@ -133,12 +133,10 @@ class Optimizer:
             member.step()
             return
         # The Gauss-Newton-Bartlett estimate (Liu et al. 2023, algorithm 2), with the labels of the data
-        # instead of labels that the network draws: the square of the mean gradient,
-        # times the examples that it is the mean of.
+        # instead of drawn ones: the square of the mean gradient, times the examples of that mean.
         weights = [weight for group in member.param_groups for weight in group["params"]]
-        nothing = torch.zeros_like
-        squares = [nothing(w) if w.grad is None else self.batch_size * w.grad.square() for w in weights]
-        member.step(hessian=squares)
+        gradients = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
+        member.step(hessian=[self.batch_size * gradient.square() for gradient in gradients])
 
     def settle(self, moved: bool) -> None:
         """Take back what the last step has counted on the host, unless it has moved the weights."""

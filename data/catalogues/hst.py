@@ -71,7 +71,8 @@ NOT_SCIENCE = {
 # Products of the archive beside the images: data quality, weights, engineering tables.
 # Some are images, none of the sky.
 OTHER_PRODUCTS = re.compile(
-    r"(.*_)?(wht|ctx|err|rms|dq|c1m|c1f|spt|asn|trl|jif|jit|jitm|\w*psf|tinytim\w*|hlet|mask|shm|x0m|d0m|q0m)",
+    r"(.*_)?(wht|ctx|err|rms|dq|c1m|c1f|spt|asn|trl|jif|jit|jitm|"
+    r"\w*psf|tinytim\w*|hlet|mask|shm|x0m|d0m|q0m)",
     re.IGNORECASE,
 )
 PRODUCT = re.compile(r"(_(drz|drc|mos|flt|flc|c0m|c0f|crj|crc|ima|sci|img))+$", re.IGNORECASE)
