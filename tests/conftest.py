@@ -13,6 +13,17 @@ import pytest  # noqa: E402  the environment above must be set before torch is i
 import torch  # noqa: E402
 
 SHARED = ROOT.parent / "shared" / "data"
+NOT_OURS = ("runs", "stores")  # what the README's commands write, beside hidden folders such as .venv
+
+
+def files_of_the_project(kind: str) -> list[Path]:
+    """All files *.kind of the tree that are the project's own, without environments and results."""
+    files = sorted(ROOT.rglob(f"*.{kind}"))
+    return [
+        file
+        for file in files
+        if not any(part.startswith(".") or part in NOT_OURS for part in file.relative_to(ROOT).parts)
+    ]
 
 
 @pytest.fixture(autouse=True)

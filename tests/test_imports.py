@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.conftest import ROOT, files_of_the_project
 
-ROOT = Path(__file__).parent.parent
 ROOMS = {
     "contract": set(),
     "physics": {"physics"},
@@ -51,7 +51,7 @@ def home_of(file: Path) -> str:
     return file.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
-FILES = [file for file in sorted(ROOT.rglob("*.py")) if home_of(file) in MAY_IMPORT]
+FILES = [file for file in files_of_the_project("py") if home_of(file) in MAY_IMPORT]
 NAMES = [str(file.relative_to(ROOT)) for file in FILES]
 
 
@@ -118,9 +118,8 @@ def test_no_framework_is_imported():
 def test_no_hall_is_too_large():
     """As a reader counts them: files, without the __init__.py of a package."""
     folders: dict[Path, list[str]] = {}
-    for file in ROOT.rglob("*.py"):
-        parts = file.relative_to(ROOT).parts
-        if not any(part.startswith(".") for part in parts) and file.name != "__init__.py":
+    for file in files_of_the_project("py"):
+        if file.name != "__init__.py":
             folders.setdefault(file.parent.relative_to(ROOT), []).append(file.name)
     too_large = {str(folder): len(names) for folder, names in folders.items() if len(names) > HALL}
     assert not too_large

@@ -26,7 +26,8 @@ import pandas as pd
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from data.light_curves.files import LightCurve, Reading, read_light_curves  # noqa: E402  the path above comes first
+from data.light_curves.curve import LightCurve, Reading  # noqa: E402  the path above comes first
+from data.light_curves.files import read_light_curves  # noqa: E402
 from evaluation.probe import FOLDS, probe, probe_table  # noqa: E402
 from utils import config  # noqa: E402
 from utils.config import several  # noqa: E402

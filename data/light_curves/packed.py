@@ -31,7 +31,8 @@ from tqdm import tqdm
 
 from contract import Batch, Examples
 from data.cutouts.fits import BadFile
-from data.light_curves.files import Reading, find_light_curves, with_rates
+from data.light_curves.curve import Reading, with_rates
+from data.light_curves.files import find_light_curves
 from data.listing import read_listing, walk_folders
 from data.packing import (
     PackKind,
@@ -303,13 +304,13 @@ def _read_block(block: str, paths: list[str], reading: dict) -> None:
         table += [
             dict(
                 path=path,
-                source=curve.source,
-                points=len(curve.time),
-                counts=curve.counts is not None,
-                bands=list(curve.bands),
-                reason="" if len(curve.time) else "no point left of this source",
+                source=one.curve.source,
+                points=len(one.curve.time),
+                counts=one.curve.counts is not None,
+                bands=list(one.curve.bands),
+                reason="" if len(one.curve.time) else "no point left of this source",
             )
-            for curve, _, _ in here
+            for one in here
         ]
         found += here
     curves = with_rates(found)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from data.light_curves.files import Reading
+from data.light_curves.curve import Reading
 from data.split import SplitOptions
 from utils.config import Options, free, option
 

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 
 from data import split
-from data.light_curves.files import Reading
+from data.light_curves.curve import Reading
 from data.light_curves.packed import LightCurves, Packed, list_light_curves, pack_light_curves
 from tasks.light_curve.config import Config
 from utils.mistake import Mistake

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, files_of_the_project
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
@@ -101,11 +101,7 @@ def test_every_file_that_a_text_names_is_there():
     """In docstrings, comments, sheets and pages: files move, and what tells of them must follow."""
     gone = []
     for kind in ("py", "md", "sh", "yaml", "txt"):
-        for path in ROOT.rglob(f"*.{kind}"):
-            if any(
-                part.startswith(".") or part in ("runs", "stores") for part in path.relative_to(ROOT).parts
-            ):
-                continue
+        for path in files_of_the_project(kind):
             for name in NAMED.findall(path.read_text()):
                 gone += [] if (ROOT / name).exists() else [f"{path.relative_to(ROOT)}: {name}"]
     assert not gone

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from tests.conftest import ROOT
+from tests.conftest import ROOT, files_of_the_project
 
 TEXT = (ROOT / "docs" / "lensing.md").read_text()
 ONLY_TESTS = re.search(r"^\| nothing but tests \| (.*) \|$", TEXT, re.MULTILINE)[1]
@@ -26,7 +26,7 @@ def test_the_examples_run_and_give_the_shapes_they_say():
 
 @pytest.mark.parametrize("module", re.search("(.*): all of them", ONLY_TESTS)[1].split(", "))
 def test_a_module_that_is_said_to_be_the_users_is_imported_by_no_product(module):
-    for file in ROOT.rglob("*.py"):
+    for file in files_of_the_project("py"):
         if file.relative_to(ROOT).parts[0] not in ("tests", "physics", "benchmarks"):
             for node in ast.walk(ast.parse(file.read_text())):
                 names = [alias.name for alias in getattr(node, "names", []) if isinstance(alias, ast.alias)]
@@ -36,6 +36,6 @@ def test_a_module_that_is_said_to_be_the_users_is_imported_by_no_product(module)
 
 @pytest.mark.parametrize("name", re.findall(r"`(\w+)`", ONLY_TESTS))
 def test_a_function_that_is_said_to_be_the_users_is_used_by_no_product(name):
-    for file in ROOT.rglob("*.py"):
+    for file in files_of_the_project("py"):
         if file.relative_to(ROOT).parts[0] not in ("tests", "physics", "benchmarks"):
             assert not re.search(rf"\b{name}\b", file.read_text()), file

@@ -14,7 +14,9 @@ from astropy.io import fits
 from scipy import integrate, stats
 
 import simulate
-from data.light_curves import files as reader
+from data.light_curves.curve import Reading
+from data.light_curves.file_names import source_of
+from data.light_curves.files import read_light_curves
 from physics import count_rates
 from simulations.light_curves import processes, products, survey as simulation
 from simulations.light_curves.processes import ERODAY, PROCESSES, draw
@@ -449,8 +451,8 @@ def test_files_are_read_back(form, request):
         rows = list(csv.DictReader(file))[:12]
     for number, row in enumerate(rows):
         curve = simulation.simulate(11, number, Survey(format=form))
-        assert reader.source_of(str(root / row["path"])) == row["source"]
-        (read,) = reader.read_light_curves(root / row["path"], reader.Reading())
+        assert source_of(str(root / row["path"])) == row["source"]
+        (read,) = read_light_curves(root / row["path"], Reading())
         kept = (curve.bins.fracexp >= 0.1).any(1)
         assert read.source == row["source"] and read.bands == simulation.BANDS
         np.testing.assert_allclose(read.time, curve.bins.time[kept], rtol=0, atol=1e-4)

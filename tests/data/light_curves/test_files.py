@@ -10,14 +10,9 @@ import torch
 from astropy.io import fits
 
 from data.cutouts.fits import BadFile
-from data.light_curves.files import (
-    EROSITA_BANDS,
-    Reading,
-    find_light_curves,
-    read_light_curves,
-    source_of,
-    with_rates,
-)
+from data.light_curves.curve import Reading, with_rates
+from data.light_curves.file_names import EROSITA_BANDS, source_of
+from data.light_curves.files import find_light_curves, read_light_curves
 from physics.count_rates import source_rate, srctool_rate, total_rate
 from utils.config import read_options
 from utils.mistake import Mistake

@@ -16,7 +16,8 @@ import torch
 from astropy.io import fits
 
 from data.light_curves import packed as light_curves
-from data.light_curves.files import Reading, read_light_curves
+from data.light_curves.curve import Reading
+from data.light_curves.files import read_light_curves
 from data.light_curves.packed import FIELDS, LightCurves, list_light_curves, open_packed, pack_light_curves
 from tests.conftest import ROOT
 from tests.data.light_curves.test_files import rates, srctool, table, written
@@ -179,7 +180,7 @@ def read_block(block, **job):
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 from data.light_curves import packed as light_curves
-from data.light_curves.files import Reading
+from data.light_curves.curve import Reading
 import slowly
 light_curves._read_block, light_curves.BLOCK_FILES = slowly.read_block, 2
 files = light_curves.list_light_curves({str(folder)!r})

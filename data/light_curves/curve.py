@@ -1,0 +1,158 @@
+"""A light curve in physical units, as every reader returns it."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from data.cutouts.fits import BadFile
+from physics.count_rates import source_rate
+from utils.config import Options, option, several
+from utils.mistake import Mistake
+
+DAY = 86400.0  # s
+
+
+@dataclass(frozen=True)
+class Reading(Options):
+    """How files become curves."""
+
+    # points of a band with a smaller fractional exposure are dropped
+    min_fracexp: float = option(0.1, least=0, most=1)
+    bin_time: float = option(100.0, above=0, below=np.inf)  # event lists: width of a bin, s
+    energy_bands: list[float] = several(0.2, 0.6, 2.3, 5.0)  # event lists: edges of the bands, keV
+    channel_bands: list[int] = several(0, 14, 36, 256)  # event lists without energies: edges in PHA channels
+    # tables: rows of different bands so close together are one point, days
+    epoch_gap: float = option(0.02, least=0, below=np.inf)
+    zero_point: float = 22.5  # tables: magnitude of a rate of one
+
+    def __post_init__(self):
+        super().__post_init__()
+        for flag, edges in (("energy_bands", self.energy_bands), ("channel_bands", self.channel_bands)):
+            if len(edges) < 2 or not all(low < high for low, high in zip(edges, edges[1:])):
+                raise Mistake(f"--{flag}: got {' '.join(map(str, edges))}, expected two or more rising edges")
+
+
+class LightCurve(NamedTuple):
+    """What one source did. T points (time bins), C bands; what is not observed is zero in every field."""
+
+    source: str  # whose curve it is: splits and labels go by it
+    bands: tuple[str, ...]  # "0.2-0.6" (keV) or "g"
+    time: np.ndarray  # [T] float64 s, centre of the bin as in the file, rising
+    width: np.ndarray  # [T] float32 s, 0 where instantaneous
+    counts: np.ndarray | None  # [T, C] float32 counts of source and background, None if only rates are known
+    background: np.ndarray  # [T, C] float32 counts of background expected among them
+    exposure: np.ndarray  # [T, C] float32 s, vignetted; 1 where only rates are known
+    rate: np.ndarray  # [T, C] float32 counts/s, or flux in units of the zero point
+    error_low: np.ndarray  # [T, C] float32, the same unit; equal to the rate: an upper limit
+    error_up: np.ndarray  # [T, C] float32
+    observed: np.ndarray  # [T, C] bool
+
+
+class Found(NamedTuple):
+    """A curve whose rates are still to be estimated, or are there already (`background_counts` None)."""
+
+    curve: LightCurve
+    background_counts: np.ndarray | None = None  # [T, C] counts in the background region
+    background_ratio: np.ndarray | None = None  # [T, C] area of the source region in units of that
+    # what was dropped, guessed or assumed, a short phrase each, the same one in every file that it is true of
+    notes: tuple[str, ...] = ()
+
+
+def with_rates(found: list[Found]) -> list[LightCurve]:
+    """The curves with `rate`, `error_low`, `error_up` estimated where there are counts."""
+    counted = [number for number, one in enumerate(found) if one.background_counts is not None]
+    curves = [one.curve for one in found]
+    if counted:
+        masks = [curves[number].observed for number in counted]
+        fields = [
+            (
+                curves[number].counts,
+                found[number].background_counts,
+                found[number].background_ratio,
+                curves[number].exposure,
+            )
+            for number in counted
+        ]
+        flat = [
+            np.concatenate([field[mask] for field, mask in zip(column, masks)]).astype(np.float64)
+            for column in zip(*fields)
+        ]
+        estimates = torch.stack(source_rate(*map(torch.from_numpy, flat))).numpy().astype(np.float32)
+        ends = np.cumsum([np.count_nonzero(mask) for mask in masks])
+        for number, mask, part in zip(counted, masks, np.split(estimates, ends[:-1], axis=1)):
+            filled = np.zeros((3, *mask.shape), dtype=np.float32)
+            filled[:, mask] = part
+            curves[number] = curves[number]._replace(rate=filled[0], error_low=filled[1], error_up=filled[2])
+    return curves
+
+
+def counted(
+    source: str, bands: tuple[str, ...], time, width, counts, background, ratio, exposure, observed
+) -> Found:
+    kept = kept_points(time, observed)
+    observed = observed[kept]
+    counts, background, ratio, exposure = (
+        np.where(observed, field[kept], 0).astype(np.float32)
+        for field in (counts, background, ratio, exposure)
+    )
+    unknown = np.zeros_like(counts)
+    curve = LightCurve(
+        source,
+        bands,
+        time[kept],
+        width[kept].astype(np.float32),
+        counts,
+        background * ratio,
+        exposure,
+        unknown,
+        unknown,
+        unknown,
+        observed,
+    )
+    return Found(curve, background, ratio)
+
+
+def rated(source: str, bands: tuple[str, ...], time, width, rate, low, up, enough) -> LightCurve:
+    usable = (
+        np.isfinite(rate)
+        & np.isfinite(low)
+        & np.isfinite(up)
+        & (up > 0)
+        & ((low > 0) | ((low == 0) & (rate == 0)))
+    )
+    width = np.zeros(len(time)) if width is None else width
+    observed = usable & enough & (np.isfinite(width) & (width >= 0))[:, None]
+    kept = kept_points(time, observed)
+    observed = observed[kept]
+    rate, low, up = (np.where(observed, field[kept], 0).astype(np.float32) for field in (rate, low, up))
+    return LightCurve(
+        source,
+        bands,
+        time[kept],
+        width[kept].astype(np.float32),
+        None,
+        0 * rate,
+        observed.astype(np.float32),
+        rate,
+        low,
+        up,
+        observed,
+    )
+
+
+def kept_points(time: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """[T] bool, the points with an observed band; refuses a curve without any,
+    or with times that do not rise.
+    """
+    if not np.isfinite(time).all():
+        raise BadFile(f"{np.count_nonzero(~np.isfinite(time))} of {len(time)} times are not finite")
+    if not (np.diff(time) > 0).all():
+        raise BadFile(
+            f"times do not rise: row {int(np.argmax(np.diff(time) <= 0)) + 1} is not after the one before"
+        )
+    kept = observed.any(1)
+    if not kept.any():
+        raise BadFile(f"no point left: none of {len(time)} rows has a finite value and enough exposure")
+    return kept
