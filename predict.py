@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from data.parts import how_cut, predict_parts
 from tasks import TASKS
-from trained import Compute, as_asked, load_weights, read_checkpoint
+from trained import Compute, as_asked, check_weights, load_weights, read_checkpoint
 from utils import checkpoint, config, distributed
 from utils.config import option
 from utils.mistake import Mistake
@@ -57,6 +57,7 @@ def read_options(argv: list[str]) -> tuple[Config, Any, Any, dict[str, Any]]:
     question = config.pick("task", task, TASKS)
     options, own, given = config.read_options(argv, Config, question.Asked, question.Config)
     trained = config.recorded(TASKS[task].Config, saved["record"]["options"])
+    check_weights(TASKS[task].rebuild, saved, path)
     inputs = {field.name: getattr(given, field.name) for field in fields(TASKS[task].Inputs)}
     known = config.fields_of(TASKS[task].Config)
     for name in sorted(config.options_given(argv, TASKS[task].Config) - inputs.keys()):

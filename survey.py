@@ -35,9 +35,9 @@ from data.parts import how_cut, predict_parts
 from data.survey import plan as shards, predictions, proof
 from tasks import lens
 from tasks.lens import asked as question
-from trained import Compute, as_asked, load_weights, read_checkpoint
+from trained import Compute, as_asked, check_weights, load_weights, read_checkpoint
 from utils import checkpoint, config, distributed, messages
-from utils.checkpoint import weights_of
+from utils.checkpoint import bands_of, weights_of
 from utils.config import Options, option, several
 from utils.mistake import Mistake
 
@@ -122,6 +122,7 @@ def read_networks(
                 f"--model_path {path}: is of the task {record['options']['task']}; a survey is of cutouts "
                 "(task lens)"
             )
+        check_weights(lens.rebuild, each, path)
         trained = config.flat_options(config.recorded(lens.Config, record["options"]))
         if trained["use_metadata"]:
             raise Mistake(
@@ -132,7 +133,7 @@ def read_networks(
             dict(
                 image_size=trained["image_size"],
                 band_mode=trained["band_mode"],
-                bands=record["data"]["bands"],
+                bands=bands_of(record),
             )
         )
         marks.append(

@@ -2,6 +2,7 @@
 predict.py, survey.py and whatever serves a network open it here.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from contract import DTYPES, InPrecision
 from utils import checkpoint
 from utils.checkpoint import weights_of
 from utils.config import Options, option
+from utils.messages import first_of, shortened
 from utils.mistake import Mistake
 
 
@@ -28,16 +30,48 @@ class Compute(Options):
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
+    """What a file holds. Raises Mistake for one that is no checkpoint, or one of another version."""
     try:
-        return checkpoint.load(Path(path))
+        saved = checkpoint.load(Path(path))
     except FileNotFoundError as error:
         raise Mistake(f"--model_path: there is no file {path!r}") from error
-    except checkpoint.Damaged as error:
-        raise Mistake(str(error)) from error
+    checkpoint.check_layout(saved, path)
+    return saved
+
+
+def check_weights(rebuild: Callable[[dict[str, Any]], nn.Module], saved: dict[str, Any], path: str) -> None:
+    """Raises Mistake where the weights of a checkpoint are not finite, or not those of the network that its
+    record describes; before memory for that network is taken.
+    """
+    with torch.device("meta"):  # shapes without memory
+        expected = {name: weight.shape for name, weight in rebuild(saved["record"]).state_dict().items()}
+    weights = weights_of(saved)
+    differ = [
+        f"{name} is {'x'.join(map(str, weights[name].shape)) or 'a number'}, expected "
+        f"{'x'.join(map(str, shape)) or 'a number'}"
+        for name, shape in expected.items()
+        if name in weights and weights[name].shape != shape
+    ]
+    for what, names in (
+        ("lacks", [name for name in expected if name not in weights]),
+        ("has besides", [name for name in weights if name not in expected]),
+        ("differs in shape:", differ),
+    ):
+        if names:
+            raise Mistake(
+                f"--model_path {path}: {what} {len(names)} of the network's {len(expected)} weights "
+                f"({shortened(first_of(names))}); it was written by another version of this code"
+            )
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            raise Mistake(
+                f"--model_path {path}: {name} holds {int((~weight.isfinite()).sum())} values that are not "
+                "finite, so that it answers nothing: give a checkpoint of an earlier epoch or another run"
+            )
 
 
 def load_weights(model: nn.Module, saved: dict[str, Any], device: torch.device) -> nn.Module:
-    """`model` in eval mode with the weights of a checkpoint."""
+    """`model` in eval mode with the weights of a checkpoint, which `check_weights` has found to fit."""
     model.load_state_dict(weights_of(saved))
     return model.to(device).eval()
 

@@ -7,11 +7,12 @@ rest.
 import hashlib
 import os
 import sys
+import zipfile
 from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from utils import tensor_file
 from utils.files import FULL
+from utils.messages import shortened
 from utils.mistake import Mistake
 
 VERSION = 1
@@ -26,8 +28,12 @@ VERSION = 1
 HAND_BACK = 0.0005
 
 
-class Damaged(Exception):
-    """A file that cannot be read, or whose content is not what was written."""
+PRECISIONS = ("fp32", "bf16", "fp16")
+MOST_PICKLE = 2**26  # bytes of the tree beside its tensors
+
+
+class Damaged(Mistake):
+    """A file that is no whole checkpoint, or whose content is not what was written."""
 
 
 def digest(tree: Any) -> str:
@@ -196,24 +202,69 @@ def room_for(kind: tuple) -> Tensor:
 
 
 def load(path: Path) -> dict:
-    """The tree of `save`, on the CPU. Raises Damaged, or Mistake for a file of another kind."""
-    try:
-        tree = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # a damaged zip raises almost anything; whatever it is, the file is of no use
-        raise Damaged(f"{path}: cannot be read as a checkpoint ({first_line(error)})") from error
+    """The tree of `save`, on the CPU.
+
+    Raises Damaged where what was read is no whole checkpoint, Mistake for one of another kind; OSError and
+    MemoryError where the machine does not give it, which says nothing of the file.
+    """
+    with open(path, "rb") as file:
+        check_members(file, path)
+        try:
+            tree = torch.load(file, map_location="cpu", weights_only=True)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # a damaged zip raises almost anything; whatever it is, it is of no use
+            raise Damaged(f"{path}: cannot be read as a checkpoint ({first_line(error)})") from error
     if not isinstance(tree, dict) or "checksum" not in tree:
         raise Mistake(f"{path}: is no Starloop checkpoint; give best.pt or last.pt of a run directory")
-    if tree.pop("version") != VERSION:
+    if tree.pop("version", None) != VERSION:
         raise Mistake(f"{path}: was written in another format; this code reads version {VERSION}")
+    check_tensors(tree, path)
     if tree.pop("checksum") != digest(tree):
         raise Damaged(f"{path}: its content does not match its checksum")
     return tree
 
 
+def check_members(file: BinaryIO, path: Path) -> None:
+    """Before anything of the size that a file declares is allocated: all in it is stored as it is.
+
+    torch writes no compressed member; one of 3 MB could unpack to 3 GB.
+    """
+    try:
+        members = zipfile.ZipFile(file).infolist()
+    except OSError:
+        raise
+    except Exception as error:  # as above
+        raise Damaged(f"{path}: cannot be read as a checkpoint ({first_line(error)})") from error
+    size = file.seek(0, os.SEEK_END)
+    for member in members:
+        stored = member.compress_type == zipfile.ZIP_STORED and member.file_size == member.compress_size
+        small = member.file_size <= (MOST_PICKLE if member.filename.endswith(".pkl") else size)
+        if not (stored and small):
+            raise Damaged(
+                f"{path}: its part {shortened(member.filename)} says that it unpacks to "
+                f"{member.file_size:,} bytes, which no checkpoint does"
+            )
+    file.seek(0)
+
+
+def check_tensors(tree: Any, path: Path) -> None:
+    """No tensor is larger than the bytes that it lies in: one of stride 0 is 6 GB from a small file."""
+    leaves, _ = tree_flatten(tree)
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor):
+            continue
+        if leaf.layout is not torch.strided or leaf.is_quantized or leaf.device.type != "cpu":
+            raise Damaged(f"{path}: holds a tensor that is not a plain one, which no checkpoint does")
+        if leaf.numel() * leaf.element_size() > leaf.untyped_storage().nbytes():
+            raise Damaged(
+                f"{path}: holds a tensor {list(leaf.shape)} in {leaf.untyped_storage().nbytes():,} bytes, "
+                "which no checkpoint does"
+            )
+
+
 def first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return shortened((str(error) or type(error).__name__).splitlines()[0])
 
 
 def load_newest(folder: Path, warn) -> dict | None:
@@ -234,8 +285,44 @@ def load_newest(folder: Path, warn) -> dict | None:
             warn(f"{text}; going on from {path.name}")
         return tree
     if damage:
-        raise Mistake(f"{'; '.join(damage)}: begin anew with --restart")
+        raise Damaged(f"{'; '.join(damage)}: begin anew with --restart")
     return None
+
+
+def check_layout(saved: dict[str, Any], path: Path | str) -> None:
+    """Raises Mistake where a checkpoint lacks what its readers count on, or holds something else there."""
+    record = saved.get("record")
+    options, data = (record.get(name) if isinstance(record, dict) else None for name in ("options", "data"))
+    weights = saved.get("model", saved["state"].get("ema") if isinstance(saved.get("state"), dict) else None)
+    wanted = {
+        "record, with options and data": isinstance(options, dict) and isinstance(data, dict),
+        "task, of text": isinstance(options, dict) and isinstance(options.get("task"), str),
+        "precision, fp32, bf16 or fp16": isinstance(options, dict) and options.get("precision") in PRECISIONS,
+        "weights by name": isinstance(weights, dict)
+        and all(isinstance(name, str) and isinstance(weight, Tensor) for name, weight in weights.items()),
+    }
+    if "state" in saved and wanted["weights by name"]:
+        progress = saved["state"].get("progress")
+        kinds = dict(step=int, updates=int, history=list, ranks=list)
+        wanted["progress of its run"] = isinstance(progress, dict) and all(
+            isinstance(progress.get(name), kind) for name, kind in kinds.items()
+        )
+    if missing := [name for name, there in wanted.items() if not there]:
+        raise Mistake(
+            f"{path}: is a checkpoint without {' and without '.join(missing)}; it was written by another "
+            "version of this code or by another program"
+        )
+
+
+def bands_of(record: dict[str, Any]) -> list[str]:
+    """The bands that a network was trained on."""
+    bands = record["data"].get("bands")
+    if not isinstance(bands, list) or not all(isinstance(band, str) for band in bands):
+        raise Mistake(
+            f"the checkpoint's record names bands {shortened(repr(bands))}, expected a list of names; it was "
+            "written by another version of this code or by another program"
+        )
+    return bands
 
 
 def weights_of(saved: dict[str, Any]) -> dict[str, Tensor]:

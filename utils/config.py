@@ -26,8 +26,15 @@ from typing import Any, Callable, NamedTuple
 
 import yaml
 
-from utils.messages import say
+from utils.messages import say, shortened
 from utils.mistake import Mistake
+
+
+MOST_CONFIG, MOST_DEPTH = 2**16, 8  # bytes and levels of a --config file
+PLAIN_NUMBER = re.compile(
+    r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?\.?inf(inity)?|\.?nan",
+    re.IGNORECASE,
+)
 
 
 class Range(NamedTuple):
@@ -122,6 +129,11 @@ def read_options(argv: list[str], *classes: type, script: str | None = None) -> 
     after `--help` and `--print_config`.
     """
     fields = fields_of(*classes)
+    for file in config_files(argv):
+        for name, value in read_config_file(file).items():
+            if name in fields and takes_many(fields[name]) != isinstance(value, list):
+                expected = "a list, such as [g, r]" if takes_many(fields[name]) else "one value"
+                raise Mistake(f"--config {file!r}: {name} is {shortened(repr(value))}, expected {expected}")
     parser = parser_for(classes, script)
     try:
         values = vars(parser.parse_args(normalised(argv, fields)))
@@ -173,6 +185,11 @@ def takes_many(option: dataclasses.Field) -> bool:
     return typing.get_origin(option.type) is list
 
 
+def takes_number(option: dataclasses.Field) -> bool:
+    kinds = typing.get_args(option.type) or (option.type,)
+    return bool({int, float} & set(kinds))
+
+
 def title_of(cls: type) -> str:
     return f"{cls.__module__.removeprefix('__main__').split('.')[-1] or Path(sys.argv[0]).stem} options"
 
@@ -200,9 +217,12 @@ def normalised(argv: list[str], fields: dict[str, dataclasses.Field]) -> list[st
     """
     files, flags = [], []
     tokens = list(argv)
+    name = ""
     while tokens:
         token = tokens.pop(0)
         if not token.startswith("--"):
+            if name in fields and takes_number(fields[name]):
+                refuse_odd_number(f"--{name}", token)
             flags.append(token)
             continue
         name, equals, value = token[2:].partition("=")
@@ -210,7 +230,8 @@ def normalised(argv: list[str], fields: dict[str, dataclasses.Field]) -> list[st
         if name == "config":
             if not equals and not tokens:
                 raise Mistake("--config: expected a YAML file after it")
-            files += ["--config", value if equals else tokens.pop(0)]
+            file = value if equals else tokens.pop(0)
+            files += ["--config", file] if read_config_file(file) else []
         elif name.startswith("no_") and is_switch(fields.get(name[3:])) and name not in fields and not equals:
             flags.append(f"--{name[3:]}=false")
         elif is_switch(fields.get(name)) and not equals:
@@ -218,6 +239,8 @@ def normalised(argv: list[str], fields: dict[str, dataclasses.Field]) -> list[st
             value = tokens.pop(0).lower() if stated else "true"
             flags.append(f"--{name}={value}")
         elif name in fields or name in ("help", "print_config"):
+            if equals and name in fields and takes_number(fields[name]):
+                refuse_odd_number(f"--{name}", value)
             flags.append(f"--{name}{equals}{value}")
         else:
             raise Mistake(f"--{name}: no such option{suggestion(name, fields)}; --help lists them all")
@@ -241,12 +264,13 @@ def explained(text: str, argv: list[str], fields: dict[str, dataclasses.Field]) 
         return f"--config: there is no file {missing[1]!r}"
     wrong = re.search(r'Parser key "(\w+)[^"]*"[^:]*:.*(?:Got value|Given value): (.*)', text, re.DOTALL)
     if wrong and wrong[1] in fields:
-        return f"--{wrong[1]}: got {wrong[2].strip()!r}, expected {described(fields[wrong[1]].type)}"
+        got, expected = shortened(repr(wrong[2].strip())), described(fields[wrong[1]].type)
+        return f"--{wrong[1]}: got {got}, expected {expected}"
     if alone := re.search(r"argument --(\w+): expected", text):
         return f"--{alone[1]}: expected a value after it: {described(fields[alone[1]].type)}"
     if stray := re.search(r"unrecognized arguments: (.*)", text):
         return f"{stray[1]!r}: does not belong to any flag; --help lists them all"
-    return " ".join(text.split())
+    return shortened(text, 400)
 
 
 def described(kind: Any) -> str:
@@ -265,8 +289,7 @@ def described(kind: Any) -> str:
 def peek(argv: list[str], name: str, default: str) -> str:
     """The value of a text option before the options that depend on it are known (`--task`, `--mode`)."""
     for file in config_files(argv):
-        if Path(file).is_file():
-            default = (yaml.safe_load(Path(file).read_text()) or {}).get(name, default)
+        default = str(read_config_file(file).get(name, default))
     for token, after in zip(argv, [*argv[1:], ""]):
         if token == f"--{name}":
             default = after
@@ -279,19 +302,87 @@ def options_given(argv: list[str], *classes: type) -> set[str]:
     """The names of the options of `classes` that the command line or its `--config` files state."""
     fields = fields_of(*classes)
     names = set()
-    tokens = [
-        f"--{key}=" for file in config_files(argv) for key in yaml.safe_load(Path(file).read_text()) or {}
-    ] + argv
-    for token in tokens:
+    in_files = [f"--{key}=" for file in config_files(argv) for key in read_config_file(file)]
+    for token in in_files + argv:
         name = token[2:].partition("=")[0].replace("-", "_") if token.startswith("--") else ""
         names |= {name, name.removeprefix("no_")} & fields.keys()
     return names
 
 
 def config_files(argv: list[str]) -> list[str]:
+    """The files that `--config` names on a command line."""
     return [after for token, after in zip(argv, argv[1:]) if token == "--config"] + [
         token.partition("=")[2] for token in argv if token.startswith("--config=")
     ]
+
+
+def read_config_file(path: str) -> dict[str, Any]:
+    """The options that a YAML file holds, by name.
+
+    Raises Mistake for what is no flat YAML mapping of at most 64 kB, before it is expanded: a few lines of
+    aliases can stand for gigabytes.
+    """
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MOST_CONFIG + 1)
+    except (FileNotFoundError, IsADirectoryError):
+        raise Mistake(f"--config: there is no file {path!r}") from None
+    if len(text) > MOST_CONFIG:
+        raise Mistake(f"--config {path!r}: has more than {MOST_CONFIG:,} bytes, expected a file of options")
+    try:
+        root = compose_plain(text, path)
+        content = yaml.safe_load(text)
+    except Mistake:
+        raise
+    except (yaml.YAMLError, ValueError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f"line {where.line + 1}: " if where else ""
+        why = getattr(error, "problem", None) or error
+        raise Mistake(f"--config {path!r}: is not YAML: {line}{shortened(why)}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise Mistake(
+            f"--config {path!r}: holds {shortened(repr(content))}, expected lines such as lr: 0.001"
+        )
+    names = [key.value for key, _ in root.value]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise Mistake(f"--config {path!r}: gives {sorted(twice)[0]!r} twice, expected each option once")
+    return {str(name): value for name, value in content.items()}
+
+
+def compose_plain(text: bytes, path: str) -> yaml.Node | None:
+    """The nodes of a YAML text. Raises Mistake for aliases, deep nesting, and numbers that are not written as
+    people write them: YAML takes 1:30:00 for 5400, 010 for 8 and 1_0 for 10.
+    """
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        where = f"--config {path!r}: line {event.start_mark.line + 1}"
+        if isinstance(event, yaml.AliasEvent):
+            raise Mistake(
+                f"{where} refers to another part of the file (*{shortened(event.anchor)}); write it out"
+            )
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MOST_DEPTH:
+            raise Mistake(f"{where} is {depth} levels deep, expected options and their values")
+        if isinstance(event, yaml.ScalarEvent) and event.implicit[0]:
+            tag = yaml.SafeLoader("").resolve(yaml.ScalarNode, event.value, (True, False))
+            if tag.endswith((":int", ":float")) and not PLAIN_NUMBER.fullmatch(event.value):
+                raise Mistake(f"{where}: {shortened(event.value)} is no plain number; put a text in quotes")
+            refuse_odd_number(where, event.value)
+    return yaml.compose(text, yaml.SafeLoader)
+
+
+def refuse_odd_number(where: str, text: str) -> None:
+    """Raises Mistake for what Python takes for a number though nobody would write it so: 0.1_5, or other
+    digits than 0 to 9, or a number that no float64 holds.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        return  # whoever expects a number says so
+    if not PLAIN_NUMBER.fullmatch(text.strip()) or (math.isinf(value) and "inf" not in text.lower()):
+        raise Mistake(f"{where}: got {shortened(text)!r}, expected a plain number such as 10 or 0.001")
 
 
 def pick(name: str, value: str, table: dict) -> Any:
@@ -312,9 +403,30 @@ def recorded(cls: type, options: dict[str, Any]) -> Any:
     """The configuration that a checkpoint's record holds.
 
     An option that came after the checkpoint has its default, which changes nothing of what was there before
-    it (a rule for new options).
+    it (a rule for new options). Raises Mistake for a value that is none of its option.
     """
-    return cls(**{name: options[name] for name in fields_of(cls) if name in options})
+    known = {name: each for name, each in fields_of(cls).items() if name in options}
+    for name, each in known.items():
+        if not is_of(options[name], each.type):
+            raise Mistake(
+                f"the checkpoint's record says --{name} {shortened(repr(options[name]))}, expected "
+                f"{described(each.type)}: it was written by another version of this code"
+            )
+    return cls(**{name: options[name] for name in known})
+
+
+def is_of(value: Any, kind: Any) -> bool:
+    """Whether a value is of the type of an option, without converting it; a whole number is a number."""
+    parts = typing.get_args(kind)
+    if typing.get_origin(kind) is typing.Literal:
+        return value in parts
+    if typing.get_origin(kind) is list:
+        return isinstance(value, list) and all(is_of(each, parts[0]) for each in value)
+    if isinstance(kind, types.UnionType):
+        return any(is_of(value, part) for part in parts)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def differences(

@@ -86,7 +86,9 @@ class Preprocess(nn.Module):
             *psf_fwhm,
         ]
         # the bits of float64 as integers: no average, and no .half() of the whole network, changes them
-        self.register_buffer("recipe", torch.tensor(recipe, dtype=torch.float64).view(torch.int64))
+        # on the CPU also where a network is built of shapes alone, since they follow from it
+        bits = torch.tensor(recipe, dtype=torch.float64, device="cpu").view(torch.int64)
+        self.register_buffer("recipe", bits)
         self.register_buffer("kernels", None, persistent=False)
         self.follow_recipe()
 
@@ -188,7 +190,7 @@ def gaussian_kernels(sigmas: list[float]) -> Tensor:
     r is that of the widest.
     """
     radius = math.ceil(3 * max(sigmas))
-    offset = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    offset = torch.arange(-radius, radius + 1, dtype=torch.float64, device="cpu")
     kernels = [
         torch.exp(-0.5 * (offset / max(sigma, 1e-6)) ** 2) * (offset.abs() <= math.ceil(3 * sigma))
         for sigma in sigmas

@@ -19,6 +19,7 @@ from models.layers.recompute import recompute
 from models.layers.rotate import Rotate
 from models.lens_network import LensNetwork
 from tasks.lens.config import Config, inferred_quantities, metadata_columns
+from utils.checkpoint import bands_of
 from utils.config import recorded
 from utils.mistake import Mistake
 
@@ -31,7 +32,7 @@ def channels_of(config: Config, bands: list[str]) -> int:
 def rebuild(record: dict[str, Any]) -> LensNetwork:
     """The network that a checkpoint's record describes, freshly initialised."""
     config = recorded(Config, record["options"])
-    return build_network(config, channels_of(config, record["data"]["bands"]))
+    return build_network(config, channels_of(config, bands_of(record)))
 
 
 def refuse_impossible(config: Config) -> None:

@@ -27,6 +27,7 @@ from tasks.light_curve.inputs import (
     split_curves,
 )
 from utils import distributed, plots
+from utils.checkpoint import bands_of
 from utils.config import recorded
 from utils.mistake import Mistake
 
@@ -35,7 +36,7 @@ SHOWN, SAMPLES = 6, 64  # curves in the figure of reconstructions, and draws of 
 
 def rebuild(record: dict[str, Any]) -> RecurrentVAE:
     """The network that a checkpoint's record describes, freshly initialised."""
-    return build_network(recorded(Config, record["options"]), len(record["data"]["bands"]))
+    return build_network(recorded(Config, record["options"]), len(bands_of(record)))
 
 
 def build_network(config: Config, bands: int) -> RecurrentVAE:

@@ -221,3 +221,53 @@ def test_an_option_that_came_later_is_at_its_default():
     config.refuse_changes(record, dict(options=dict(width=16, twist=0.0, save_dir="r"), data={}), Later)
     with pytest.raises(Mistake, match=r"--twist 0.0 -> 0.5"):
         config.refuse_changes(record, dict(options=dict(width=16, twist=0.5, save_dir="r"), data={}), Later)
+
+
+FILES = {
+    "max_time: 1:30:00": "line 1: 1:30:00 is no plain number; put a text in quotes",
+    "lr: 0.1_5": "line 1: 0.1_5 is no plain number",
+    "batch_size: 010": "line 1: 010 is no plain number",
+    "batch_size: 0x10": "line 1: 0x10 is no plain number",
+    "batch_size: \u0661\u0662": "expected a plain number such as 10 or 0.001",
+    "lr: " + "9" * 500: "expected a plain number such as 10 or 0.001",
+    "lr: [1": "is not YAML: line 1: expected ',' or ']'",
+    "- a\n- b": r"holds \['a', 'b'\], expected lines such as lr: 0.001",
+    "just a text": "holds 'just a text', expected lines",
+    "# a page\n\nhello world: this: that": "is not YAML: line 3: mapping values are not allowed here",
+    "lr: &x 1.0\nshare: *x": r"line 2 refers to another part of the file \(\*x\); write it out",
+    "lr: 1\nlr: 2": "gives 'lr' twice",
+    "[" * 30_000: "is 9 levels deep",
+    "bands: [" + "g," * 300_000 + "]": "has more than 65,536 bytes",
+    "bands: no": r"bands is False, expected a list, such as \[g, r\]",
+    "bands: grz": "bands is 'grz', expected a list",
+    "lr: [1, 2]": r"lr is \[1, 2\], expected one value",
+    "lr: " + "x" * 5000: r"--lr: got 'xxx.*\.\.\., expected a number",
+    "a: !!python/object/apply:os.system [ls]": "is not YAML: line 1: could not determine a constructor",
+    "\0": "is not YAML",
+}
+
+
+@pytest.mark.parametrize("text", FILES)
+def test_a_file_that_cannot_be_meant_is_one_line(tmp_path, text):
+    path = tmp_path / "options.yaml"
+    path.write_text(text)
+    with pytest.raises(Mistake, match=FILES[text]) as refusal:
+        read("--config", str(path))
+    assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 500
+    # what is looked up before all options are known says the same
+    with pytest.raises(Mistake):
+        config.peek(["--config", str(path)], "kind", "nano")
+        config.options_given(["--config", str(path)], Config)
+        read("--config", str(path))
+
+
+def test_an_empty_file_gives_nothing(tmp_path):
+    (tmp_path / "options.yaml").write_text("# nothing yet\n")
+    assert read("--config", str(tmp_path / "options.yaml"), "--lr", "0.5").lr == 0.5
+
+
+@pytest.mark.parametrize("text", ["0.1_5", "\u0661\u0662", "1e400", "007"])
+def test_a_number_that_nobody_writes_so_is_none(text):
+    for argv in (["--lr", text], [f"--lr={text}"]):
+        with pytest.raises(Mistake, match=f"--lr: got {text!r}, expected a plain number"):
+            read(*argv)
