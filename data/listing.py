@@ -14,6 +14,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from data.names import NOT_CUTOUTS, SUFFIXES, check_utf8, parse_name
+from utils.files import is_trouble
 from utils.mistake import Mistake
 
 LINES = 65_536  # read at once
@@ -96,6 +97,8 @@ def read_listing(manifest: str, flag: str, home: str | None = None) -> Iterator[
                 check_utf8(paths)
                 yield paths
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        if is_trouble(error):
+            raise
         raise Mistake(
             f"{flag} {manifest!r} cannot be read as a manifest (text, one path a line): {error}"
         ) from None

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from data.workers import WorkerLost
-from utils.files import flush_to_disk, whole, write_durably, written_into
+from utils.files import flush_to_disk, is_trouble, whole, write_durably, written_into
 from utils.mistake import Mistake
 
 NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}  # some cluster file systems are mounted without
@@ -91,8 +91,14 @@ class PackKind:
             return None
         except ValueError as error:
             raise self.damaged(directory, f"{MANIFEST}: {error}") from error
-        if not isinstance(manifest, dict) or manifest.get("version") != self.version:
-            raise self.damaged(directory, f"{MANIFEST} is not of version {self.version}")
+        version = manifest.get("version") if isinstance(manifest, dict) else None
+        if not isinstance(version, int):
+            raise self.damaged(directory, f"{MANIFEST} states no version")
+        if version != self.version:
+            raise Mistake(
+                f"{self.subject.format(repr(str(directory)))} of version {version}, and this code reads version "
+                f"{self.version}: give another folder, or the code that wrote this one"
+            )
         return manifest
 
     def open_manifest(self, directory: Path) -> dict[str, Any]:
@@ -115,6 +121,8 @@ class PackKind:
         try:
             content = (directory / name).read_bytes()
         except OSError as error:
+            if is_trouble(error):
+                raise
             raise self.damaged(directory, str(error)) from error
         if content_digest(content) != digest:
             raise self.damaged(directory, f"{name} differs from its checksum")

@@ -103,6 +103,8 @@ def array(path: str) -> np.ndarray:
     except FileNotFoundError as error:
         raise Mistake(f"there is no file {path!r}: expected an NPY file, such as probs_val.npy") from error
     except (ValueError, EOFError, OSError) as error:
+        if files.is_trouble(error):
+            raise
         raise Mistake(f"{path}: cannot be read as an NPY file of numbers: {error}") from error
     if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "fiub":
         raise Mistake(f"{path}: expected one row of numbers, [N]")

@@ -38,6 +38,8 @@ def read_threshold(path: str) -> float:
     try:
         threshold = float(Path(path).read_text())
     except (OSError, ValueError) as error:
+        if files.is_trouble(error):
+            raise
         raise Mistake(
             f"--threshold_file {path!r}: expected a file that holds one number, as ensemble.py writes it"
         ) from error

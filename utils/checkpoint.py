@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from utils import tensor_file
-from utils.files import FULL
+from utils.files import FULL, is_trouble
 from utils.messages import shortened
 from utils.mistake import Mistake
 
@@ -211,9 +211,9 @@ def load(path: Path) -> dict:
         check_members(file, path)
         try:
             tree = torch.load(file, map_location="cpu", weights_only=True)
-        except (OSError, MemoryError):
-            raise
         except Exception as error:  # a damaged zip raises almost anything; whatever it is, it is of no use
+            if is_trouble(error):
+                raise
             raise Damaged(f"{path}: cannot be read as a checkpoint ({first_line(error)})") from error
     if not isinstance(tree, dict) or "checksum" not in tree:
         raise Mistake(f"{path}: is no Starloop checkpoint; give best.pt or last.pt of a run directory")
@@ -232,9 +232,9 @@ def check_members(file: BinaryIO, path: Path) -> None:
     """
     try:
         members = zipfile.ZipFile(file).infolist()
-    except OSError:
-        raise
     except Exception as error:  # as above
+        if is_trouble(error):
+            raise
         raise Damaged(f"{path}: cannot be read as a checkpoint ({first_line(error)})") from error
     size = file.seek(0, os.SEEK_END)
     for member in members:

@@ -12,6 +12,18 @@ from utils.mistake import Mistake
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+# what is a path's own fault, so that asking again would not help
+OF_THE_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO}
+
+
+def is_trouble(error: BaseException) -> bool:
+    """Whether it is the machine that gave no file: a disk, a server, too many open files, memory, permission.
+
+    Nothing is known to be wrong with the file then, and asking again may help.
+    """
+    if isinstance(error, OSError):  # a library's own, of what a file contains, has no number
+        return error.errno is not None and error.errno not in OF_THE_PATH
+    return isinstance(error, MemoryError)
 
 
 @contextlib.contextmanager

@@ -36,6 +36,8 @@ def read_json(path: str | Path, flag: str, writer: str) -> dict[str, Any]:
     try:
         content = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
+        if files.is_trouble(error):
+            raise
         raise Mistake(f"--{flag} {str(path)!r}: expected a JSON file, as {writer} writes it") from error
     if not isinstance(content, dict):
         raise Mistake(f"--{flag} {str(path)!r}: expected a JSON object, as {writer} writes it")

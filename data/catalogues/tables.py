@@ -20,6 +20,7 @@ import pyarrow.csv as arrow_csv
 from astropy.io import fits
 
 from data.cutouts.fits import LARGEST, START, BadFile, check_counts, first_line, fits_bytes
+from utils.files import is_trouble
 from utils.mistake import Mistake
 
 MOST_COLUMNS = 5000
@@ -49,6 +50,8 @@ def read_table(
     except Mistake:
         raise
     except (OSError, BadFile, EOFError, UnicodeDecodeError, ValueError, csv.Error, OverflowError) as error:
+        if is_trouble(error):
+            raise
         raise Mistake(
             f"{flag} {path!r} cannot be read as a table (CSV with a header line, or a FITS table): "
             f"{first_line(error)}"

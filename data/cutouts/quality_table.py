@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from data.cutouts import quality
 from data.cutouts.store import Store
 from data.packing import locked
-from utils.files import write_durably
+from utils.files import is_trouble, write_durably
 
 NAME = "quality.parquet"
 AT_ONCE = 4096  # images that are read and measured at once
@@ -44,7 +44,9 @@ def _read(store: Store) -> pd.DataFrame | None:
     """None where it is missing, cannot be read, or belongs to another store that was here."""
     try:
         table = pq.read_table(store.directory / NAME)
-    except (OSError, pa.ArrowException):
+    except (OSError, pa.ArrowException) as error:
+        if is_trouble(error):
+            raise
         return None
     return (
         table.to_pandas() if table.schema.metadata.get(b"index") == store.manifest["index"].encode() else None

@@ -44,7 +44,7 @@ from data.packing import (
     statuses,
 )
 from data.workers import work_through
-from utils.files import FULL, flush_to_disk, write_durably
+from utils.files import FULL, flush_to_disk, is_trouble, write_durably
 from utils.messages import say
 from utils.mistake import Mistake
 
@@ -196,6 +196,8 @@ def open_store(directory: str | os.PathLike) -> Store:
         store = Store(directory, manifest, pd.read_parquet(io.BytesIO(content)))
         pixels = store.pixels
     except (OSError, ValueError) as error:
+        if is_trouble(error):
+            raise
         raise STORES.damaged(directory, str(error)) from error
     expected = len(store.index), *manifest["shape"]
     if pixels.shape != expected or pixels.dtype != np.dtype(manifest["dtype"]):

@@ -14,6 +14,7 @@ import torch
 from astropy.io import fits
 
 from physics.lens_parameters import QUANTITIES, encode, slices
+from utils.files import is_trouble
 from utils.mistake import Mistake
 
 NAME = "parameters.fits"
@@ -48,6 +49,8 @@ def _read_table(path: Path) -> pd.DataFrame:
                 other: np.asarray(rows[other], dtype=np.float64) for other in rows.names if other != name
             }
     except (OSError, IndexError, ValueError, TypeError, KeyError, StopIteration) as error:
+        if is_trouble(error):
+            raise
         raise Mistake(
             f"{path}: is not the challenge's table of parameters (a FITS table with a column "
             f"{' or '.join(map(repr, IDS))}): {error or 'no such column'}; mend or remove it"

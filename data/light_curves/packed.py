@@ -46,7 +46,7 @@ from data.packing import (
     write_arrays_durably,
 )
 from data.workers import work_through
-from utils.files import flush_to_disk, write_durably
+from utils.files import flush_to_disk, is_trouble, write_durably
 from utils.messages import say
 from utils.mistake import Mistake
 
@@ -259,6 +259,8 @@ def open_packed(directory: str | os.PathLike) -> Packed:
         packed = Packed(directory, manifest, pd.read_parquet(io.BytesIO(content)))
         shapes = {name: (field.shape, field.dtype.str) for name, field in packed.fields.items()}
     except (OSError, ValueError) as error:
+        if is_trouble(error):
+            raise
         raise PACKS.damaged(directory, str(error)) from error
     expected = {
         name: (_shape(name, manifest["points"], manifest["channels"]), kind) for name, kind in FIELDS.items()

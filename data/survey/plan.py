@@ -27,7 +27,7 @@ from data.listing import cut_between_objects, list_images, state_of_images
 from data.names import parse_name
 from data.packing import content_digest, locked_for_writing, publish_file, remove_partials, sync_folder
 from utils import distributed
-from utils.files import write_durably
+from utils.files import is_trouble, write_durably
 from utils.mistake import Mistake
 
 VERSION = 1
@@ -56,6 +56,8 @@ class Survey:
         try:
             text = gzip.decompress(path.read_bytes())
         except (OSError, EOFError, ValueError) as error:
+            if is_trouble(error):
+                raise
             raise Mistake(
                 f"{path} cannot be read ({error}): remove {self.directory}/plan.json and plan again"
             ) from error

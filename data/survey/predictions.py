@@ -27,7 +27,7 @@ from data.cutouts import file_rows
 from data.cutouts.examples import Cutouts
 from data.packing import publish_file
 from data.survey.plan import refuse_changes
-from utils.files import write_durably
+from utils.files import is_trouble, write_durably
 
 FIELDS = [
     ("path", pa.string()),
@@ -108,6 +108,8 @@ def read_predictions(path: Path, networks: int) -> tuple[pa.Table, dict]:
         if rows.schema != prediction_schema(networks) or len(rows) != record["files"]:
             raise ValueError(f"it holds {len(rows)} rows of {', '.join(rows.schema.names)}")
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        if is_trouble(error):
+            raise
         raise Damaged(str(error).splitlines()[0]) from error
     return rows, record
 

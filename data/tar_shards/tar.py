@@ -15,6 +15,7 @@ import stat
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
+from utils.files import is_trouble
 from utils.mistake import Mistake
 
 BLOCK, RECORD = 512, 10240  # bytes; a tar file is blocks, its end is filled up to a record
@@ -87,6 +88,8 @@ def open_plain(path: str | os.PathLike) -> BinaryIO:
         # O_NONBLOCK: a pipe would wait for its writer
         file = open(os.open(text, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     except OSError as error:
+        if is_trouble(error):
+            raise
         raise Mistake(f"{clean(text)}: cannot be opened: {error.strerror}") from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()

@@ -215,6 +215,8 @@ def read_labels(given: str, packed: Packed) -> np.ndarray:
     try:
         labelled = pd.read_csv(path, dtype=str)
     except (OSError, ValueError) as error:
+        if files.is_trouble(error):
+            raise
         raise Mistake(f"--probe {path!r} cannot be read as a CSV of labels: {error}") from error
     key = next((name for name in ("source", "path") if name in labelled), labelled.columns[0])
     column = column or next(

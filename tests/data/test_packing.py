@@ -165,7 +165,10 @@ def test_a_manifest_is_read_or_the_pack_is_called_damaged(tmp_path):
     (tmp_path / "manifest.json").write_text(DONE)
     assert KIND.open_manifest(tmp_path) == KIND.read_manifest(tmp_path) == json.loads(DONE)
     assert KIND.holds(tmp_path, "123") and not KIND.holds(tmp_path, "124")
-    for text in ("[1]", '{"version": 1', '{"version": 2}'):
+    (tmp_path / "manifest.json").write_text('{"version": 2}')
+    with pytest.raises(Mistake, match="of version 2, and this code reads version 1: give another folder"):
+        KIND.holds(tmp_path, "123")
+    for text in ("[1]", '{"version": 1', '{"version": "2"}'):
         (tmp_path / "manifest.json").write_text(text)
         with pytest.raises(Mistake) as caught:
             KIND.holds(tmp_path, "123")
