@@ -96,8 +96,8 @@ class PackKind:
             raise self.damaged(directory, f"{MANIFEST} states no version")
         if version != self.version:
             raise Mistake(
-                f"{self.subject.format(repr(str(directory)))} of version {version}, and this code reads version "
-                f"{self.version}: give another folder, or the code that wrote this one"
+                f"{self.subject.format(repr(str(directory)))} of version {version}, and this code reads "
+                f"version {self.version}: give another folder, or the code that wrote this one"
             )
         return manifest
 

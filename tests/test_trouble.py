@@ -1,4 +1,4 @@
-"""Trouble of the machine is not damage: what cannot be read now is raised with its name, and nothing is lost."""
+"""Trouble of the machine is not damage: what cannot be read now is named, and nothing is lost."""
 
 import json
 import subprocess
