@@ -25,7 +25,7 @@ from simulations.light_curves import products
 from simulations.light_curves.survey import Survey, read_exposures
 from utils import config
 from utils.config import Options, option, several
-from utils.json_file import read_json, write_json
+from utils.files import read_json, write_json
 from utils.mistake import Mistake
 
 DOMAINS = ("slsim", "hsc")

@@ -50,11 +50,12 @@ from utils.config import Options, free, option
 from utils.cuda_graphs import with_graphs
 from utils.ema import Ema
 from utils.finite import FiniteCheck
-from utils.json_file import write_json
+from utils.files import write_json
 from utils.log import Log, environment, resident_gib
 from utils.mistake import Mistake
 from utils.optimizers import OptimizerConfig
 from utils.progress import Progress, best_epoch, monitored, without_improvement
+from utils.run_folder import owned, set_aside
 from utils.schedule import ScheduleConfig, learning_rate
 from utils.seeding import seed_from, seed_step
 from utils.stop import REASONS, Stop, exit_code, seconds_of
@@ -154,121 +155,126 @@ def run(
         print(f"train.py: {warning}", file=sys.stderr)
     deterministic(options, device)
 
-    # What another run in this directory would forbid is said before a file of the data is read.
-    if options.restart and distributed.rank() == 0:
-        remove_run(run_dir)
-    distributed.barrier()
-    saved = checkpoint.load_newest(run_dir, lambda text: print(f"train.py: {text}", file=sys.stderr))
-    classes = [type(part) for part in configs if part is not None]
-    if saved:
-        config.refuse_changes(saved["record"], dict(options=configs.flat, data={}), *classes)
-    begun_from = checkpoint.load(begin_from) if begin_from else None
+    # The folder is this run's alone; whatever ends the run, what was begun is written.
+    with (
+        owned(run_dir, "save_dir"),
+        set_aside(run_dir, WRITTEN, options.restart),
+        checkpoint.Writer() as writer,
+    ):
+        # What another run in this directory would forbid is said before a file of the data is read.
+        distributed.barrier()
+        saved = checkpoint.load_newest(run_dir, lambda text: print(f"train.py: {text}", file=sys.stderr))
+        classes = [type(part) for part in configs if part is not None]
+        if saved:
+            config.refuse_changes(saved["record"], dict(options=configs.flat, data={}), *classes)
+        begun_from = checkpoint.load(begin_from) if begin_from else None
 
-    # The task, as the mode poses it, and the record from which predict rebuilds the network.
-    run_dir.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(seed_from(options.seed, "weights"))
-    mode = config.pick("mode", options.mode, ALL_MODES)
-    task = task or TASKS[options.task].build(configs.task, run_dir, options.num_workers)
-    task = mode.pose(configs.mode, task)
-    record = dict(options=configs.flat, data=dict(task.record or {}))
-    if options.deterministic == "elastic" and device.type == "cpu":
-        record["data"]["threads"] = torch.get_num_threads()  # bits depend on their number too
-    if begun_from:
-        record["data"]["begun_from"] = checkpoint.digest(
-            begun_from.get("model") or begun_from["state"]["model"]
+        # The task, as the mode poses it, and the record from which predict rebuilds the network.
+        run_dir.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(seed_from(options.seed, "weights"))
+        mode = config.pick("mode", options.mode, ALL_MODES)
+        task = task or TASKS[options.task].build(configs.task, run_dir, options.num_workers)
+        task = mode.pose(configs.mode, task)
+        record = dict(options=configs.flat, data=dict(task.record or {}))
+        if options.deterministic == "elastic" and device.type == "cpu":
+            record["data"]["threads"] = torch.get_num_threads()  # bits depend on their number too
+        if begun_from:
+            record["data"]["begun_from"] = checkpoint.digest(
+                begun_from.get("model") or begun_from["state"]["model"]
+            )
+        if saved:
+            config.refuse_changes(saved["record"], record, *classes)
+            if saved["state"]["progress"]["history"]:  # what the run will end with, seen now
+                read_best(run_dir, record, classes)
+        if not len(task.data["val"]):
+            raise Mistake("the validation split is empty: give more data or a larger --val_frac")
+        monitor, sign = monitored(options.monitor, task.monitors)
+        watched, watched_sign = monitored(schedule.plateau_monitor or monitor, task.monitors)
+        if distributed.rank() == 0:
+            if not saved:
+                (run_dir / "config.yaml").write_text(yaml.safe_dump(record["options"], sort_keys=False))
+            write_json(run_dir / "env.json", environment(dict(data=record["data"], device=str(device))))
+
+        # The network stays the bare module, and is never re-bound; the objective is network and loss as one.
+        model = task.model.to(device).train()
+        objective = Objective(model, task.loss, DTYPES[options.precision]).to(device)
+        ema = Ema(model, options.ema_decay, objective.loss_module)
+        if options.compile:
+            model.compile()
+
+        # Batches: the data's own order where they have one (shards), else shuffled epochs.
+        lanes = options.lanes if options.deterministic == "elastic" else distributed.world_size()
+        train_data = task.data["train"]
+        shuffled = train_data.epochs(options.batch_size, options.seed, lanes)
+        shuffled = shuffled or ShuffledEpochs(len(train_data), options.batch_size, options.seed, lanes)
+        epoch_steps = shuffled.steps_per_epoch
+        total = epoch_steps * options.epochs
+
+        # A mode makes the gradient, the optimiser moves what has one.
+        scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16")  # a no-op unless fp16
+        given = Run(
+            objective,
+            train_data,
+            scaler,
+            batch_size=options.batch_size,
+            accumulate=options.accumulate,
+            steps=total,
+            epochs=options.epochs,
+            seed=options.seed,
         )
-    if saved:
-        config.refuse_changes(saved["record"], record, *classes)
-    if not len(task.data["val"]):
-        raise Mistake("the validation split is empty: give more data or a larger --val_frac")
-    monitor, sign = monitored(options.monitor, task.monitors)
-    watched, watched_sign = monitored(schedule.plateau_monitor or monitor, task.monitors)
-    if distributed.rank() == 0:
-        if not saved:
-            (run_dir / "config.yaml").write_text(yaml.safe_dump(record["options"], sort_keys=False))
-        write_json(run_dir / "env.json", environment(dict(data=record["data"], device=str(device))))
-
-    # The network stays the bare module, and is never re-bound; the objective is network and loss as one.
-    model = task.model.to(device).train()
-    objective = Objective(model, task.loss, DTYPES[options.precision]).to(device)
-    ema = Ema(model, options.ema_decay, objective.loss_module)
-    if options.compile:
-        model.compile()
-
-    # Batches: the data's own order where they have one (shards), else shuffled epochs.
-    lanes = options.lanes if options.deterministic == "elastic" else distributed.world_size()
-    train_data = task.data["train"]
-    shuffled = train_data.epochs(options.batch_size, options.seed, lanes)
-    shuffled = shuffled or ShuffledEpochs(len(train_data), options.batch_size, options.seed, lanes)
-    epoch_steps = shuffled.steps_per_epoch
-    total = epoch_steps * options.epochs
-
-    # A mode makes the gradient, the optimiser moves what has one.
-    scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16")  # a no-op unless fp16
-    given = Run(
-        objective,
-        train_data,
-        scaler,
-        batch_size=options.batch_size,
-        accumulate=options.accumulate,
-        steps=total,
-        epochs=options.epochs,
-        seed=options.seed,
-    )
-    gradient = elastic_or(mode, options).build(configs.mode, given)
-    named = list(named_weights(objective))
-    optimizer = optimizers.build_optimizer(
-        configs.optimizer, named, schedule.lr, options.batch_size, task.lr_scale
-    )
-    progress = Progress()
-
-    # Everything with memory is in this dict; all else below is a pure function of (configs, step, history).
-    state = dict(
-        model=model,
-        loss=objective.loss_module,
-        ema=ema.model,
-        ema_loss=ema.loss,
-        optimizer=optimizer,
-        scaler=scaler,
-        gradient=gradient,
-        progress=progress,
-    )
-    if saved:
-        checkpoint.restore(state, saved["state"], f"{run_dir}/last.pt")
-    elif begun_from:
-        checkpoint.begin(state, begun_from, str(begin_from))
-    order = gradient.order or shuffled
-    log = Log(run_dir, purge_step=progress.step)
-    begins = f"resumed at step {progress.step}" if saved else f"begun in {run_dir}"
-    parameters = sum(p.numel() for p in objective.parameters())
-    log.info(
-        f"{len(train_data)} training examples, {epoch_steps} steps an epoch, {parameters:,} parameters, "
-        f"{options.precision} on {device}, {begins}"
-    )
-    ranks = len(saved["state"]["progress"]["ranks"]) if saved else distributed.world_size()
-    if ranks != distributed.world_size() and options.deterministic != "elastic":
-        log.warning(
-            f"resumed on {distributed.world_size()} ranks instead of {ranks}: the last bits may differ"
+        gradient = elastic_or(mode, options).build(configs.mode, given)
+        named = list(named_weights(objective))
+        optimizer = optimizers.build_optimizer(
+            configs.optimizer, named, schedule.lr, options.batch_size, task.lr_scale
         )
+        progress = Progress()
 
-    # What lies on the device whole is read there; the rest is copied beside the computing.
-    held = {split: resident(task.data[split], options.resident, device) for split in ("train", "val")}
-    task = replace(task, data={**task.data, **held})
-    steps = range(progress.step, total)
-    stream = batches(task.data["train"], order, steps, options.num_workers, device, lanes)
-    stream = copied_ahead(stream, device)
-    # CUDA graphs would overwrite a gradient that waits for another piece.
-    if options.compile and options.accumulate == 1:
-        seed = partial(seed_step, options.seed, distributed.rank())
-        stream = with_graphs(model, stream, gradient, seed, progress.step, log.info)
+        # Everything with memory is in this dict; all else is a pure function of (configs, step, history).
+        state = dict(
+            model=model,
+            loss=objective.loss_module,
+            ema=ema.model,
+            ema_loss=ema.loss,
+            optimizer=optimizer,
+            scaler=scaler,
+            gradient=gradient,
+            progress=progress,
+        )
+        if saved:
+            checkpoint.restore(state, saved["state"], f"{run_dir}/last.pt")
+        elif begun_from:
+            checkpoint.begin(state, begun_from, str(begin_from))
+        order = gradient.order or shuffled
+        log = Log(run_dir, purge_step=progress.step)
+        begins = f"resumed at step {progress.step}" if saved else f"begun in {run_dir}"
+        parameters = sum(p.numel() for p in objective.parameters())
+        log.info(
+            f"{len(train_data)} training examples, {epoch_steps} steps an epoch, {parameters:,} parameters, "
+            f"{options.precision} on {device}, {begins}"
+        )
+        ranks = len(saved["state"]["progress"]["ranks"]) if saved else distributed.world_size()
+        if ranks != distributed.world_size() and options.deterministic != "elastic":
+            log.warning(
+                f"resumed on {distributed.world_size()} ranks instead of {ranks}: the last bits may differ"
+            )
 
-    weights = optimizer.weights  # in their order the norm of the gradient is summed
-    finite = FiniteCheck(train_data.names, scaler.is_enabled())
-    one = torch.ones((), device=device)
-    patience = options.patience or math.inf
-    since = time.perf_counter()
-    waited, seen = 0.0, 0
-    with checkpoint.Writer() as writer:  # whatever ends the loop, what was begun is written
+        # What lies on the device whole is read there; the rest is copied beside the computing.
+        held = {split: resident(task.data[split], options.resident, device) for split in ("train", "val")}
+        task = replace(task, data={**task.data, **held})
+        steps = range(progress.step, total)
+        stream = batches(task.data["train"], order, steps, options.num_workers, device, lanes)
+        stream = copied_ahead(stream, device)
+        # CUDA graphs would overwrite a gradient that waits for another piece.
+        if options.compile and options.accumulate == 1:
+            seed = partial(seed_step, options.seed, distributed.rank())
+            stream = with_graphs(model, stream, gradient, seed, progress.step, log.info)
+
+        weights = optimizer.weights  # in their order the norm of the gradient is summed
+        finite = FiniteCheck(train_data.names, scaler.is_enabled())
+        one = torch.ones((), device=device)
+        patience = options.patience or math.inf
+        since = time.perf_counter()
+        waited, seen = 0.0, 0
         if distributed.rank() == 0:
             writer.expect([*model.state_dict().values()] * 3 + weights * 2)  # model, EMA, best; moments
         while progress.step < total:
@@ -370,13 +376,16 @@ def run(
                 log.close()
                 return dict(stopped=reason, step=progress.step, epochs=len(progress.history))
 
-    results = judge_best(task, ema.model, run_dir, options, device, lanes, progress.history)
-    results |= dict(monitor=monitor, device=str(device))
-    log.end(record["options"], results, progress.history)
-    log.close()
-    if distributed.rank() == 0:
-        print(f"{run_dir}: {shown(results, task.monitors)}", flush=True)
-    return results | dict(stopped=0)
+        writer.wait()
+        distributed.barrier()
+        best = read_best(run_dir, record, classes)
+        results = judge_best(task, ema.model, best, options, device, lanes, progress.history)
+        results |= dict(monitor=monitor, device=str(device))
+        log.end(record["options"], results, progress.history)
+        log.close()
+        if distributed.rank() == 0:
+            print(f"{run_dir}: {shown(results, task.monitors)}", flush=True)
+        return results | dict(stopped=0)
 
 
 class Backprop(Gradient):
@@ -445,24 +454,34 @@ def measure(
 def judge_best(
     task: Task,
     model: nn.Module,
-    run_dir: Path,
+    best: dict[str, Any],
     options: TrainConfig,
     device: torch.device,
     lanes: int,
     history: list[dict[str, float]],
 ) -> dict[str, Any]:
     """Validation and test figures of best.pt, which gets the calibration that validation gives."""
-    distributed.barrier()
-    best = checkpoint.load(run_dir / "best.pt")
     model.load_state_dict(best["model"])
     judged = [split for split in ("val", "test") if len(task.data[split])]
     columns = {split: measure(task, model, split, options, device, lanes) for split in judged}
     calibration = dict(calibration=task.calibrate(columns["val"])) if task.calibrate else {}
     if calibration and distributed.rank() == 0:
-        checkpoint.save(run_dir / "best.pt", best | calibration)
+        checkpoint.save(Path(options.save_dir) / "best.pt", best | calibration)
     report = task.report or task.summarise
     figures = {split: report(rows) for split, rows in columns.items()}
     return dict(best_epoch=best["epoch"], epochs=len(history), last=history[-1]) | calibration | figures
+
+
+def read_best(run_dir: Path, record: dict[str, Any], classes: list[type]) -> dict[str, Any]:
+    """best.pt. Raises Mistake where it is gone, damaged, or of another run."""
+    path = run_dir / "best.pt"
+    try:
+        best = checkpoint.load(path)
+        checkpoint.check_layout(best, path)
+    except (FileNotFoundError, checkpoint.Damaged) as error:
+        raise Mistake(f"{error}; the epoch that it held is lost: begin anew with --restart") from error
+    config.refuse_changes(best["record"], record, *classes)
+    return best
 
 
 def as_on(options: TrainConfig) -> TrainConfig:
@@ -482,12 +501,6 @@ def deterministic(options: TrainConfig, device: torch.device) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
     if options.deterministic == "elastic" and device.type == "cpu":
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-
-
-def remove_run(run_dir: Path) -> None:
-    for pattern in WRITTEN:
-        for path in run_dir.glob(pattern):
-            path.unlink()
 
 
 def memory_gib(device: torch.device) -> float:

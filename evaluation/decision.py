@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from evaluation import calibration, conformal, predictions, stacking, thresholds
-from utils.json_file import read_json, write_json
+from utils.files import read_json, write_json
 
 
 class Decision(NamedTuple):

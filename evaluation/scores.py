@@ -9,7 +9,7 @@ import pandas as pd
 
 from evaluation import bootstrap, figures_of_merit
 from utils import files
-from utils.json_file import strict, write_json
+from utils.files import strict, write_json
 from utils.mistake import Mistake
 
 Scores = dict[str, dict[str, float | int | str]]  # scope ("global", "domain::hsc") -> figure -> value

@@ -21,7 +21,7 @@ from data.listing import read_listing
 from evaluation.predictions import array, read_predictions
 from evaluation.thresholds import read_threshold
 from trained import read_checkpoint
-from utils import checkpoint, config, json_file
+from utils import checkpoint, config, files
 
 fail_opening = ctypes.CDLL(None).fail_opening
 here = Path(sys.argv[1])
@@ -59,7 +59,7 @@ READERS = {
     "curve.csv": lambda path: read_table(path, "--table"),
     "list.txt": lambda path: list(read_listing(path, "--images")),
     "t.txt": lambda path: read_threshold(path),
-    "some.json": lambda path: json_file.read_json(path, "weights_file", "ensemble.py"),
+    "some.json": lambda path: files.read_json(path, "weights_file", "ensemble.py"),
     "some.yaml": lambda path: config.read_config_file(path),
     "pred.csv": lambda path: read_predictions(path),
     "some.npy": lambda path: array(path),

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from utils import tensor_file
+from utils import files, tensor_file
 from utils.files import FULL, is_trouble
 from utils.messages import shortened
 from utils.mistake import Mistake
@@ -67,7 +67,7 @@ def save(path: Path, tree: dict, previous: Path | None = None) -> None:
     what was there stays.
     """
     tree = on_host(dict(tree))
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = files.temporary_for(path)
     try:
         tensor_file.write_tensors(temporary, dict(version=VERSION, checksum=digest(tree), **tree))
     except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError

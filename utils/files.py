@@ -1,12 +1,14 @@
-"""Files that are there whole or not at all, and folders that take none."""
+"""Files that are there whole or not at all, among them JSON; and folders that take none."""
 
 import contextlib
 import errno
+import json
+import math
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from utils.mistake import Mistake
 
@@ -46,12 +48,17 @@ def written_into(directory: Path, what: str, needed: str = "") -> Iterator[None]
         raise
 
 
+def temporary_for(path: Path) -> Path:
+    """Where a file is written before it has its name; nobody else's."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A temporary path to write to, which becomes `path` in one step if the block ends well,
     and is removed if not.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = temporary_for(path)
     try:
         yield temporary
         os.replace(temporary, path)
@@ -67,8 +74,43 @@ def flush_to_disk(file: BinaryIO) -> None:
 
 def write_durably(path: str | os.PathLike, content: bytes) -> None:
     """The file is there whole or not at all, whenever the power goes: temporary file, fsync, rename."""
-    temporary = f"{os.fspath(path)}.{uuid.uuid4().hex}.tmp"
+    temporary = temporary_for(Path(path))
     with open(temporary, "wb") as file:
         file.write(content)
         flush_to_disk(file)
     os.replace(temporary, path)
+
+
+def write_json(path: Path, content: dict[str, Any], indent: int = 2) -> None:
+    """The file is there whole or not at all, and strict: a number that is not finite is null.
+
+    A number that is none of Python's own (numpy's, a tensor of one) is written as a float.
+    """
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(strict(content), indent=indent, allow_nan=False) + "\n")
+
+
+def strict(node: Any) -> Any:
+    """`node` of what JSON has a word for."""
+    if isinstance(node, dict):
+        return {name: strict(value) for name, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [strict(value) for value in node]
+    if node is None or isinstance(node, (str, int)):
+        return node
+    return float(node) if math.isfinite(node) else None
+
+
+def read_json(path: str | Path, flag: str, writer: str) -> dict[str, Any]:
+    """The object in the file. Raises Mistake, which names the flag and the script that writes such a file,
+    if there is none.
+    """
+    try:
+        content = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        if is_trouble(error):
+            raise
+        raise Mistake(f"--{flag} {str(path)!r}: expected a JSON file, as {writer} writes it") from error
+    if not isinstance(content, dict):
+        raise Mistake(f"--{flag} {str(path)!r}: expected a JSON object, as {writer} writes it")
+    return content

@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from utils import distributed, files, plots
-from utils.json_file import write_json
+from utils.files import write_json
 
 
 class Log:

@@ -32,7 +32,7 @@ from tasks.light_curve.task import rebuild
 from utils import files
 from utils.checkpoint import weights_of
 from utils.config import Options, several
-from utils.json_file import write_json
+from utils.files import write_json
 from utils.mistake import Mistake
 
 TEXTS = ("path", "source", "split", "reason")  # columns of the table that are text

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from utils.json_file import read_json, write_json
+from utils.files import read_json, write_json
 from utils.mistake import Mistake
 
 
