@@ -262,7 +262,16 @@ def run(
         held = {split: resident(task.data[split], options.resident, device) for split in ("train", "val")}
         task = replace(task, data={**task.data, **held})
         steps = range(progress.step, total)
-        stream = batches(task.data["train"], order, steps, options.num_workers, device, lanes)
+        alone = distributed.world_size() == 1  # of several ranks none may leave while the others go on
+        stream = batches(
+            task.data["train"],
+            order,
+            steps,
+            options.num_workers,
+            device,
+            lanes,
+            stops=lambda: stop.asked if alone else 0,
+        )
         stream = copied_ahead(stream, device)
         # CUDA graphs would overwrite a gradient that waits for another piece.
         if options.compile and options.accumulate == 1:
@@ -277,14 +286,19 @@ def run(
         waited, seen = 0.0, 0
         if distributed.rank() == 0:
             writer.expect([*model.state_dict().values()] * 3 + weights * 2)  # model, EMA, best; moments
-        while progress.step < total:
+        reason = 0
+        while progress.step < total and not reason:
             if without_improvement(progress.history, monitor, sign, options.min_delta) >= patience:
                 break
 
             # A batch; all that is random in its step follows from (seed, rank, step).
             step = progress.step
             began = time.perf_counter()
-            batch, size, ids = next(stream)
+            share = next(stream, None)
+            if share is None:  # told to stop while it waited for data
+                reason = stop.asked
+                break
+            batch, size, ids = share
             waited += time.perf_counter() - began
             seen += size
             seed_step(options.seed, distributed.rank(), step)
@@ -320,7 +334,7 @@ def run(
             reason = distributed.largest(stop.asked)
             epoch_over = progress.step % epoch_steps == 0
             save_due = options.save_every and progress.step % options.save_every == 0
-            saves = epoch_over or reason or save_due
+            saves = epoch_over or save_due
             logs = progress.step % options.log_every == 0 or progress.step == total
             if logs or saves:
                 moved = finite.read()
@@ -367,14 +381,20 @@ def run(
                 tree = dict(record=record, state=checkpoint.collect(state))  # on all ranks: sums are gathered
                 if distributed.rank() == 0:
                     writer.save(run_dir / "last.pt", tree, previous=run_dir / "previous.pt")
-            if reason and progress.step < total:
-                writer.wait()
-                log.warning(
-                    f"stopped by {REASONS[reason]} at step {progress.step}; run the same command again to go "
-                    "on"
-                )
-                log.close()
-                return dict(stopped=reason, step=progress.step, epochs=len(progress.history))
+
+        if reason and progress.step < total:
+            moved = finite.read()
+            optimizer.settle(moved)
+            progress.updates += moved
+            tree = dict(record=record, state=checkpoint.collect(state))
+            if distributed.rank() == 0:
+                writer.save(run_dir / "last.pt", tree, previous=run_dir / "previous.pt")
+            writer.wait()
+            log.warning(
+                f"stopped by {REASONS[reason]} at step {progress.step}; run the same command again to go on"
+            )
+            log.close()
+            return dict(stopped=reason, step=progress.step, epochs=len(progress.history))
 
         writer.wait()
         distributed.barrier()

@@ -3,7 +3,8 @@ so a resume at any step costs nothing.
 """
 
 import atexit
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from utils.mistake import Mistake
 from utils.seeding import seed_from
 
 ROUNDS = 8
+LOOK, PATIENCE = 5, 600  # s after which waiting for data is looked at, and after which it is given up
 BLOCK = 4096  # examples whose places are worked out at once
 
 
@@ -110,9 +112,18 @@ class Share(NamedTuple):
 
 
 def batches(
-    data: Examples, order: Order, steps: range, workers: int, device: torch.device, lanes: int
+    data: Examples,
+    order: Order,
+    steps: range,
+    workers: int,
+    device: torch.device,
+    lanes: int,
+    stops: Callable[[], int] = lambda: 0,
 ) -> Iterator[Share]:
-    """This rank's share of the batch of each of `steps`, lane by lane."""
+    """This rank's share of the batch of each of `steps`, lane by lane.
+
+    stops: whether the run is to end; asked while data are waited for, which then end early.
+    """
 
     def shares() -> Iterator[np.ndarray]:
         for step in steps:
@@ -123,7 +134,7 @@ def batches(
     data.follow(order, steps.start)
     mine = lanes_of(lanes)
     sizes: list[int] = []  # filled by the sampler, which runs ahead of the batches by the prefetch
-    for batch, ids in read_shares(data, shares(), workers, device):
+    for batch, ids in read_shares(data, shares(), workers, device, stops):
         yield Share(batch, sizes.pop(0), ids)
 
 
@@ -148,17 +159,23 @@ def place_each_once(size: int, lanes: int) -> Tensor:
 
 
 def read_shares(
-    data: Examples, shares: Iterable[np.ndarray], workers: int, device: torch.device
+    data: Examples,
+    shares: Iterable[np.ndarray],
+    workers: int,
+    device: torch.device,
+    stops: Callable[[], int] = lambda: 0,
 ) -> Iterator[tuple[Batch, np.ndarray]]:
     """(the batch of each share, on the device; its `index`, on the host),
     by so many processes besides this one, or in this one.
+
+    stops: as in `batches`.
     """
     if isinstance(data, Resident):
         for share in shares:
             yield data.__getitems__(share), share
         return
     if workers:
-        shares = loader(data, shares, workers, device)
+        shares = loader(data, shares, workers, device, stops)
     for share in shares:
         batch = share if workers else data.__getitems__(share)
         ids = batch["index"].numpy()
@@ -169,14 +186,18 @@ def read_shares(
 
 
 def loader(
-    data: Examples, shares: Iterable[np.ndarray], workers: int, device: torch.device
+    data: Examples, shares: Iterable[np.ndarray], workers: int, device: torch.device, stops: Callable[[], int]
 ) -> Iterator[Batch]:
-    """The batches of `shares`, read by processes of a DataLoader. Raises Mistake as they do, in one line."""
+    """The batches of `shares`, read by processes of a DataLoader.
+
+    Raises Mistake as they do, in one line; and where nothing has come from them for PATIENCE seconds.
+    """
     batches = iter(
         DataLoader(
             data,
             batch_sampler=shares,
-            collate_fn=as_it_is,
+            collate_fn=in_shared_memory,
+            timeout=LOOK,
             num_workers=workers,
             pin_memory=device.type == "cuda",
             worker_init_fn=leave_signals_to_the_parent,  # a forked one inherits the run's handlers
@@ -185,8 +206,27 @@ def loader(
     # Workers that mind no SIGTERM must be told to end, also where an error keeps this generator alive:
     # Python would wait for them for ever.
     atexit.register(stop := batches._shutdown_workers)
+    silent = 0
     try:
-        yield from batches
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "timed out after" not in str(error):
+                    raise
+                silent += LOOK
+                if stops():
+                    return
+                if silent >= PATIENCE:
+                    raise Mistake(
+                        f"--num_workers {workers}: nothing has come from the reading processes for {silent} "
+                        "s: is the disk or server of the data at work? --num_workers 0 shows where it waits"
+                    ) from error
+                continue
+            silent = 0
+            yield batch
     except Mistake as mistake:  # as torch retells it: the worker's whole traceback, the text last
         raise Mistake(str(mistake).strip().splitlines()[-1].split("Mistake: ", 1)[-1]) from mistake
     finally:
@@ -194,9 +234,27 @@ def loader(
         atexit.unregister(stop)
 
 
-def as_it_is(batch: Batch) -> Batch:
-    """The data set has made the batch already."""
-    return batch
+def in_shared_memory(batch: Batch) -> Batch:
+    """The batch, which the data set has made already, put where the run reads it.
+
+    torch's queue would do so in a thread, whose error nobody hears: the run would wait for ever.
+    Raises Mistake where there is no room.
+    """
+    try:
+        return {name: tensor.share_memory_() for name, tensor in batch.items()}
+    except RuntimeError as error:
+        needed = sum(tensor.nbytes for tensor in batch.values())
+        room = shutil.disk_usage("/dev/shm")
+        raise Mistake(
+            f"--num_workers: a batch of {needed / 2**20:,.1f} MiB does not fit into the shared memory "
+            f"(/dev/shm, {room.free / 2**20:,.1f} of {room.total / 2**20:,.1f} MiB free; "
+            f"{first_line(error)}): give --num_workers 0, a smaller --batch_size, or the container more of it "
+            "(--shm-size 8g)"
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    return str(error).split("\n")[0]
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -1,11 +1,14 @@
 """The order of examples is a permutation, a function of (seed, step), and takes no memory."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from data.order import ShuffledEpochs, batches, each_once, permuted
+from data import order as orders
+from data.order import ShuffledEpochs, batches, each_once, permuted, read_shares
 from tests.toys import Clouds, Config
 from utils.mistake import Mistake
 
@@ -71,3 +74,30 @@ def test_in_turn_is_every_example_in_order():
 def test_an_empty_split_is_refused():
     with pytest.raises(Mistake, match="the training split is empty"):
         ShuffledEpochs(0, 8, seed=0)
+
+
+def test_without_room_in_shared_memory_a_line_says_so(monkeypatch):
+    """torch's own thread would fail unheard, and the run would wait for ever."""
+
+    def full(_):
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)\nat ...")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)  # also in the processes, which are forked
+    with pytest.raises(Mistake, match="a batch of .* MiB does not fit .* free; unable to"):
+        list(read_shares(Clouds(Config(examples=50), "train"), [np.arange(4)], 2, CPU))
+
+
+class Silent(Clouds):
+    """A disk that answers no more."""
+
+    def __getitems__(self, indices):
+        time.sleep(60)
+
+
+def test_silent_workers_are_given_up_and_a_stop_is_heard_while_waiting(monkeypatch):
+    monkeypatch.setattr(orders, "LOOK", 1)
+    monkeypatch.setattr(orders, "PATIENCE", 2)
+    shares = [np.arange(4)]
+    assert list(read_shares(Silent(Config(examples=50), "train"), shares, 1, CPU, stops=lambda: 3)) == []
+    with pytest.raises(Mistake, match="--num_workers 1: nothing has come from the reading processes for 2 s"):
+        list(read_shares(Silent(Config(examples=50), "train"), shares, 1, CPU))
