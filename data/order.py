@@ -248,8 +248,8 @@ def in_shared_memory(batch: Batch) -> Batch:
         raise Mistake(
             f"--num_workers: a batch of {needed / 2**20:,.1f} MiB does not fit into the shared memory "
             f"(/dev/shm, {room.free / 2**20:,.1f} of {room.total / 2**20:,.1f} MiB free; "
-            f"{first_line(error)}): give --num_workers 0, a smaller --batch_size, or the container more of it "
-            "(--shm-size 8g)"
+            f"{first_line(error)}): give --num_workers 0, a smaller --batch_size, or the container more of "
+            "it (--shm-size 8g)"
         ) from error
 
 

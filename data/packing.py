@@ -25,6 +25,7 @@ import pandas as pd
 
 from data.workers import WorkerLost
 from utils.files import flush_to_disk, is_trouble, whole, write_durably, written_into
+from utils.messages import visible
 from utils.mistake import Mistake
 
 NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}  # some cluster file systems are mounted without
@@ -193,7 +194,7 @@ def quarantine_lines(quarantined: pd.DataFrame, most: int) -> list[str]:
     quarantined: columns path, reason.
     """
     first = quarantined[["path", "reason"]].head(most).itertuples(index=False)
-    lines = [f"  {path}: {reason}" for path, reason in first]
+    lines = [f"  {visible(path)}: {visible(reason)}" for path, reason in first]
     more = len(quarantined) - most
     return lines + ([f"  and {more:,} more"] if more > 0 else [])
 
@@ -201,7 +202,7 @@ def quarantine_lines(quarantined: pd.DataFrame, most: int) -> list[str]:
 def first_reasons(quarantined: pd.DataFrame) -> str:
     """The same in one line, for an error: three of them."""
     first = quarantined[["path", "reason"]].head(3).itertuples(index=False)
-    return "; ".join(f"{path}: {reason}" for path, reason in first)
+    return visible("; ".join(f"{path}: {reason}" for path, reason in first))
 
 
 def publish_file(path: Path, content: bytes) -> None:

@@ -26,7 +26,7 @@ from typing import Any, Callable, NamedTuple
 
 import yaml
 
-from utils.messages import say, shortened
+from utils.messages import Heard, say, shortened
 from utils.mistake import Mistake
 
 
@@ -472,6 +472,7 @@ def run_script(main: Callable[[list[str]], None]) -> None:
     (FloatingPointError) with 3, Ctrl-C with 130.
     """
     script = Path(sys.argv[0]).name
+    sys.stdout = Heard(sys.stdout)
     try:
         main(sys.argv[1:])
     except Mistake as mistake:

@@ -3,6 +3,7 @@
 Only rank 0 speaks. Losses and scores come from elsewhere; here is only how they are shown.
 """
 
+import contextlib
 import csv
 import io
 import logging
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from utils import distributed, files, plots
 from utils.files import write_json
+from utils.messages import visible
 
 
 class Log:
@@ -42,10 +44,10 @@ class Log:
             self.writer = SummaryWriter(str(run_dir), purge_step=purge_step or None)
 
     def info(self, text: str) -> None:
-        self.lines.info(text)
+        self.lines.info(visible(text))
 
     def warning(self, text: str) -> None:
-        self.lines.warning(text)
+        self.lines.warning(visible(text))
 
     def progress(self, step: int, total: int, text: str) -> None:
         """A bar on a terminal; otherwise nothing, as `steps` prints a line now and then."""
@@ -119,7 +121,8 @@ class Terminal(logging.Handler):
     """Lines that do not tear the progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        with contextlib.suppress(OSError):  # nobody reads it any more; train.log has it
+            tqdm.write(self.format(record), file=sys.stderr)
 
 
 def environment(extra: dict[str, Any]) -> dict[str, Any]:
