@@ -49,7 +49,7 @@ from utils import checkpoint, config, distributed, optimizers
 from utils.config import Options, free, option
 from utils.cuda_graphs import with_graphs
 from utils.ema import Ema
-from utils.finite import FiniteCheck
+from utils.finite import FiniteCheck, refuse_not_finite
 from utils.files import write_json
 from utils.log import Log, environment, resident_gib
 from utils.mistake import Mistake
@@ -468,7 +468,9 @@ def measure(
     mine = {name: column.cpu() for name, column in concatenated(rows).items()}
     parts = [part for part in distributed.gather(mine) if part]
     turn = place_each_once(len(task.data[split]), lanes)
-    return {name: column[turn] for name, column in concatenated(parts).items()}
+    columns = {name: column[turn] for name, column in concatenated(parts).items()}
+    refuse_not_finite(columns, task.data[split].names, f"the {split} split")
+    return columns
 
 
 def judge_best(

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.messages import first_of
 from utils.transfer import Arriving
 
 
@@ -46,3 +47,22 @@ class FiniteCheck:
                 "--clip_norm"
             )
         return int(finite)
+
+
+def refuse_not_finite(
+    columns: dict[str, Tensor], names: Callable[[list[int]], list[str]], where: str
+) -> None:
+    """Raises FloatingPointError where a loss is not finite: weights diverged, or fp16 cannot hold an example.
+
+    columns: "loss" [N, ...], if there is one. names: of the examples by their number.
+    """
+    if "loss" not in columns:
+        return
+    wrong = (
+        (~columns["loss"].reshape(len(columns["loss"]), -1).isfinite().all(1)).nonzero().flatten().tolist()
+    )
+    if wrong:
+        raise FloatingPointError(
+            f"{where}: the loss of {len(wrong):,} of {len(columns['loss']):,} examples is not finite "
+            f"({first_of(names(wrong[:4]))}); try a smaller --lr, or --precision bf16 or fp32 where it is fp16"
+        )

@@ -16,7 +16,7 @@ from tests import toys
 from tests.conftest import ROOT
 from utils import checkpoint
 from utils.ema import Ema
-from utils.finite import FiniteCheck
+from utils.finite import FiniteCheck, refuse_not_finite
 from utils.transfer import Arriving, copied_ahead
 
 NAMES = [f"cloud_{i}" for i in range(99)].__getitem__
@@ -233,3 +233,18 @@ def test_a_divergence_ends_a_run_that_has_reading_processes(tmp_path):
         check=False,
     )
     assert done.returncode == 3 and "cloud_5" in done.stderr, done.stderr
+
+
+def test_a_loss_that_is_not_finite_is_a_divergence_with_names():
+    """Exit code 3, whatever the task would have made of it."""
+
+    def names(indices):
+        return [NAMES(i) for i in indices]
+
+    refuse_not_finite(dict(loss=torch.ones(5), other=torch.tensor(BAD)), names, "the val split")
+    refuse_not_finite(dict(other=torch.tensor(BAD)), names, "the val split")
+    loss = torch.tensor([1.0, *BAD, 2.0])
+    message = r"the val split: the loss of 3 of 5 examples is not finite \(cloud_1, cloud_2, cloud_3\); try"
+    for each in (loss, loss[:, None]):
+        with pytest.raises(FloatingPointError, match=message):
+            refuse_not_finite(dict(loss=each), names, "the val split")
