@@ -64,5 +64,5 @@ def refuse_not_finite(
     if wrong:
         raise FloatingPointError(
             f"{where}: the loss of {len(wrong):,} of {len(columns['loss']):,} examples is not finite "
-            f"({first_of(names(wrong[:4]))}); try a smaller --lr, or --precision bf16 or fp32 where it is fp16"
+            f"({first_of(names(wrong[:4]))}); try a smaller --lr, or bf16 or fp32 where --precision is fp16"
         )
