@@ -67,7 +67,9 @@ class Reading(Options):
                     "quality=G,B or flags~175 (none of these bits)"
                 )
         if self.time_unit != "auto" and self.time_unit not in TIME_UNITS:
-            raise Mistake(f"--time_unit: got {self.time_unit!r}, expected auto or one of {' '.join(TIME_UNITS)}")
+            raise Mistake(
+                f"--time_unit: got {self.time_unit!r}, expected auto or one of {' '.join(TIME_UNITS)}"
+            )
         if self.assumed_error not in ("refuse", "scatter") and not _is_positive(self.assumed_error):
             raise Mistake(
                 f"--assumed_error: got {self.assumed_error!r}, expected refuse, scatter, or a number above 0"

@@ -98,14 +98,16 @@ def text_cells(text: bytes) -> Cells:
         body = re.sub(rb"(?m)^[ \t]*#.*\n?", b"", body)
     if dialect.delimiter is None:
         body = re.sub(rb"[ \t]+", b"\t", re.sub(rb"(?m)^[ \t]+|[ \t]+$", b"", body))
-    columns, ragged = split_rows(body, len(dialect.names), dialect.delimiter or "\t")
+    columns, ragged = split_rows(body, len(dialect.names), dialect.delimiter or "\t", not dialect.names[-1])
     kept = [number for number, name in enumerate(dialect.names) if name]
     told = Counter({"rows with another number of fields than the header: left out": ragged})
     units = {}
     for name in dialect.names:
         if found := UNIT_IN_NAME.fullmatch(name):
             units[name] = found[2]
-    return Cells([dialect.names[number] for number in kept], [columns[number] for number in kept], units, told)
+    return Cells(
+        [dialect.names[number] for number in kept], [columns[number] for number in kept], units, told
+    )
 
 
 class Dialect(NamedTuple):
@@ -137,13 +139,13 @@ def find_dialect(text: bytes) -> Dialect:
     first = lines[0][0]
     for delimiter in DELIMITERS:
         fields = split_line(first, delimiter)
-        if len(fields) < 2 or not all(is_number(field) for field in fields):
+        if not is_row(fields):
             continue
         # rows of numbers: the header is a comment, or there is none
         header = next((line.lstrip("#%!/ \t") for line in reversed(comments)), "")
         for other in (delimiter, *DELIMITERS):
             names = split_line(header, other)
-            if len(names) == len(fields) and not all(is_number(name) for name in names):
+            if len(names) == len(fields) and not is_row(names):
                 return Dialect(names, delimiter, lines[0][1])
         return Dialect([str(number) for number in range(1, len(fields) + 1)], delimiter, lines[0][1])
     best = None
@@ -152,15 +154,13 @@ def find_dialect(text: bytes) -> Dialect:
         if len(names) < 2:
             continue
         for other in (delimiter, *DELIMITERS):
-            widths = Counter(len(split_line(line, other)) for line, _, _ in lines[1:])
-            if not widths or widths[len(names)] * 2 > len(lines) - 1:
-                return Dialect(names, other, lines[0][2])
-            wide = sum(
-                len(fields) == len(names) + 1 and not fields[-1]
-                for fields in (split_line(line, other) for line, _, _ in lines[1:])
-            )
-            if wide * 2 > len(lines) - 1:  # a trailing delimiter that the header lacks
-                return Dialect([*names, ""], other, lines[0][2])
+            rows = [split_line(line, other) for line, _, _ in lines[1:]]
+            widths = Counter(map(len, rows))
+            # with a trailing delimiter that the header lacks
+            wide = sum(len(row) == len(names) + 1 and not row[-1] for row in rows)
+            if not rows or (widths[len(names)] + wide) * 2 > len(rows):
+                padded = [""] if wide > widths[len(names)] else []
+                return Dialect([*names, *padded], other, lines[0][2])
             if not names[-1] and widths[len(names) - 1] * 2 > len(lines) - 1:
                 return Dialect(names[:-1], other, lines[0][2])
         width = Counter(len(split_line(line, delimiter)) for line, _, _ in lines[1:]).most_common(1)[0][0]
@@ -175,6 +175,12 @@ def split_line(line: str, delimiter: str | None) -> list[str]:
     return [field.strip() for field in fields]
 
 
+def is_row(fields: list[str]) -> bool:
+    """Whether a line holds observations: numbers for the most part, where a header has names."""
+    known = [is_number(field) for field in fields if field.lower() not in MISSING]
+    return len(fields) > 1 and sum(known) >= 2 and 2 * sum(known) >= len(known)
+
+
 def is_number(field: str) -> bool:
     if field.lower() in MISSING:
         return True
@@ -185,10 +191,11 @@ def is_number(field: str) -> bool:
         return False
 
 
-def split_rows(body: bytes, width: int, delimiter: str) -> tuple[list[pa.Array], int]:
+def split_rows(body: bytes, width: int, delimiter: str, padded: bool) -> tuple[list[pa.Array], int]:
     """(the columns as texts, how many rows have another number of fields).
 
-    A row with empty fields too many at its end is none of them.
+    A row with empty fields too many at its end is none of them, nor one without the last where that is
+    empty elsewhere (padded).
     """
     mended: list[str] = []
     ragged = 0
@@ -198,6 +205,8 @@ def split_rows(body: bytes, width: int, delimiter: str) -> tuple[list[pa.Array],
         fields = split_line(row.text, delimiter) if row.text else []
         if len(fields) > width and not any(fields[width:]):
             mended.append(row.text.rstrip()[: -(len(fields) - width)].rstrip())
+        elif padded and len(fields) == width - 1:
+            mended.append(row.text + delimiter)
         else:
             ragged += 1
         return "skip"

@@ -190,4 +190,6 @@ def _name_the_rest(cells: Cells, chosen: Chosen, given: dict, told: Counter) -> 
 
 def levels_of(values: np.ndarray, of_row: np.ndarray, count: int) -> np.ndarray:
     """[count] medians of the values of each group, NaN for a group without any."""
-    return np.array([np.median(values[of_row == group]) if (of_row == group).any() else np.nan for group in range(count)])
+    return np.array(
+        [np.median(values[of_row == group]) if (of_row == group).any() else np.nan for group in range(count)]
+    )

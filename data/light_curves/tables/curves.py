@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from data.light_curves.curve import DAY, Found, LightCurve, Reading, rated
+from data.light_curves.file_names import folder_of_object
 from data.light_curves.tables.cells import read_cells
 from data.light_curves.tables.columns import Chosen, choose_columns
 from data.light_curves.tables.observations import Observations, observations_of
@@ -29,6 +30,8 @@ def curves_of_table(path: str | os.PathLike, reading: Reading) -> list[Found]:
     told = cells.told + told + rows.told
     found, merged = _curves(rows, reading.epoch_gap * DAY)
     told += merged
+    if chosen.id is None and folder_of_object(path):
+        told["sources named after their folder, as the file's name is a general one"] += 1
     if chosen.id is not None:
         told += _objects_of_one_band(cells.names[chosen.id], rows)
     notes = tuple(what for what, count in told.items() if count)
@@ -77,7 +80,9 @@ def _curves(rows: Observations, gap: float) -> tuple[list[Found], Counter]:
     for begin, end, number in zip(starts.tolist(), ends.tolist(), source[begins].tolist()):
         kept = slice(begin, end) if distinct[begin:end].all() else begin + np.flatnonzero(distinct[begin:end])
         rate, low, up = values[:, kept]
-        found.append(Found(rated(rows.sources[number], rows.bands, centre[kept], None, rate, low, up, ALWAYS)))
+        found.append(
+            Found(rated(rows.sources[number], rows.bands, centre[kept], None, rate, low, up, ALWAYS))
+        )
     none = np.zeros((0, len(rows.bands)), dtype=np.float32)
     for name in sorted(set(rows.sources) - {one.curve.source for one in found}):
         empty = LightCurve(

@@ -29,7 +29,16 @@ FILLED = (-99.0, -999.0, -9999.0, -99999.0, 1e20, 1e30)
 # float32 holds what lies between; squares of it are the business of whoever squares
 SMALLEST = 1e-36
 LARGEST = 1e36
-UNIT_NAMES = {"day": "d", "days": "d", "mjd": "d", "jd": "d", "bjd": "d", "sec": "s", "second": "s", "seconds": "s"}
+UNIT_NAMES = {
+    "day": "d",
+    "days": "d",
+    "mjd": "d",
+    "jd": "d",
+    "bjd": "d",
+    "sec": "s",
+    "second": "s",
+    "seconds": "s",
+}
 TRUTHS = {"t": 1, "true": 1, "1": 1, "+": 1, "1.0": 1, "yes": 1, "y": 1, ">": 1, "<": 1}
 FALSEHOODS = {"f": 0, "false": 0, "0": 0, "-1": 0, "-": 0, "0.0": 0, "-1.0": 0, "no": 0, "n": 0}
 
@@ -87,7 +96,9 @@ def observations_of(cells: Cells, chosen: Chosen, path: str | os.PathLike, readi
     rate, error = _in_range(rate, error, keep, told)
     with np.errstate(over="ignore"):
         narrow = np.stack([rate, error]).astype(np.float32)
-    leave_out(~np.isfinite(narrow).all(0) | (narrow[1] == 0), "rows out of the range of 32-bit numbers: left out")
+    leave_out(
+        ~np.isfinite(narrow).all(0) | (narrow[1] == 0), "rows out of the range of 32-bit numbers: left out"
+    )
 
     present = np.unique(band[keep])
     names = [bands[number] for number in present]
@@ -136,7 +147,8 @@ def _times(cells: Cells, chosen: Chosen, reading: Reading, told: Counter) -> np.
         return time * DAY
     there = time[np.isfinite(time)]
     if len(there) and np.median(there) > 1e4:
-        time[time <= 0] = np.nan  # -999 and 0 among dates say that there is none
+        # -999 among dates says that there is none, and so do a few zeros
+        time[np.isin(time, FILLED) | ((time <= 0) & (np.mean(there <= 0) < 0.2))] = np.nan
         there = time[np.isfinite(time)]
     if unit != "d" or not len(there):
         return time * TIME_UNITS[unit]
@@ -306,7 +318,19 @@ def _rates(
         limit_magnitude[np.abs(limit_magnitude) >= UNKNOWN_MAGNITUDE] = np.nan
     if chosen.is_magnitude:
         return _from_magnitudes(
-            cells, chosen, reading, value, error, lacks, bound, limit_magnitude, source, band, time, keep, told
+            cells,
+            chosen,
+            reading,
+            value,
+            error,
+            lacks,
+            bound,
+            limit_magnitude,
+            source,
+            band,
+            time,
+            keep,
+            told,
         )
     scale, of_magnitude = _flux_scale(cells, chosen, reading, value, keep, told)
     filled = np.isin(value, FILLED) & ~(error > 0)
@@ -390,11 +414,17 @@ def _flux_scale(
         if len(known):
             shown = f"{known[0]:g}" if len(known) == 1 else f"{known[0]:g} to {known[-1]:g}"
             zero_name = cells.names[chosen.zero_point]
-            told[f"fluxes of zero point {shown} ({zero_name}) brought to {reading.zero_point:g} (--zero_point)"] += 1
+            told[
+                f"fluxes of zero point {shown} ({zero_name}) brought to {reading.zero_point:g} (--zero_point)"
+            ] += 1
             return 10 ** (-0.4 * (zero_point - reading.zero_point)), True
     unit = cells.units.get(name, "")
     zero_point = surveys.OF_UNIT.get(unit.strip().lower())
-    if zero_point is None and chosen.survey and chosen.survey.columns.get("flux") == chosen.plain[chosen.value]:
+    if (
+        zero_point is None
+        and chosen.survey
+        and chosen.survey.columns.get("flux") == chosen.plain[chosen.value]
+    ):
         zero_point = chosen.survey.zero_point
         unit = chosen.survey.unit
     if zero_point is None:

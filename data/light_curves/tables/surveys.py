@@ -18,7 +18,9 @@ FLUX = (
     "flux psfflux forcediffimflux pdcsap_flux kspsap_flux corr_flux det_flux sap_flux raw_flux fluxcal ujy flux_psf "
     "psf_flux psfdiffflux difflux diff_flux flux_auto rate count_rate"
 ).split()
-ERRORS = ("{}err {}_err {}_error {}error e_{} {}unc {}_unc {}_uncertainty {}sigma {}_sigma sigma_{} d{} err_{}").split()
+ERRORS = (
+    "{}err {}_err {}_error {}error e_{} {}unc {}_unc {}_uncertainty {}sigma {}_sigma sigma_{} d{} err_{}"
+).split()
 OF_MAGNITUDE = (
     "magerr mag_err mag_error e_mag sigmapsf uncertainty sigmag sigma_mag dmag merr emag err_mag mag_unc ant_magerr"
 ).split()
@@ -36,7 +38,9 @@ OBJECT = (
 ).split()
 ZERO_POINT = ("zp zeropoint zero_point zpt fluxzp zpdiff magzp mag_zp zeropt magzpsci").split()
 SIGN = ("isdiffpos is_diff_pos isdiffpositive").split()
-LIMIT = ("diffmaglim limit limitmag limiting_mag limiting_magnitude maglim mag_lim ant_maglim upper_limit_mag").split()
+LIMIT = (
+    "diffmaglim limit limitmag limiting_mag limiting_magnitude maglim mag_lim ant_maglim upper_limit_mag"
+).split()
 IS_LIMIT = ("upper_limit upperlimit is_upper_limit is_limit islimit ul l_mag limit_flag").split()
 
 COULD_BE_ID = re.compile(r".*id|.*name|(.*_)?(obj|object|star|source|target)(_.*)?")
@@ -47,14 +51,27 @@ NO_OBJECT = re.compile(
     r"(id|name|uid|no|num)?"
 )
 COULD_BE_BAND = re.compile(r".*(filt|band|pass|colou?r|lambda|wave).*")
-COULD_BE_FLAG = re.compile(r"(.*_)?(flags?|quality|qual|reject\w*|bad|mask|dubious|procstatus|blend\w*|saturated)(_.*)?")
+COULD_BE_FLAG = re.compile(
+    r"(.*_)?(flags?|quality|qual|reject\w*|bad|mask|dubious|procstatus|blend\w*|saturated)(_.*)?"
+)
 
 ZTF = {"1": "g", "2": "r", "3": "i"}
 PAN_STARRS = {"1": "g", "2": "r", "3": "i", "4": "z", "5": "y"}
-PLASTICC = {"0": "u", "1": "g", "2": "r", "3": "i", "4": "z", "5": "Y"}
-LETTERS = {f"{survey}{mark}{band}": band for survey in ("z", "ztf", "ZTF") for mark in ("", "_") for band in "gri"}
+PLASTICC = {"0": "u", "1": "g", "2": "r", "3": "i", "4": "z", "5": "y"}
+LETTERS = {
+    f"{survey}{mark}{band}": band for survey in ("z", "ztf", "ZTF") for mark in ("", "_") for band in "gri"
+}
 # AB magnitude of a flux of one
-OF_UNIT = {"ujy": 23.9, "mjy": 16.4, "njy": 31.4, "jy": 8.9, "nmgy": 22.5, "nanomaggy": 22.5, "mgy": 0.0, "maggy": 0.0}
+OF_UNIT = {
+    "ujy": 23.9,
+    "mjy": 16.4,
+    "njy": 31.4,
+    "jy": 8.9,
+    "nmgy": 22.5,
+    "nanomaggy": 22.5,
+    "mgy": 0.0,
+    "maggy": 0.0,
+}
 
 
 class Quality(NamedTuple):
@@ -199,8 +216,10 @@ FORMATS = (
         "flux in mJy (a rate of one is `--zero_point`); without flux, `>17.5` and mag_err 99.99: upper limits",
         "quality other than G",
     ),
-    Format("ATLAS forced photometry", "###MJD, uJy, duJy, F", "flux in uJy, bands c and o", "err other than 0"),
-    Format("PLAsTiCC", "object_id, passband, flux, flux_err", "passband 0-5 is u g r i z Y", "nothing"),
+    Format(
+        "ATLAS forced photometry", "###MJD, uJy, duJy, F", "flux in uJy, bands c and o", "err other than 0"
+    ),
+    Format("PLAsTiCC", "object_id, passband, flux, flux_err", "passband 0-5 is u g r i z y", "nothing"),
     Format(
         "TESS and Kepler as CSV",
         "PDCSAP_FLUX or SAP_FLUX with CADENCENO",

@@ -45,7 +45,9 @@ def gathered_bands(cells: Cells) -> Cells:
     taken = {name for pair in bands.values() for name in pair} | {name for name in own.values() if name}
     flags = {band: f"variability_flag_{band}_reject" for band in bands}
     shared = [name for name in plain if name not in taken and name not in flags.values()]
-    parts: dict[str, list] = {name: [] for name in (*shared, "time", kind, "error", "band", "rejected_by_variability")}
+    parts: dict[str, list] = {
+        name: [] for name in (*shared, "time", kind, "error", "band", "rejected_by_variability")
+    }
     for band, (value, error) in bands.items():
         values = numbers(column[value])
         # what is blank was not observed in this band, and is no row
@@ -66,7 +68,9 @@ def gathered_bands(cells: Cells) -> Cells:
     spelling = dict(zip(plain, cells.names))
     names = [spelling.get(name, name) for name in whole]
     told = Counter(cells.told)
-    told[f"columns of {len(bands)} bands, {' '.join(pair[0] for pair in bands.values())}, put below each other"] += 1
+    told[
+        f"columns of {len(bands)} bands, {' '.join(pair[0] for pair in bands.values())}, put below each other"
+    ] += 1
     return Cells(names, [pa.concat_arrays(arrays) for arrays in whole.values()], cells.units, told)
 
 
@@ -79,5 +83,12 @@ def _error_of(name: str, kind: str, band: str, there: set[str]) -> str | None:
 
 
 def _own_time(band: str, there: set[str]) -> str | None:
-    names = (f"{band}_transit_time", f"{band}_obs_time", f"{band}_time", f"time_{band}", f"mjd_{band}", f"{band}_mjd")
+    names = (
+        f"{band}_transit_time",
+        f"{band}_obs_time",
+        f"{band}_time",
+        f"time_{band}",
+        f"mjd_{band}",
+        f"{band}_mjd",
+    )
     return next((name for name in names if name in there), None)
