@@ -41,8 +41,8 @@ class Reading(Options):
     # tables: rows of different bands so close together are one point, days
     epoch_gap: float = option(0.02, least=0, below=np.inf)
     zero_point: float = 22.5  # tables: magnitude of a rate of one
-    # tables: which column is what, where its name does not say: time= mag= (or rate=, a flux) error= id= band=
-    # zero_point= sign= limit=; a name, a number from 1 if there is no header, or none
+    # tables: which column is what, where its name does not say: time= mag= (or rate=, a flux) error= id=
+    # band= zero_point= sign= limit=; a name, a number from 1 if there is no header, or none
     columns: list[str] = several()
     time_unit: str = "auto"  # tables: of the time, as s or d or ns; auto: what the table says, else days
     # tables: rows that count: default (the flags of known surveys), none, and conditions on columns of
@@ -63,8 +63,8 @@ class Reading(Options):
         for text in self.quality:
             if text not in ("default", "none") and not CONDITION.fullmatch(text):
                 raise Mistake(
-                    f"--quality: got {text!r}, expected default, none, or a condition such as catflags=0..32767, "
-                    "quality=G,B or flags~175 (none of these bits)"
+                    f"--quality: got {text!r}, expected default, none, or a condition such as "
+                    "catflags=0..32767, quality=G,B or flags~175 (none of these bits)"
                 )
         if self.time_unit != "auto" and self.time_unit not in TIME_UNITS:
             raise Mistake(

@@ -82,7 +82,8 @@ OF_CURVE = {
 
 def list_light_curves(source: str) -> list[str]:
     """The light-curve files of a folder (and below it, sorted), of a manifest (.txt, one path a line),
-    or the one file. A text is taken for a light curve if it is a table; those of a folder that are none are said.
+    or the one file. A text is taken for a light curve if it is a table; those of a folder that are none are
+    said.
 
     Raises: Mistake for a source that does not exist or holds none.
     """

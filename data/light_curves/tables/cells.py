@@ -96,11 +96,15 @@ def text_cells(text: bytes) -> Cells:
     body = text[dialect.begin :]
     if re.search(rb"(?m)^[ \t]*#", body):
         body = re.sub(rb"(?m)^[ \t]*#.*\n?", b"", body)
+    told: Counter = Counter()
+    if dialect.delimiter != "," and has_decimal_commas(body, dialect.delimiter):
+        body = body.replace(b",", b".")
+        told["decimal commas, read as points"] += 1
     if dialect.delimiter is None:
         body = re.sub(rb"[ \t]+", b"\t", re.sub(rb"(?m)^[ \t]+|[ \t]+$", b"", body))
     columns, ragged = split_rows(body, len(dialect.names), dialect.delimiter or "\t", not dialect.names[-1])
     kept = [number for number, name in enumerate(dialect.names) if name]
-    told = Counter({"rows with another number of fields than the header: left out": ragged})
+    told["rows with another number of fields than the header: left out"] += ragged
     units = {}
     for name in dialect.names:
         if found := UNIT_IN_NAME.fullmatch(name):
@@ -119,8 +123,8 @@ class Dialect(NamedTuple):
 def find_dialect(text: bytes) -> Dialect:
     """Where the header is, and what separates fields.
 
-    The header is the first line that is no comment, or the last comment above rows of numbers that has as many
-    fields as they. Raises: BadFile where the fields cannot be told.
+    The header is the first line that is no comment, or the last comment above rows of numbers that has as
+    many fields as they. Raises: BadFile where the fields cannot be told.
     """
     comments: list[str] = []
     lines: list[tuple[str, int, int]] = []  # line, where it begins, where it ends
@@ -166,6 +170,14 @@ def find_dialect(text: bytes) -> Dialect:
         width = Counter(len(split_line(line, delimiter)) for line, _, _ in lines[1:]).most_common(1)[0][0]
         best = best or f"the header has {len(names)} fields, the rows have {width}"
     raise BadFile(f"unreadable: {best or 'one column, expected several'} (header: {first.strip()[:60]})")
+
+
+def has_decimal_commas(body: bytes, delimiter: str | None) -> bool:
+    lines = body[: 2**14].decode(errors="ignore").splitlines()[:SAMPLE]
+    fields = [field for line in lines for field in split_line(line, delimiter)]
+    commas = sum(re.fullmatch(r"[-+]?\d+,\d+", field) is not None for field in fields)
+    points = sum(re.fullmatch(r"[-+]?\d+\.\d+", field) is not None for field in fields)
+    return commas > points and commas >= len(lines)
 
 
 def split_line(line: str, delimiter: str | None) -> list[str]:
@@ -308,7 +320,8 @@ def unnested(cells: Cells) -> Cells:
         if not np.array_equal(length, lengths[0]):
             row = int(np.argmax(length != lengths[0]))
             raise BadFile(
-                f"in row {row + 1} the list {name} has {length[row]} items and {nested[0][0]} {lengths[0][row]}"
+                f"in row {row + 1} the list {name} has {length[row]} items and {nested[0][0]} "
+                f"{lengths[0][row]}"
             )
     parent = pa.array(np.repeat(np.arange(len(lengths[0])), lengths[0]))
     inner = {name for name, _ in nested}

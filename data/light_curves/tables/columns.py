@@ -55,8 +55,8 @@ def choose_columns(cells: Cells, reading: Reading) -> tuple[Chosen, Counter]:
         shown = " ".join(cells.names)[:80]
         if plain[:1] == ["1"]:
             raise BadFile(
-                f"expected a header line: there are {len(plain)} columns without names; say which is which, as "
-                "--columns time=1 mag=2 error=3"
+                f"expected a header line: there are {len(plain)} columns without names; say which is which, "
+                "as --columns time=1 mag=2 error=3"
             )
         raise BadFile(
             "expected columns time (days), and mag and magerr or flux and fluxerr: there are "

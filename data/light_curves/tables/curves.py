@@ -9,10 +9,11 @@ import pandas as pd
 from data.light_curves.curve import DAY, Found, LightCurve, Reading, rated
 from data.light_curves.file_names import folder_of_object
 from data.light_curves.tables.cells import read_cells
-from data.light_curves.tables.columns import Chosen, choose_columns
+from data.light_curves.tables.columns import choose_columns
 from data.light_curves.tables.observations import Observations, observations_of
 from data.light_curves.tables.wide import gathered_bands
 
+ALIKE = 1e-4
 ALWAYS = np.ones((1, 1), dtype=bool)
 
 
@@ -67,8 +68,9 @@ def _curves(rows: Observations, gap: float) -> tuple[list[Found], Counter]:
     zero = np.repeat(time[begins], np.diff(np.r_[begins, len(time)]))
     centre = np.bincount(of_row, time - zero) / np.bincount(of_row) + zero[first]
     values = np.full((3, len(first), len(rows.bands)), np.nan)
-    # of two equal numbers, rate and error, only a limit's say that the rate may be zero
-    low = np.where(is_limit, 0.0, np.where(rate == error, error * (1 - 1e-6), error))
+    # an error that equals its rate says that this is a limit: of a measurement it must not, by chance
+    low = np.where(np.abs(error - rate) <= ALIKE * np.abs(rate), rate * (1 - 2 * ALIKE), error)
+    low = np.where(is_limit, 0.0, low)
     values[:, of_row, band] = rate, low, error
     # of two rows of one band at the same time the first stays
     starts = np.searchsorted(first, begins)

@@ -7,22 +7,24 @@ from data.formats import Format
 
 # names as `plain_name` gives them, the first that is there wins
 TIME = (
-    "time mjd bjd hjd jd hmjd bmjd obsmjd mjd_obs obs_mjd mjdobs midpointmjdtai expmidptmjd midpointtai ant_mjd "
-    "time_mjd mjd_tdb btjd bkjd time_bjd bjd_tdb time_bjd_tdb barytime obs_time obstime time_jd jd_obs obs_jd "
-    "observation_time timestamp datetime date_obs date"
+    "time mjd bjd hjd jd hmjd bmjd obsmjd mjd_obs obs_mjd mjdobs midpointmjdtai expmidptmjd midpointtai "
+    "ant_mjd time_mjd mjd_tdb btjd bkjd time_bjd bjd_tdb time_bjd_tdb barytime obs_time obstime time_jd "
+    "jd_obs obs_jd observation_time timestamp datetime date_obs date"
 ).split()
 MAGNITUDE = (
-    "mag magnitude magpsf psfmag psf_mag mag_psf ant_mag mag_cal calmag magcal mag_auto mag_aper magap tmag kpmag"
+    "mag magnitude magpsf psfmag psf_mag mag_psf ant_mag mag_cal calmag magcal mag_auto mag_aper magap "
+    "tmag kpmag"
 ).split()
 FLUX = (
-    "flux psfflux forcediffimflux pdcsap_flux kspsap_flux corr_flux det_flux sap_flux raw_flux fluxcal ujy flux_psf "
-    "psf_flux psfdiffflux difflux diff_flux flux_auto rate count_rate"
+    "flux psfflux forcediffimflux pdcsap_flux kspsap_flux corr_flux det_flux sap_flux raw_flux fluxcal ujy "
+    "flux_psf psf_flux psfdiffflux difflux diff_flux flux_auto rate count_rate"
 ).split()
 ERRORS = (
     "{}err {}_err {}_error {}error e_{} {}unc {}_unc {}_uncertainty {}sigma {}_sigma sigma_{} d{} err_{}"
 ).split()
 OF_MAGNITUDE = (
-    "magerr mag_err mag_error e_mag sigmapsf uncertainty sigmag sigma_mag dmag merr emag err_mag mag_unc ant_magerr"
+    "magerr mag_err mag_error e_mag sigmapsf uncertainty sigmag sigma_mag dmag merr emag err_mag mag_unc "
+    "ant_magerr"
 ).split()
 OF_FLUX = ("fluxerr flux_err flux_error e_flux flux_unc sigma_flux fluxcalerr flux_uncertainty").split()
 OF_ANY = ("error err sigma unc uncertainty err1 std").split()
@@ -33,8 +35,8 @@ BAND = (
 # those of a detection, which number the rows, are passed over by their values
 OBJECT = (
     "id source object object_id source_id oid objectid diaobjectid sourceid asas_sn_id masterid objid obj_id "
-    "object_name objname star star_id starid star_name target target_name targetname tic_id ticid tic kic kepid "
-    "kic_id epic gaia_id ztf_id ztfid snid source_name sourcename lc_id lightcurve_id name"
+    "object_name objname star star_id starid star_name target target_name targetname tic_id ticid tic kic "
+    "kepid kic_id epic gaia_id ztf_id ztfid snid source_name sourcename lc_id lightcurve_id name"
 ).split()
 ZERO_POINT = ("zp zeropoint zero_point zpt fluxzp zpdiff magzp mag_zp zeropt magzpsci").split()
 SIGN = ("isdiffpos is_diff_pos isdiffpositive").split()
@@ -54,6 +56,10 @@ COULD_BE_BAND = re.compile(r".*(filt|band|pass|colou?r|lambda|wave).*")
 COULD_BE_FLAG = re.compile(
     r"(.*_)?(flags?|quality|qual|reject\w*|bad|mask|dubious|procstatus|blend\w*|saturated)(_.*)?"
 )
+
+# -999, 99 and the like stand for what is not known
+UNKNOWN_MAGNITUDE = 90.0
+FILLED = (-99.0, -999.0, -9999.0, -99999.0, 1e20, 1e30)
 
 ZTF = {"1": "g", "2": "r", "3": "i"}
 PAN_STARRS = {"1": "g", "2": "r", "3": "i", "4": "z", "5": "y"}
@@ -78,7 +84,7 @@ class Quality(NamedTuple):
     """Rows that count by default, where a table has the column and its companions."""
 
     column: str
-    kept: str  # as `--quality` writes it
+    kept: str  # as `--quality` writes it after the name
     beside: frozenset[str]
     what: str
 
@@ -88,18 +94,19 @@ def _rule(column: str, kept: str, what: str, *beside: str) -> Quality:
 
 
 QUALITY = (
-    _rule("catflags", "0..32767", "ZTF: bit 32768 is bad or unusable"),
-    _rule("infobitssci", "0..33554431", "ZTF forced photometry: bit 33554432 is a failed image"),
-    _rule("procstatus", "0", "ZTF forced photometry: processed without a warning"),
-    _rule("quality", "G", "ASAS-SN Sky Patrol: good", "limit", "fwhm"),
-    _rule("quality", "G", "ASAS-SN Sky Patrol: good", "asas_sn_id"),
-    _rule("quality", "0", "TESS, Kepler: no flag", "cadenceno"),
-    _rule("sap_quality", "0", "Kepler: no flag"),
-    _rule("err", "0", "ATLAS: the fit did not fail", "ujy", "dujy"),
-    _rule("rejected_by_photometry", "false", "Gaia"),
-    _rule("rejected_by_variability", "false", "Gaia"),
-    _rule("blend", "0", "CRTS: not blended", "masterid"),
-    _rule("psfflux_flag", "false", "LSST: the fit did not fail"),
+    _rule("catflags", "=0..32767", "ZTF: bit 32768 is bad or unusable"),
+    _rule("infobitssci", "=0..33554431", "ZTF forced photometry: bit 33554432 is a failed image"),
+    _rule("procstatus", "=0", "ZTF forced photometry: processed without a warning"),
+    _rule("quality", "=G", "ASAS-SN Sky Patrol: good", "limit", "fwhm"),
+    _rule("quality", "=G", "ASAS-SN Sky Patrol: good", "asas_sn_id"),
+    # as the FITS files of both are read; the defaults of lightkurve
+    _rule("quality", "~175", "TESS", "cadenceno"),
+    _rule("sap_quality", "~1130799", "Kepler"),
+    _rule("err", "=0", "ATLAS: the fit did not fail", "ujy", "dujy"),
+    _rule("rejected_by_photometry", "=false", "Gaia"),
+    _rule("rejected_by_variability", "=false", "Gaia"),
+    _rule("blend", "=0", "CRTS: not blended", "masterid"),
+    _rule("psfflux_flag", "=false", "LSST: the fit did not fail"),
 )
 
 
@@ -183,37 +190,39 @@ def plain_name(name: str) -> str:
 FORMATS = (
     Format(
         "Table of text",
-        ".csv .tsv .txt .dat .tbl (also .gz .bz2), fields between commas, tabs, semicolons, bars or blanks; header in "
-        "the first line or in the last comment; columns by the names of `--columns` or of known surveys",
-        "time (days, or `--time_unit`; JD becomes MJD), magnitude or flux with its error, band, object; one row an "
-        "observation, or a column a band (mag_g magerr_g ...)",
-        "rows without time, value, error, band or object, rows with too few or too many fields, rows that a quality "
-        "flag excludes: left out and counted; columns without names (until `--columns` gives their numbers), times "
-        "that span 200,000 days, JD beside MJD, bands in one curve that no column tells apart",
+        ".csv .tsv .txt .dat .tbl, also .gz and .bz2; fields between commas, tabs, semicolons, bars or "
+        "blanks; the header is the first line or the last comment; columns go by their names or `--columns`",
+        "time (days, or `--time_unit`; JD becomes MJD), magnitude or flux with its error, band, object; a "
+        "row an observation, or a column a band (mag_g magerr_g ...)",
+        "rows without time, value, error, band or object, rows with too few or too many fields, rows that a "
+        "quality flag excludes: left out and counted; columns without names (until `--columns` gives their "
+        "numbers), times that span 200,000 days, JD beside MJD, bands in one curve: refused",
     ),
     Format(
         "ECSV, VOTable, IPAC table",
-        "the first lines: %ECSV, <VOTABLE, bars",
-        "as a table of text, with the units of its columns; Time columns; arrays in cells",
+        "the first lines: %ECSV, VOTABLE, bars",
+        "as a table of text, with the units of its columns; times of astropy; arrays in cells",
         "as a table of text",
     ),
     Format(
         "Parquet",
-        ".parquet, PAR1",
-        "one row an observation, or one a source with lists or lists of records",
+        ".parquet",
+        "a row an observation, or a row a source with lists or lists of records",
         "lists of one row that differ in length",
     ),
     Format(
         "ZTF",
-        "filtercode and catflags (IRSA); hmjd and filterid (bulk); magpsf, sigmapsf, fid (ALeRCE, Lasair, Fink); "
-        "forcediffimflux (forced photometry)",
-        "magnitudes as calibrated; isdiffpos f: a negative flux; diffmaglim: upper limits; zpdiff of each row",
+        "filtercode and catflags (IRSA); hmjd and filterid (bulk); magpsf, sigmapsf and fid (ALeRCE, Lasair, "
+        "Fink); forcediffimflux (forced photometry)",
+        "magnitudes as calibrated; isdiffpos f is a negative flux; diffmaglim is an upper limit; zpdiff of "
+        "each row",
         "catflags from 32768; procstatus other than 0; infobitssci from 33554432",
     ),
     Format(
         "ASAS-SN",
-        "flux(mJy), Limit, FWHM, mag (web); JD, Flux, Limit, Quality or asas_sn_id, phot_filter (Sky Patrol v2)",
-        "flux in mJy (a rate of one is `--zero_point`); without flux, `>17.5` and mag_err 99.99: upper limits",
+        "flux(mJy), Limit, FWHM, mag (web); JD, Flux, Limit, Quality, or asas_sn_id, phot_filter (Sky Patrol "
+        "v2)",
+        "flux in mJy, brought to `--zero_point`; without a flux, `>17.5` is an upper limit",
         "quality other than G",
     ),
     Format(
@@ -224,12 +233,12 @@ FORMATS = (
         "TESS and Kepler as CSV",
         "PDCSAP_FLUX or SAP_FLUX with CADENCENO",
         "PDCSAP before SAP; time in days as it stands",
-        "QUALITY or SAP_QUALITY other than 0",
+        "QUALITY & 175, SAP_QUALITY & 1130799",
     ),
     Format(
         "Gaia epoch photometry",
         "transit_id, band, time, flux; g_transit_time, bp_obs_time, rp_obs_time",
-        "fluxes in e-/s, bands G BP RP, each at its own time",
+        "fluxes in electrons/s, bands G BP RP, each at its own time",
         "rejected_by_photometry, rejected_by_variability, variability_flag_*_reject",
     ),
 )

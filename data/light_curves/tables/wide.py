@@ -1,4 +1,4 @@
-"""Tables with a column for each band (mag_g magerr_g mag_r magerr_r; Gaia's transits) as rows of one band each."""
+"""Tables with a column for each band (mag_g magerr_g mag_r ...; Gaia's transits) as rows of one band each."""
 
 import re
 from collections import Counter
@@ -15,6 +15,7 @@ KINDS = r"(?:psf_?|ap_?|cal_?)?(?:mag|magnitude|flux|mpro)"
 BAND_FIRST = re.compile(rf"(?P<band>{BANDS})_?(?:transit_|obs_)?(?P<kind>{KINDS})")
 BAND_LAST = re.compile(rf"(?P<kind>{KINDS})_?(?P<band>{BANDS})")
 BAND_ALONE = re.compile(rf"(?P<band>{BANDS})(?P<kind>)")
+WISE = ("w1", "w2", "w3", "w4")
 GAIA = {"g": "G", "bp": "BP", "rp": "RP"}
 
 
@@ -45,6 +46,7 @@ def gathered_bands(cells: Cells) -> Cells:
     taken = {name for pair in bands.values() for name in pair} | {name for name in own.values() if name}
     flags = {band: f"variability_flag_{band}_reject" for band in bands}
     shared = [name for name in plain if name not in taken and name not in flags.values()]
+    places = []  # rows of the table, to stay in their order
     parts: dict[str, list] = {
         name: [] for name in (*shared, "time", kind, "error", "band", "rejected_by_variability")
     }
@@ -52,6 +54,7 @@ def gathered_bands(cells: Cells) -> Cells:
         values = numbers(column[value])
         # what is blank was not observed in this band, and is no row
         rows = pa.array(np.flatnonzero(np.isfinite(values)))
+        places.append(rows.to_numpy())
         for name in shared:
             parts[name].append(column[name].take(rows))
         if own[band]:
@@ -60,7 +63,7 @@ def gathered_bands(cells: Cells) -> Cells:
         parts["error"].append(pa.array(numbers(column[error])).take(rows))
         spelled = cells.names[plain.index(value)].lower().find(band)
         as_written = cells.names[plain.index(value)][spelled : spelled + len(band)]
-        name = GAIA.get(band, band) if is_gaia else as_written
+        name = GAIA.get(band, band) if is_gaia else band.upper() if band in WISE else as_written
         parts["band"].append(pa.array([name] * len(rows)))
         if flags[band] in there:
             parts["rejected_by_variability"].append(column[flags[band]].take(rows))
@@ -71,7 +74,10 @@ def gathered_bands(cells: Cells) -> Cells:
     told[
         f"columns of {len(bands)} bands, {' '.join(pair[0] for pair in bands.values())}, put below each other"
     ] += 1
-    return Cells(names, [pa.concat_arrays(arrays) for arrays in whole.values()], cells.units, told)
+    order = pa.array(np.argsort(np.concatenate(places), kind="stable"))
+    return Cells(
+        names, [pa.concat_arrays(arrays).take(order) for arrays in whole.values()], cells.units, told
+    )
 
 
 def _error_of(name: str, kind: str, band: str, there: set[str]) -> str | None:
