@@ -76,10 +76,24 @@ def choose_columns(cells: Cells, reading: Reading) -> tuple[Chosen, Counter]:
         survey,
         plain,
     )
+    chosen = _truths_apart(cells, chosen)
     if chosen.band is None and "band" not in given:
         chosen = chosen._replace(band=_unknown_band(cells, plain, chosen, told))
     _name_the_rest(cells, chosen, given, told)
     return chosen, told
+
+
+def _truths_apart(cells: Cells, chosen: Chosen) -> Chosen:
+    """A column called limit may say whether a row is one, and one called upper_limit how bright it is."""
+    for ours, other in (("limit", "is_limit"), ("is_limit", "limit")):
+        place = getattr(chosen, ours)
+        if place is None:
+            continue
+        _, values = codes(cells.columns[place])
+        truths = {value.lower() for value in values} <= {*surveys.TRUTHS, *surveys.FALSEHOODS}
+        if truths != (ours == "is_limit"):
+            return chosen._replace(**{ours: None, other: place})
+    return chosen
 
 
 def _place(names: list[str], plain: list[str], name: str) -> int:
@@ -181,6 +195,10 @@ def _name_the_rest(cells: Cells, chosen: Chosen, given: dict, told: Counter) -> 
             idle.append(cells.names[place])
     if idle:
         told[f"columns that could be an id or a band and are not used: {' '.join(idle)}"] += 1
+    times = [cells.names[place] for place, name in enumerate(chosen.plain) if name in surveys.TIME]
+    if len(times) > 1 and "time" not in given:
+        others = " ".join(name for name in times if name != cells.names[chosen.time])
+        told[f"{cells.names[chosen.time]} is the time, not {others}"] += 1
     fluxes = [cells.names[place] for place, name in enumerate(chosen.plain) if name in surveys.FLUX]
     magnitudes = [cells.names[place] for place, name in enumerate(chosen.plain) if name in surveys.MAGNITUDE]
     other = fluxes if chosen.is_magnitude else magnitudes

@@ -134,7 +134,7 @@ def _bands(cells: Cells, chosen: Chosen, told: Counter) -> tuple[np.ndarray, lis
     if not set(values) <= letters.keys():
         letters = surveys.LETTERS
     elif values:
-        pairs = " ".join(f"{value}={letters[value]}" for value in sorted(values))
+        pairs = " ".join(f"{value}={letter}" for value, letter in letters.items())
         told[f"{name} taken as {pairs}"] += 1
     named = [letters.get(value, value) for value in values]
     merged = list(dict.fromkeys(named))

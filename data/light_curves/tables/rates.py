@@ -14,9 +14,6 @@ from data.light_curves.tables.cells import Cells, codes, is_text, numbers
 from data.light_curves.tables.columns import Chosen
 from data.light_curves.tables.surveys import FILLED, UNKNOWN_MAGNITUDE
 
-TRUTHS = {"t": 1, "true": 1, "1": 1, "+": 1, "1.0": 1, "yes": 1, "y": 1, ">": 1, "<": 1}
-FALSEHOODS = {"f": 0, "false": 0, "0": 0, "-1": 0, "-": 0, "0.0": 0, "-1.0": 0, "no": 0, "n": 0}
-
 
 def rates_of(
     cells: Cells,
@@ -41,9 +38,9 @@ def rates_of(
             value[marked] = np.nan
     error = numbers(cells.columns[chosen.error]) if chosen.error is not None else np.full(len(value), np.nan)
     lacks = ~np.isfinite(error) if chosen.error is not None else np.ones(len(value), dtype=bool)
-    if chosen.error is None and reading.assumed_error == "refuse":
+    if lacks[keep].all() and reading.assumed_error == "refuse":
         raise BadFile(
-            f"no column of errors beside {cells.names[chosen.value]} (there are "
+            f"no errors beside {cells.names[chosen.value]} (there are "
             f"{' '.join(cells.names)[:80]}): --columns error=... names it, or --assumed_error 0.02 "
             "(magnitudes, or a share of the flux) or scatter says how large they are"
         )
@@ -94,7 +91,7 @@ def _marked_limits(
 def _truths(column: pa.Array) -> np.ndarray:
     """[R] float: 1, 0, NaN for what is neither."""
     of_row, values = codes(column)
-    meaning = {**TRUTHS, **FALSEHOODS}
+    meaning = {**surveys.TRUTHS, **surveys.FALSEHOODS}
     return np.array([*(meaning.get(value.lower(), np.nan) for value in values), np.nan])[of_row]
 
 
@@ -149,11 +146,9 @@ def _flux_scale(
         zero_point = numbers(cells.columns[chosen.zero_point])
         known = np.unique(zero_point[keep & np.isfinite(zero_point)])
         if len(known):
-            shown = f"{known[0]:g}" if len(known) == 1 else f"{known[0]:g} to {known[-1]:g}"
-            zero_name = cells.names[chosen.zero_point]
-            told[
-                f"fluxes of zero point {shown} ({zero_name}) brought to {reading.zero_point:g} (--zero_point)"
-            ] += 1
+            shown = f"zero point {known[0]:g}" if len(known) == 1 else "several zero points"
+            shown = f"{shown} ({cells.names[chosen.zero_point]})"
+            told[f"fluxes of {shown} brought to {reading.zero_point:g} (--zero_point)"] += 1
             return 10 ** (-0.4 * (zero_point - reading.zero_point)), True
     unit = cells.units.get(name, "")
     zero_point = surveys.OF_UNIT.get(unit.strip().lower())
@@ -165,8 +160,8 @@ def _flux_scale(
         zero_point = chosen.survey.zero_point
         unit = chosen.survey.unit
     if zero_point is None:
-        if unit:
-            told[f"flux in {unit}, as it stands"] += 1
+        unit = unit or "a unit that is not written"
+        told[f"fluxes as they stand, in {unit}"] += 1
         return 1.0, False
     told[f"flux in {unit} (AB {zero_point:g}) brought to {reading.zero_point:g} (--zero_point)"] += 1
     return 10 ** (-0.4 * (zero_point - reading.zero_point)), True

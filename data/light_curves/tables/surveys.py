@@ -61,6 +61,9 @@ COULD_BE_FLAG = re.compile(
 UNKNOWN_MAGNITUDE = 90.0
 FILLED = (-99.0, -999.0, -9999.0, -99999.0, 1e20, 1e30)
 
+TRUTHS = {"t": 1, "true": 1, "1": 1, "+": 1, "1.0": 1, "yes": 1, "y": 1, ">": 1, "<": 1}
+FALSEHOODS = {"f": 0, "false": 0, "0": 0, "-1": 0, "-": 0, "0.0": 0, "-1.0": 0, "no": 0, "n": 0}
+
 ZTF = {"1": "g", "2": "r", "3": "i"}
 PAN_STARRS = {"1": "g", "2": "r", "3": "i", "4": "z", "5": "y"}
 PLASTICC = {"0": "u", "1": "g", "2": "r", "3": "i", "4": "z", "5": "y"}
@@ -96,6 +99,7 @@ def _rule(column: str, kept: str, what: str, *beside: str) -> Quality:
 QUALITY = (
     _rule("catflags", "=0..32767", "ZTF: bit 32768 is bad or unusable"),
     _rule("infobitssci", "=0..33554431", "ZTF forced photometry: bit 33554432 is a failed image"),
+    _rule("infobits", "=0..33554431", "ZTF: bit 33554432 is a failed image"),
     _rule("procstatus", "=0", "ZTF forced photometry: processed without a warning"),
     _rule("quality", "=G", "ASAS-SN Sky Patrol: good", "limit", "fwhm"),
     _rule("quality", "=G", "ASAS-SN Sky Patrol: good", "asas_sn_id"),
@@ -105,7 +109,7 @@ QUALITY = (
     _rule("err", "=0", "ATLAS: the fit did not fail", "ujy", "dujy"),
     _rule("rejected_by_photometry", "=false", "Gaia"),
     _rule("rejected_by_variability", "=false", "Gaia"),
-    _rule("blend", "=0", "CRTS: not blended", "masterid"),
+    _rule("blend", "=0", "CRTS: not blended"),
     _rule("psfflux_flag", "=false", "LSST: the fit did not fail"),
 )
 
