@@ -19,6 +19,7 @@ import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
 from data.cutouts.fits import MACHINE_TROUBLE, BadFile, first_line
+from data.light_curves.tables.told import Told
 
 MISSING = ["", "nan", "na", "n/a", "null", "none", "--", "-", "masked", "nat", "..."]
 NO_NAME = ["", "nan", "null"]  # an object may well be called None
@@ -34,7 +35,7 @@ class Cells(NamedTuple):
     names: list[str]  # as in the file; numbers from 1 where it gives none
     columns: list[pa.Array]  # [R] each
     units: dict[str, str]  # of the columns whose unit is written
-    told: Counter  # what was dropped or guessed -> in how many rows
+    told: Told
 
 
 def read_cells(path: str | os.PathLike) -> Cells:
@@ -96,15 +97,15 @@ def text_cells(text: bytes) -> Cells:
     body = text[dialect.begin :]
     if re.search(rb"(?m)^[ \t]*#", body):
         body = re.sub(rb"(?m)^[ \t]*#.*\n?", b"", body)
-    told: Counter = Counter()
+    told = Told()
     if dialect.delimiter != "," and has_decimal_commas(body, dialect.delimiter):
         body = body.replace(b",", b".")
-        told["decimal commas, read as points"] += 1
+        told.of_table("decimal commas, read as points")
     if dialect.delimiter is None:
         body = re.sub(rb"[ \t]+", b"\t", re.sub(rb"(?m)^[ \t]+|[ \t]+$", b"", body))
     columns, ragged = split_rows(body, len(dialect.names), dialect.delimiter or "\t", not dialect.names[-1])
     kept = [number for number, name in enumerate(dialect.names) if name]
-    told["rows with another number of fields than the header: left out"] += ragged
+    told.of_rows("rows with another number of fields than the header: left out", ragged)
     units = {}
     for name in dialect.names:
         if found := UNIT_IN_NAME.fullmatch(name):
@@ -275,7 +276,7 @@ def astropy_cells(text: bytes, kind: str) -> Cells:
                 array = pa.array(np.asarray(np.ma.getdata(column)), mask=mask)
         names.append(name)
         columns.append(array)
-    return unnested(Cells(names, columns, units, Counter()))
+    return unnested(Cells(names, columns, units, Told()))
 
 
 def as_list(value):
@@ -288,7 +289,7 @@ def as_list(value):
 def parquet_cells(table: pa.Table) -> Cells:
     names = [name for name in table.column_names if not name.startswith("__")]
     columns = [table.column(name).combine_chunks() for name in names]
-    return unnested(Cells(names, columns, {}, Counter()))
+    return unnested(Cells(names, columns, {}, Told()))
 
 
 def unnested(cells: Cells) -> Cells:
@@ -327,7 +328,7 @@ def unnested(cells: Cells) -> Cells:
     inner = {name for name, _ in nested}
     names = [name for name, _ in flat]
     columns = [pc.list_flatten(column) if name in inner else column.take(parent) for name, column in flat]
-    cells.told["rows whose list of observations is empty"] += int(np.count_nonzero(lengths[0] == 0))
+    cells.told.of_rows("rows whose list of observations is empty", np.count_nonzero(lengths[0] == 0))
     return unnested(cells._replace(names=names, columns=columns))
 
 

@@ -1,6 +1,5 @@
 """Which column of a table is what: by `--columns`, by the survey, by the names in use."""
 
-from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -32,11 +31,10 @@ class Chosen(NamedTuple):
     plain: list[str]  # the names of all columns, as surveys.py writes them
 
 
-def choose_columns(cells: Cells, reading: Reading) -> tuple[Chosen, Counter]:
-    """(the columns to use, what was assumed). Raises: BadFile where there is no time or no value, or a name
+def choose_columns(cells: Cells, reading: Reading) -> Chosen:
+    """Raises: BadFile where there is no time or no value, or a name
     is given that is not there.
     """
-    told: Counter = Counter()
     plain = [plain_name(name) for name in cells.names]
     there = set(plain)
     given = {ours: _given(cells.names, plain, theirs) for ours, theirs in columns_given(reading).items()}
@@ -67,7 +65,7 @@ def choose_columns(cells: Cells, reading: Reading) -> tuple[Chosen, Counter]:
         value,
         is_magnitude,
         _error(cells.names, plain, given, known, value, is_magnitude),
-        _object(cells, plain, pick, given, told),
+        _object(cells, plain, pick, given),
         pick("band", surveys.BAND),
         pick("zero_point", surveys.ZERO_POINT),
         pick("sign", surveys.SIGN),
@@ -78,9 +76,9 @@ def choose_columns(cells: Cells, reading: Reading) -> tuple[Chosen, Counter]:
     )
     chosen = _truths_apart(cells, chosen)
     if chosen.band is None and "band" not in given:
-        chosen = chosen._replace(band=_unknown_band(cells, plain, chosen, told))
-    _name_the_rest(cells, chosen, given, told)
-    return chosen, told
+        chosen = chosen._replace(band=_unknown_band(cells, plain, chosen))
+    _name_the_rest(cells, chosen, given)
+    return chosen
 
 
 def _truths_apart(cells: Cells, chosen: Chosen) -> Chosen:
@@ -149,7 +147,7 @@ def _error(
     return None
 
 
-def _object(cells: Cells, plain: list[str], pick, given: dict, told: Counter) -> int | None:
+def _object(cells: Cells, plain: list[str], pick, given: dict) -> int | None:
     """The column of the object: an id that numbers the rows is none."""
     if "id" in given:
         return given["id"]
@@ -161,18 +159,18 @@ def _object(cells: Cells, plain: list[str], pick, given: dict, told: Counter) ->
         rows = len(cells.columns[place])
         if rows < FEWEST_ROWS or len(values) < rows:
             return place
-        told[f"column {cells.names[place]} numbers the rows: not taken for the object"] += 1
+        cells.told.of_table(f"column {cells.names[place]} numbers the rows: not taken for the object")
     return None
 
 
-def _unknown_band(cells: Cells, plain: list[str], chosen: Chosen, told: Counter) -> int | None:
+def _unknown_band(cells: Cells, plain: list[str], chosen: Chosen) -> int | None:
     """A column that is called like one of bands, and has a few values that repeat."""
     for place, name in enumerate(plain):
         if place in _used(chosen) or not surveys.COULD_BE_BAND.fullmatch(name):
             continue
         of_row, values = codes(cells.columns[place])
         if 1 < len(values) <= min(MOST_BANDS, max(2, len(of_row) // 2)):
-            told[f"column {cells.names[place]} taken for the band"] += 1
+            cells.told.of_table(f"column {cells.names[place]} taken for the band")
             return place
     return None
 
@@ -181,7 +179,7 @@ def _used(chosen: Chosen) -> set[int]:
     return {place for place in chosen if type(place) is int}
 
 
-def _name_the_rest(cells: Cells, chosen: Chosen, given: dict, told: Counter) -> None:
+def _name_the_rest(cells: Cells, chosen: Chosen, given: dict) -> None:
     """Say which columns could be an object or a band, or a second measurement, and are not used."""
     used = _used(chosen)
     idle = []
@@ -194,16 +192,16 @@ def _name_the_rest(cells: Cells, chosen: Chosen, given: dict, told: Counter) -> 
         if len(values) > 1 and (len(of_row) < FEWEST_ROWS or len(values) < len(of_row)):
             idle.append(cells.names[place])
     if idle:
-        told[f"columns that could be an id or a band and are not used: {' '.join(idle)}"] += 1
+        cells.told.of_table(f"columns that could be an id or a band and are not used: {' '.join(idle)}")
     times = [cells.names[place] for place, name in enumerate(chosen.plain) if name in surveys.TIME]
     if len(times) > 1 and "time" not in given:
         others = " ".join(name for name in times if name != cells.names[chosen.time])
-        told[f"{cells.names[chosen.time]} is the time, not {others}"] += 1
+        cells.told.of_table(f"{cells.names[chosen.time]} is the time, not {others}")
     fluxes = [cells.names[place] for place, name in enumerate(chosen.plain) if name in surveys.FLUX]
     magnitudes = [cells.names[place] for place, name in enumerate(chosen.plain) if name in surveys.MAGNITUDE]
     other = fluxes if chosen.is_magnitude else magnitudes
     if other and not given.keys() & {"mag", "flux"}:
-        told[f"{cells.names[chosen.value]} is used, not {' '.join(other)}"] += 1
+        cells.told.of_table(f"{cells.names[chosen.value]} is used, not {' '.join(other)}")
 
 
 def levels_of(values: np.ndarray, of_row: np.ndarray, count: int) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Tables as light curves: one a source, rows of different bands that are close in time as one point."""
 
 import os
-from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -11,6 +10,7 @@ from data.light_curves.file_names import folder_of_object
 from data.light_curves.tables.cells import read_cells
 from data.light_curves.tables.columns import choose_columns
 from data.light_curves.tables.observations import Observations, observations_of
+from data.light_curves.tables.told import Told
 from data.light_curves.tables.wide import gathered_bands
 
 ALIKE = 1e-4
@@ -26,34 +26,28 @@ def curves_of_table(path: str | os.PathLike, reading: Reading) -> list[Found]:
     cells = read_cells(path)
     if not reading.columns:
         cells = gathered_bands(cells)
-    chosen, told = choose_columns(cells, reading)
+    chosen = choose_columns(cells, reading)
     rows = observations_of(cells, chosen, path, reading)
-    told = cells.told + told + rows.told
-    found, merged = _curves(rows, reading.epoch_gap * DAY)
-    told += merged
     if chosen.id is None and folder_of_object(path):
-        told["sources named after their folder, as the file's name is a general one"] += 1
-    if chosen.id is not None:
-        told += _objects_of_one_band(cells.names[chosen.id], rows)
-    notes = tuple(what for what, count in told.items() if count)
-    return [found[0]._replace(notes=notes), *found[1:]]
-
-
-def _objects_of_one_band(name: str, rows: Observations) -> Counter:
-    """ZTF numbers a source anew in each band: said, as the bands of one source are not one curve then."""
-    pairs = pd.DataFrame({"source": rows.source, "band": rows.band}).drop_duplicates()
-    sources = pairs["source"].nunique()
-    if len(rows.bands) > 1 and len(pairs) == sources > 1:
-        return Counter(
-            {f"each {name} has one band: its curves are apart (--columns id=none joins those of a file)": 1}
+        cells.told.of_table("sources named after their folder, as the file's name is a general one")
+    if chosen.id is not None and _objects_have_one_band(rows):
+        name = cells.names[chosen.id]
+        cells.told.of_table(
+            f"each {name} has one band: its curves are apart (--columns id=none joins those of a file)"
         )
-    return Counter()
+    found = _curves(rows, reading.epoch_gap * DAY, cells.told)
+    return [found[0]._replace(notes=tuple(cells.told.counts)), *found[1:]]
 
 
-def _curves(rows: Observations, gap: float) -> tuple[list[Found], Counter]:
-    told: Counter = Counter()
+def _objects_have_one_band(rows: Observations) -> bool:
+    """Whether several sources of several bands have one each: ZTF numbers a source anew in each band."""
+    pairs = pd.DataFrame({"source": rows.source, "band": rows.band}).drop_duplicates()
+    return len(rows.bands) > 1 and len(pairs) == pairs["source"].nunique() > 1
+
+
+def _curves(rows: Observations, gap: float, told: Told) -> list[Found]:
     same = rows.source[1:] == rows.source[:-1]
-    told["rows not in order of time: sorted"] = int(np.count_nonzero(same & (np.diff(rows.time) < 0)))
+    told.of_rows("rows not in order of time: sorted", np.count_nonzero(same & (np.diff(rows.time) < 0)))
     # sources in the order of their names, as their rows were sorted by
     names = np.array(rows.sources, dtype=object)
     rank = np.empty(len(names), dtype=np.int64)
@@ -76,7 +70,7 @@ def _curves(rows: Observations, gap: float) -> tuple[list[Found], Counter]:
     starts = np.searchsorted(first, begins)
     distinct = np.r_[True, np.diff(centre) > 0]
     distinct[starts] = True
-    told["rows at the time and in the band of another: left out"] = int(np.count_nonzero(~distinct))
+    told.of_rows("rows at the time and in the band of another: left out", np.count_nonzero(~distinct))
     found = []
     ends = np.r_[starts[1:], len(first)]
     for begin, end, number in zip(starts.tolist(), ends.tolist(), source[begins].tolist()):
@@ -91,7 +85,7 @@ def _curves(rows: Observations, gap: float) -> tuple[list[Found], Counter]:
             name, rows.bands, np.zeros(0), none[:, 0], None, none, none, none, none, none, none.astype(bool)
         )
         found.append(Found(empty))
-    return found, told
+    return found
 
 
 def epochs(time: np.ndarray, band: np.ndarray, begins: np.ndarray, gap: float) -> np.ndarray:

@@ -1,10 +1,9 @@
 """The observations of a table: time in s, rate and error in one unit, band, source.
 
-Nothing is left out, or assumed, that is not counted in `told`.
+Nothing is left out, or assumed, that is not said in `cells.told`.
 """
 
 import os
-from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ from data.light_curves.tables.cells import Cells, codes
 from data.light_curves.tables.columns import MOST_BANDS, Chosen
 from data.light_curves.tables.one_band import check_one_band
 from data.light_curves.tables.quality import flagged_rows
-from data.light_curves.tables.rates import rates_of
+from data.light_curves.tables.rates import Places, rates_of
 from data.light_curves.tables.times import times_of
 
 # float32 holds what lies between; squares of it are the business of whoever squares
@@ -36,46 +35,45 @@ class Observations(NamedTuple):
     source: np.ndarray  # [R] int64 place in sources
     bands: tuple[str, ...]
     sources: list[str]  # in the order of the file
-    told: Counter
 
 
 def observations_of(cells: Cells, chosen: Chosen, path: str | os.PathLike, reading: Reading) -> Observations:
     """Raises: BadFile where no row is left, or its times or bands cannot be told apart."""
-    told: Counter = Counter()
     rows = len(cells.columns[chosen.time])
     keep = np.ones(rows, dtype=bool)
 
     def leave_out(bad: np.ndarray, what: str) -> None:
-        told[what] += int(np.count_nonzero(keep & bad))
+        cells.told.of_rows(what, np.count_nonzero(keep & bad))
         keep[bad] = False
 
-    time = times_of(cells, chosen, reading, told)
+    time = times_of(cells, chosen, reading)
     if rows and not np.isfinite(time).any():
         raise BadFile(f"{rows} of {rows} rows have no time")
     leave_out(~np.isfinite(time), "rows without a time: left out")
     source, sources = _sources(cells, chosen, path)
     leave_out(source < 0, "rows without an object: left out")
-    band, bands = _bands(cells, chosen, told)
+    band, bands = _bands(cells, chosen)
     leave_out(band < 0, "rows without a band: left out")
-    flagged = flagged_rows(cells, chosen, reading, told)
+    flagged = flagged_rows(cells, chosen, reading)
     if keep.any() and not (keep & ~np.logical_or.reduce([np.zeros(rows, bool), *flagged.values()])).any():
         raise BadFile(f"no point left: {'; '.join(flagged)}; --quality none takes them all")
     for what, bad in flagged.items():
         leave_out(bad, what)
     if chosen.band is None and "band" not in columns_given(reading):
-        check_one_band(cells, chosen, time, source, keep, told)
+        check_one_band(cells, chosen, time, source, keep)
 
-    rate, error, limit = rates_of(cells, chosen, reading, source, band, time, keep, told)
+    rate, error, limit = rates_of(cells, chosen, reading, Places(source, band, time, keep))
     is_limit = ~(np.isfinite(rate) & np.isfinite(error) & (error > 0)) & np.isfinite(limit) & (limit > 0)
     rate = np.where(is_limit, 0.0, rate)
     error = np.where(is_limit, limit / reading.limit_sigma, error)
     limits = f"upper limits, as 0 +- limit / {reading.limit_sigma:g} (--limit_sigma)"
-    told[limits] += int(np.count_nonzero(is_limit & keep))
+    cells.told.of_rows(limits, np.count_nonzero(is_limit & keep))
     usable = np.isfinite(rate) & np.isfinite(error) & (error > 0)
     if not (usable & keep).any():
-        raise BadFile(f"no point left: none of {rows} rows has a finite value and error{_counted(told)}")
+        counted = f" ({cells.told})" if str(cells.told) else ""
+        raise BadFile(f"no point left: none of {rows} rows has a finite value and error{counted}")
     leave_out(~usable, "rows without a finite value and an error above 0: left out")
-    rate, error = _in_range(rate, error, keep, told)
+    rate, error = _in_range(cells, rate, error, keep)
     with np.errstate(over="ignore"):
         narrow = np.stack([rate, error]).astype(np.float32)
     leave_out(
@@ -99,13 +97,7 @@ def observations_of(cells: Cells, chosen: Chosen, path: str | os.PathLike, readi
         source[keep],
         tuple(names[at] for at in order),
         sources,
-        told,
     )
-
-
-def _counted(told: Counter) -> str:
-    there = [f"{count} {what}" for what, count in told.items() if count]
-    return f" ({'; '.join(there)[:300]})" if there else ""
 
 
 def _sources(cells: Cells, chosen: Chosen, path: str | os.PathLike) -> tuple[np.ndarray, list[str]]:
@@ -114,7 +106,7 @@ def _sources(cells: Cells, chosen: Chosen, path: str | os.PathLike) -> tuple[np.
     return codes(cells.columns[chosen.id])
 
 
-def _bands(cells: Cells, chosen: Chosen, told: Counter) -> tuple[np.ndarray, list[str]]:
+def _bands(cells: Cells, chosen: Chosen) -> tuple[np.ndarray, list[str]]:
     """([R] place, names); the numbers that surveys give their bands become their letters."""
     if chosen.band is None:
         return np.zeros(len(cells.columns[chosen.time]), dtype=np.int64), ["1"]
@@ -135,7 +127,7 @@ def _bands(cells: Cells, chosen: Chosen, told: Counter) -> tuple[np.ndarray, lis
         letters = surveys.LETTERS
     elif values:
         pairs = " ".join(f"{value}={letter}" for value, letter in letters.items())
-        told[f"{name} taken as {pairs}"] += 1
+        cells.told.of_table(f"{name} taken as {pairs}")
     named = [letters.get(value, value) for value in values]
     merged = list(dict.fromkeys(named))
     place = np.array([merged.index(one) for one in named], dtype=np.int64)
@@ -143,12 +135,12 @@ def _bands(cells: Cells, chosen: Chosen, told: Counter) -> tuple[np.ndarray, lis
 
 
 def _in_range(
-    rate: np.ndarray, error: np.ndarray, keep: np.ndarray, told: Counter
+    cells: Cells, rate: np.ndarray, error: np.ndarray, keep: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fluxes that 32-bit numbers cannot hold, such as those in W/m2/Hz, in units of a power of ten."""
     typical = float(np.median(error[keep]))
     if SMALLEST < typical < LARGEST:
         return rate, error
     unit = SMALLEST if typical <= SMALLEST else LARGEST
-    told[f"fluxes in units of {unit:g}, as 32-bit numbers do not hold them"] += 1
+    cells.told.of_table(f"fluxes in units of {unit:g}, as 32-bit numbers do not hold them")
     return rate / unit, error / unit

@@ -1,7 +1,5 @@
 """Two bands that no column tells apart make a curve that jumps to and fro: refused, or said."""
 
-from collections import Counter
-
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -15,7 +13,7 @@ MOST_GROUPS = 12  # into which a column that is a band parts a curve
 
 
 def check_one_band(
-    cells: Cells, chosen: Chosen, time: np.ndarray, source: np.ndarray, keep: np.ndarray, told: Counter
+    cells: Cells, chosen: Chosen, time: np.ndarray, source: np.ndarray, keep: np.ndarray
 ) -> None:
     """Raises: BadFile where a column tells two levels apart between which the curve jumps to and fro, as
     curves of two bands in one do; said where it jumps, and no column tells why.
@@ -67,4 +65,4 @@ def check_one_band(
         at = int(np.argmax(gaps[inner])) + inner.start
         found = jumps((level > ordered[at]).astype(np.int64)) if gaps[at] > 0.3 else None
         if found:
-            told["one curve jumps between two levels: two bands, and no column for them?"] += 1
+            cells.told.of_table("one curve jumps between two levels: two bands, and no column for them?")

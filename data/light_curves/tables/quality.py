@@ -1,7 +1,5 @@
 """Rows of a table that its flags exclude: by the rules of known surveys, and by `--quality`."""
 
-from collections import Counter
-
 import numpy as np
 import pyarrow as pa
 
@@ -12,7 +10,7 @@ from data.light_curves.tables.columns import Chosen
 from data.light_curves.tables.surveys import plain_name
 
 
-def flagged_rows(cells: Cells, chosen: Chosen, reading: Reading, told: Counter) -> dict[str, np.ndarray]:
+def flagged_rows(cells: Cells, chosen: Chosen, reading: Reading) -> dict[str, np.ndarray]:
     """What is said of them -> [R] bool, rows that do not count by a flag."""
     flagged = {}
     used = {place for place in chosen if type(place) is int}
@@ -31,7 +29,7 @@ def flagged_rows(cells: Cells, chosen: Chosen, reading: Reading, told: Counter) 
             continue
         name = plain_name(CONDITION.fullmatch(text)[1])
         if name not in chosen.plain:
-            told[f"no column {name}: --quality {text} says nothing here"] += 1
+            cells.told.of_table(f"no column {name}: --quality {text} says nothing here")
             continue
         judged.add(name)
         column = cells.columns[chosen.plain.index(name)]
@@ -44,7 +42,9 @@ def flagged_rows(cells: Cells, chosen: Chosen, reading: Reading, told: Counter) 
             if len(codes(cells.columns[place])[1]) > 1
         ]
         if idle:
-            told[f"columns of flags that are not used: {' '.join(idle)} (--quality {idle[0]}=...)"] += 1
+            cells.told.of_table(
+                f"columns of flags that are not used: {' '.join(idle)} (--quality {idle[0]}=...)"
+            )
     return flagged
 
 

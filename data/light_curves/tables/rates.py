@@ -1,6 +1,6 @@
 """Magnitudes and fluxes of a table as rates of one zero point, with their errors, signs and limits."""
 
-from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,77 +15,81 @@ from data.light_curves.tables.columns import Chosen
 from data.light_curves.tables.surveys import FILLED, UNKNOWN_MAGNITUDE
 
 
+class Places(NamedTuple):
+    """Where and when the R rows of a table are."""
+
+    source: np.ndarray  # [R] int64
+    band: np.ndarray  # [R] int64
+    time: np.ndarray  # [R] float64 s
+    keep: np.ndarray  # [R] bool, the rows that count; those without a sign are taken out here
+
+
+class Written(NamedTuple):
+    """R rows as the table has them, NaN for what is not there."""
+
+    value: np.ndarray  # [R] float64, magnitude or flux
+    error: np.ndarray  # [R] float64, of the same unit
+    bound: np.ndarray  # [R] float64, an upper limit in the place of the value
+    faintest: np.ndarray  # [R] float64, limiting magnitude of the exposure
+
+
 def rates_of(
-    cells: Cells,
-    chosen: Chosen,
-    reading: Reading,
-    source: np.ndarray,
-    band: np.ndarray,
-    time: np.ndarray,
-    keep: np.ndarray,
-    told: Counter,
+    cells: Cells, chosen: Chosen, reading: Reading, places: Places
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(rate, error, upper limit of the rate), each [R] float64, NaN where it is not known."""
-    column = cells.columns[chosen.value]
-    value = numbers(column)
-    bound = np.full(len(value), np.nan)  # of an upper limit, in the unit of the value
-    if is_text(column):
-        # >17.5: fainter than that, as observers of variable stars write <17.5
-        stripped = pc.utf8_ltrim(pc.utf8_trim_whitespace(column), "<>")
-        marked = pc.not_equal(stripped, pc.utf8_trim_whitespace(column)).to_numpy(zero_copy_only=False)
-        if marked.any():
-            bound = np.where(marked, numbers(stripped), np.nan)
-            value[marked] = np.nan
-    error = numbers(cells.columns[chosen.error]) if chosen.error is not None else np.full(len(value), np.nan)
-    lacks = ~np.isfinite(error) if chosen.error is not None else np.ones(len(value), dtype=bool)
-    if lacks[keep].all() and reading.assumed_error == "refuse":
+    """(rate, error, upper limit of the rate), each [R] float64, NaN where it is not known.
+
+    Raises: BadFile where no measurement has an error, and none is to be assumed.
+    """
+    written = _written(cells, chosen)
+    measured = places.keep & np.isfinite(written.value)
+    if (
+        measured.any()
+        and not np.isfinite(written.error[measured]).any()
+        and reading.assumed_error == "refuse"
+    ):
         raise BadFile(
             f"no errors beside {cells.names[chosen.value]} (there are "
             f"{' '.join(cells.names)[:80]}): --columns error=... names it, or --assumed_error 0.02 "
             "(magnitudes, or a share of the flux) or scatter says how large they are"
         )
-    limit_magnitude = np.full(len(value), np.nan)
-    if chosen.is_limit is not None:
-        value, bound = _marked_limits(cells, chosen, value, bound)
-    if chosen.limit is not None:
-        limit_magnitude = numbers(cells.columns[chosen.limit])
-        limit_magnitude[np.abs(limit_magnitude) >= UNKNOWN_MAGNITUDE] = np.nan
     if chosen.is_magnitude:
-        return _from_magnitudes(
-            cells,
-            chosen,
-            reading,
-            value,
-            error,
-            lacks,
-            bound,
-            limit_magnitude,
-            source,
-            band,
-            time,
-            keep,
-            told,
-        )
-    scale, of_magnitude = _flux_scale(cells, chosen, reading, value, keep, told)
-    filled = np.isin(value, FILLED) & ~(error > 0)
-    rate = np.where(filled, np.nan, value) * scale
-    error = error * scale
-    if chosen.sign is not None and not (value < 0).any():
-        rate = _signed(cells, chosen, rate, keep, told)
-    error = _assumed(reading, rate, error, lacks, False, source, band, time, keep, told)
-    limit = bound * scale
+        return _from_magnitudes(cells, chosen, reading, written, places)
+    scale, of_magnitude = _flux_scale(cells, chosen, reading, places.keep)
+    filled = np.isin(written.value, FILLED) & ~(written.error > 0)
+    rate = np.where(filled, np.nan, written.value) * scale
+    if chosen.sign is not None and not (written.value < 0).any():
+        rate = _signed(cells, chosen, rate, places.keep)
+    lacks = ~np.isfinite(written.error)
+    error = _with_assumed(cells, reading, rate, written.error * scale, lacks, False, places)
+    limit = written.bound * scale
     # a flux has a value where a magnitude has none: only rows without one are limits
-    by_magnitude = 10 ** (-0.4 * (limit_magnitude - reading.zero_point)) if of_magnitude else np.nan
-    return rate, error, np.where(np.isfinite(limit), limit, by_magnitude)
+    of_faintest = 10 ** (-0.4 * (written.faintest - reading.zero_point)) if of_magnitude else np.nan
+    return rate, error, np.where(np.isfinite(limit), limit, of_faintest)
 
 
-def _marked_limits(
-    cells: Cells, chosen: Chosen, value: np.ndarray, bound: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that a column of truth values calls upper limits are no measurements."""
-    truth = _truths(cells.columns[chosen.is_limit])
-    marked = truth == 1
-    return np.where(marked, np.nan, value), np.where(marked & ~np.isfinite(bound), value, bound)
+def _written(cells: Cells, chosen: Chosen) -> Written:
+    column = cells.columns[chosen.value]
+    value = numbers(column)
+    unknown = np.full(len(value), np.nan)
+    bound = unknown
+    if is_text(column):
+        # >17.5: fainter than that, as observers of variable stars write <17.5
+        text = pc.utf8_trim_whitespace(column)
+        bare = pc.utf8_ltrim(text, "<>")
+        marked = pc.not_equal(bare, text).to_numpy(zero_copy_only=False)
+        if marked.any():
+            bound = np.where(marked, numbers(bare), np.nan)
+            value[marked] = np.nan
+    error = unknown if chosen.error is None else numbers(cells.columns[chosen.error])
+    if chosen.is_limit is not None:
+        marked = _truths(cells.columns[chosen.is_limit]) == 1
+        bound = np.where(marked & ~np.isfinite(bound), value, bound)
+        value = np.where(marked, np.nan, value)
+    faintest = unknown
+    if chosen.limit is not None:
+        faintest = numbers(cells.columns[chosen.limit])
+        faintest[np.abs(faintest) >= UNKNOWN_MAGNITUDE] = np.nan
+    return Written(value, error, bound, faintest)
 
 
 def _truths(column: pa.Array) -> np.ndarray:
@@ -96,49 +100,47 @@ def _truths(column: pa.Array) -> np.ndarray:
 
 
 def _from_magnitudes(
-    cells, chosen, reading, value, error, lacks, bound, limit_magnitude, source, band, time, keep, told
+    cells: Cells, chosen: Chosen, reading: Reading, written: Written, places: Places
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     zero_point = reading.zero_point
-    unknown = (np.abs(value) >= UNKNOWN_MAGNITUDE) | (error >= UNKNOWN_MAGNITUDE)
+    value, error = written.value, written.error
     # an error of 99.99 alone makes no limit of its magnitude: SDSS writes it beside meaningless ones
-    bound = np.where(np.isfinite(bound), bound, limit_magnitude)
+    unknown = (np.abs(value) >= UNKNOWN_MAGNITUDE) | (error >= UNKNOWN_MAGNITUDE)
     value = np.where(unknown, np.nan, value)
-    lacks = lacks & ~unknown
+    lacks = ~np.isfinite(error) & ~unknown
+    bound = np.where(np.isfinite(written.bound), written.bound, written.faintest)
     if chosen.zero_point is not None:
         name = cells.names[chosen.zero_point]
         offset = numbers(cells.columns[chosen.zero_point])
         if "zero_point" in columns_given(reading):
             value = value + offset
             bound = bound + offset
-            told[f"{name} added to the magnitudes"] += 1
-        else:
-            known = np.unique(offset[keep & np.isfinite(offset)])
-            if len(known):
-                cure = f"--columns zero_point={name} adds it"
-                told[f"{name} not used: magnitudes are taken as calibrated ({cure})"] += 1
+            cells.told.of_table(f"{name} added to the magnitudes")
+        elif np.isfinite(offset[places.keep]).any():
+            cure = f"--columns zero_point={name} adds it"
+            cells.told.of_table(f"{name} not used: magnitudes are taken as calibrated ({cure})")
     rate = 10 ** (-0.4 * (value - zero_point))
     error = rate * error * 0.4 * np.log(10)
-    if chosen.error is None or lacks.any():
-        error = _assumed(reading, rate, error, lacks, True, source, band, time, keep, told)
+    error = _with_assumed(cells, reading, rate, error, lacks, True, places)
     if chosen.sign is not None and not chosen.plain[chosen.value].endswith("_corr"):
-        rate = _signed(cells, chosen, rate, keep, told)
+        rate = _signed(cells, chosen, rate, places.keep)
     return rate, error, 10 ** (-0.4 * (bound - zero_point))
 
 
-def _signed(cells: Cells, chosen: Chosen, rate: np.ndarray, keep: np.ndarray, told: Counter) -> np.ndarray:
+def _signed(cells: Cells, chosen: Chosen, rate: np.ndarray, keep: np.ndarray) -> np.ndarray:
     """Difference images: where the source is fainter than in the reference, the flux is negative."""
     truth = _truths(cells.columns[chosen.sign])
     name = cells.names[chosen.sign]
     negative = (truth == 0) & np.isfinite(rate)
-    told[f"rows with {name} false: negative flux"] += int(np.count_nonzero(negative & keep))
+    cells.told.of_rows(f"rows with {name} false: negative flux", np.count_nonzero(negative & keep))
     unsaid = ~np.isfinite(truth) & np.isfinite(rate)
-    told[f"rows without {name}: left out"] += int(np.count_nonzero(unsaid & keep))
+    cells.told.of_rows(f"rows without {name}: left out", np.count_nonzero(unsaid & keep))
     keep[unsaid] = False
     return np.where(negative, -rate, rate)
 
 
 def _flux_scale(
-    cells: Cells, chosen: Chosen, reading: Reading, value: np.ndarray, keep: np.ndarray, told: Counter
+    cells: Cells, chosen: Chosen, reading: Reading, keep: np.ndarray
 ) -> tuple[np.ndarray | float, bool]:
     """(what brings fluxes to the zero point of the reading, whether their zero point is known)."""
     name = cells.names[chosen.value]
@@ -148,7 +150,7 @@ def _flux_scale(
         if len(known):
             shown = f"zero point {known[0]:g}" if len(known) == 1 else "several zero points"
             shown = f"{shown} ({cells.names[chosen.zero_point]})"
-            told[f"fluxes of {shown} brought to {reading.zero_point:g} (--zero_point)"] += 1
+            cells.told.of_table(f"fluxes of {shown} brought to {reading.zero_point:g} (--zero_point)")
             return 10 ** (-0.4 * (zero_point - reading.zero_point)), True
     unit = cells.units.get(name, "")
     zero_point = surveys.OF_UNIT.get(unit.strip().lower())
@@ -161,32 +163,31 @@ def _flux_scale(
         unit = chosen.survey.unit
     if zero_point is None:
         unit = unit or "a unit that is not written"
-        told[f"fluxes as they stand, in {unit}"] += 1
+        cells.told.of_table(f"fluxes as they stand, in {unit}")
         return 1.0, False
-    told[f"flux in {unit} (AB {zero_point:g}) brought to {reading.zero_point:g} (--zero_point)"] += 1
+    cells.told.of_table(
+        f"flux in {unit} (AB {zero_point:g}) brought to {reading.zero_point:g} (--zero_point)"
+    )
     return 10 ** (-0.4 * (zero_point - reading.zero_point)), True
 
 
-def _assumed(
+def _with_assumed(
+    cells: Cells,
     reading: Reading,
     rate: np.ndarray,
     error: np.ndarray,
     lacks: np.ndarray,
     is_magnitude: bool,
-    source: np.ndarray,
-    band: np.ndarray,
-    time: np.ndarray,
-    keep: np.ndarray,
-    told: Counter,
+    places: Places,
 ) -> np.ndarray:
     """The errors, with those that the table lacks as `--assumed_error` has them."""
     lacks = lacks & np.isfinite(rate)
-    if reading.assumed_error == "refuse" or not (lacks & keep).any():
+    if reading.assumed_error == "refuse" or not (lacks & places.keep).any():
         return error
-    there = keep & np.isfinite(rate)
-    table = pd.DataFrame(
-        {"source": source[there], "band": band[there], "time": time[there], "rate": rate[there]}
-    ).sort_values(["source", "band", "time"], kind="stable")
+    there = places.keep & np.isfinite(rate)
+    columns = dict(source=places.source, band=places.band, time=places.time, rate=rate)
+    table = pd.DataFrame({name: values[there] for name, values in columns.items()})
+    table = table.sort_values(["source", "band", "time"], kind="stable")
     groups = table.groupby(["source", "band"])["rate"]
     if reading.assumed_error == "scatter":
         # the median of |a - b| of two normal draws is 0.6745 * 2^(1/2) deviations
@@ -202,5 +203,5 @@ def _assumed(
         what = f"errors assumed: {reading.assumed_error} of the median flux (--assumed_error)"
     of_row = np.full(len(rate), np.nan)
     of_row[np.flatnonzero(there)[assumed.index]] = assumed
-    told[what] += int(np.count_nonzero(lacks & keep))
+    cells.told.of_rows(what, np.count_nonzero(lacks & places.keep))
     return np.where(lacks, of_row, error)

@@ -1,7 +1,5 @@
 """Times of a table in seconds: units, dates, Julian dates, and what cannot be days."""
 
-from collections import Counter
-
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -20,7 +18,7 @@ UNIT_NAMES = {"day": "d", "days": "d", "mjd": "d", "jd": "d", "bjd": "d"}
 UNIT_NAMES |= {"sec": "s", "second": "s", "seconds": "s", "hour": "h", "year": "yr"}
 
 
-def times_of(cells: Cells, chosen: Chosen, reading: Reading, told: Counter) -> np.ndarray:
+def times_of(cells: Cells, chosen: Chosen, reading: Reading) -> np.ndarray:
     """[R] s, NaN where there is none. Julian dates become modified ones.
 
     Raises: BadFile for times that no unit makes plausible, with the readings that there are.
@@ -37,7 +35,7 @@ def times_of(cells: Cells, chosen: Chosen, reading: Reading, told: Counter) -> n
         stamps = pd.to_datetime(dates.to_pandas(), errors="coerce", utc=True, format=_date_format(dates))
         time = ((stamps - pd.Timestamp("1858-11-17", tz="UTC")) / pd.Timedelta(days=1)).to_numpy(np.float64)
         if np.isfinite(time).any():
-            told[f"{name} holds dates: taken as UTC, to MJD"] += 1
+            cells.told.of_table(f"{name} holds dates: taken as UTC, to MJD")
         return time * DAY
     there = time[np.isfinite(time)]
     if len(there) and np.median(there) > 1e4:
@@ -48,7 +46,7 @@ def times_of(cells: Cells, chosen: Chosen, reading: Reading, told: Counter) -> n
         return time * TIME_UNITS[unit]
     julian = (there >= JULIAN[0]) & (there < JULIAN[1])
     if julian.all():
-        told["times are Julian dates: 2,400,000.5 d taken off, to MJD"] += 1
+        cells.told.of_table("times are Julian dates: 2,400,000.5 d taken off, to MJD")
         return (time - TO_MJD) * DAY
     if julian.any() and (there < JULIAN[0]).any():
         first = there[~julian][0]
@@ -67,7 +65,9 @@ def times_of(cells: Cells, chosen: Chosen, reading: Reading, told: Counter) -> n
             f"--time_unit d or --time_unit {other}"
         )
     if not stated and span > LONG:
-        told["times span more than 55 years, read as days (--time_unit s, if they are seconds)"] += 1
+        cells.told.of_table(
+            "times span more than 55 years, read as days (--time_unit s, if they are seconds)"
+        )
     return time * DAY
 
 

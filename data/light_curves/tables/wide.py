@@ -1,7 +1,6 @@
 """Tables with a column for each band (mag_g magerr_g mag_r ...; Gaia's transits) as rows of one band each."""
 
 import re
-from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -70,13 +69,12 @@ def gathered_bands(cells: Cells) -> Cells:
     whole = {name: arrays for name, arrays in parts.items() if len(arrays) == len(bands)}
     spelling = dict(zip(plain, cells.names))
     names = [spelling.get(name, name) for name in whole]
-    told = Counter(cells.told)
-    told[
+    cells.told.of_table(
         f"columns of {len(bands)} bands, {' '.join(pair[0] for pair in bands.values())}, put below each other"
-    ] += 1
+    )
     order = pa.array(np.argsort(np.concatenate(places), kind="stable"))
     return Cells(
-        names, [pa.concat_arrays(arrays).take(order) for arrays in whole.values()], cells.units, told
+        names, [pa.concat_arrays(arrays).take(order) for arrays in whole.values()], cells.units, cells.told
     )
 
 
