@@ -26,6 +26,7 @@ NO_NAME = ["", "nan", "null"]  # an object may well be called None
 DELIMITERS = (",", "\t", ";", "|", None)  # None: blanks
 SAMPLE = 50  # lines that the dialect is told by
 COMMENT = ("#", "%", "!", "//")
+WHOLE = re.compile(r"-?\d+\.0+")
 UNIT_IN_NAME = re.compile(r"(.*?)[ _]*[(\[]([^()\[\]]+)[)\]]")
 
 
@@ -370,7 +371,10 @@ def texts(column: pa.Array) -> pa.Array:
 def codes(column: pa.Array) -> tuple[np.ndarray, list[str]]:
     """([R] int64 place in the list, -1 where the column says nothing; the distinct texts in their order)."""
     encoded = texts(column).dictionary_encode()
-    return pc.fill_null(encoded.indices, -1).to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
+    values = encoded.dictionary.to_pylist()
+    if values and all(WHOLE.fullmatch(value) for value in values):  # as pandas writes them beside a blank
+        values = [value.partition(".")[0] for value in values]
+    return pc.fill_null(encoded.indices, -1).to_numpy().astype(np.int64), values
 
 
 def is_text(column: pa.Array) -> bool:

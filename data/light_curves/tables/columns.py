@@ -197,9 +197,12 @@ def _name_the_rest(cells: Cells, chosen: Chosen, given: dict) -> None:
     if len(times) > 1 and "time" not in given:
         others = " ".join(name for name in times if name != cells.names[chosen.time])
         cells.told.of_table(f"{cells.names[chosen.time]} is the time, not {others}")
-    fluxes = [cells.names[place] for place, name in enumerate(chosen.plain) if name in surveys.FLUX]
-    magnitudes = [cells.names[place] for place, name in enumerate(chosen.plain) if name in surveys.MAGNITUDE]
-    other = fluxes if chosen.is_magnitude else magnitudes
+    measured = {*surveys.FLUX, *surveys.MAGNITUDE}
+    other = [
+        cells.names[place]
+        for place, name in enumerate(chosen.plain)
+        if name in measured and place not in (chosen.value, chosen.error)
+    ]
     if other and not given.keys() & {"mag", "flux"}:
         cells.told.of_table(f"{cells.names[chosen.value]} is used, not {' '.join(other)}")
 

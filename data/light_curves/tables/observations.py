@@ -4,6 +4,7 @@ Nothing is left out, or assumed, that is not said in `cells.told`.
 """
 
 import os
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from data.light_curves.tables.rates import Places, rates_of
 from data.light_curves.tables.times import times_of
 
 # float32 holds what lies between; squares of it are the business of whoever squares
+POWER_OF_TEN = re.compile(r"\d(\.\d+)?[eE]\+\d+")
 SMALLEST = 1e-36
 LARGEST = 1e36
 
@@ -103,7 +105,13 @@ def observations_of(cells: Cells, chosen: Chosen, path: str | os.PathLike, readi
 def _sources(cells: Cells, chosen: Chosen, path: str | os.PathLike) -> tuple[np.ndarray, list[str]]:
     if chosen.id is None:
         return np.zeros(len(cells.columns[chosen.time]), dtype=np.int64), [source_of(path)]
-    return codes(cells.columns[chosen.id])
+    source, sources = codes(cells.columns[chosen.id])
+    if any(POWER_OF_TEN.fullmatch(name) for name in sources):
+        name = cells.names[chosen.id]
+        cells.told.of_table(
+            f"column {name} has numbers in powers of ten: objects whose digits are lost are one"
+        )
+    return source, sources
 
 
 def _bands(cells: Cells, chosen: Chosen) -> tuple[np.ndarray, list[str]]:

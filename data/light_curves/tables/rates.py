@@ -55,7 +55,7 @@ def rates_of(
     if chosen.is_magnitude:
         return _from_magnitudes(cells, chosen, reading, written, places)
     scale, of_magnitude = _flux_scale(cells, chosen, reading, places.keep)
-    filled = np.isin(written.value, FILLED) & ~(written.error > 0)
+    filled = _filled(written)
     rate = np.where(filled, np.nan, written.value) * scale
     if chosen.sign is not None and not (written.value < 0).any():
         rate = _signed(cells, chosen, rate, places.keep)
@@ -97,6 +97,13 @@ def _truths(column: pa.Array) -> np.ndarray:
     of_row, values = codes(column)
     meaning = {**surveys.TRUTHS, **surveys.FALSEHOODS}
     return np.array([*(meaning.get(value.lower(), np.nan) for value in values), np.nan])[of_row]
+
+
+def _filled(written: Written) -> np.ndarray:
+    """[R] bool, the fluxes that say that there is none; among whole numbers only by their errors."""
+    value = written.value[np.isfinite(written.value)]
+    is_whole = len(value) > 0 and (value == np.round(value)).all()
+    return np.isin(written.value, FILLED) & (~(written.error > 0) | (not is_whole))
 
 
 def _from_magnitudes(
@@ -151,6 +158,10 @@ def _flux_scale(
             shown = f"zero point {known[0]:g}" if len(known) == 1 else "several zero points"
             shown = f"{shown} ({cells.names[chosen.zero_point]})"
             cells.told.of_table(f"fluxes of {shown} brought to {reading.zero_point:g} (--zero_point)")
+            if "zpsys" in chosen.plain:
+                _, systems = codes(cells.columns[chosen.plain.index("zpsys")])
+                if {system.lower() for system in systems} - {"ab"}:
+                    cells.told.of_table(f"zpsys {' '.join(sorted(systems))}: not brought to one system")
             return 10 ** (-0.4 * (zero_point - reading.zero_point)), True
     unit = cells.units.get(name, "")
     zero_point = surveys.OF_UNIT.get(unit.strip().lower())

@@ -20,13 +20,14 @@ GAIA = {"g": "G", "bp": "BP", "rp": "RP"}
 
 def gathered_bands(cells: Cells) -> Cells:
     """The table with the columns time, mag or flux, error, band in the place of those of each band;
-    itself where it has a column of magnitudes or fluxes already, or less than two bands with errors.
+    itself where it has a column of magnitudes or fluxes already, or no band with errors.
     """
     plain = [plain_name(name) for name in cells.names]
     there = set(plain)
     if there & {*surveys.MAGNITUDE, *surveys.FLUX} or len(there) < len(plain):
         return cells
     found: dict[str, dict[str, tuple[str, str]]] = {"mag": {}, "flux": {}}
+    alone = 0
     for name in plain:
         for pattern in (BAND_FIRST, BAND_LAST, BAND_ALONE):
             match = pattern.fullmatch(name)
@@ -34,10 +35,11 @@ def gathered_bands(cells: Cells) -> Cells:
             if error:
                 kind = "flux" if "flux" in match["kind"] else "mag"
                 found[kind].setdefault(match["band"], (name, error))
+                alone += pattern is BAND_ALONE
                 break
     kind = max(("mag", "flux"), key=lambda kind: len(found[kind]))
     bands = found[kind]
-    if len(bands) < 2:
+    if len(bands) < 2 and (alone or not bands):
         return cells
     is_gaia = "g_transit_time" in there
     column = dict(zip(plain, cells.columns))
@@ -69,9 +71,8 @@ def gathered_bands(cells: Cells) -> Cells:
     whole = {name: arrays for name, arrays in parts.items() if len(arrays) == len(bands)}
     spelling = dict(zip(plain, cells.names))
     names = [spelling.get(name, name) for name in whole]
-    cells.told.of_table(
-        f"columns of {len(bands)} bands, {' '.join(pair[0] for pair in bands.values())}, put below each other"
-    )
+    if len(bands) > 1:
+        cells.told.of_table(f"columns of a band each: {' '.join(value for value, _ in bands.values())}")
     order = pa.array(np.argsort(np.concatenate(places), kind="stable"))
     return Cells(
         names, [pa.concat_arrays(arrays).take(order) for arrays in whole.values()], cells.units, cells.told

@@ -239,7 +239,7 @@ def test_gaia_in_both_of_its_forms(tmp_path):
         "3,77,3,1820.0,85639.9,111.8,765,13.35,1820.0,1,1,1,1,1820.0,5,1,5,1,true,false,true\n"
     )
     curve, notes = one(tmp_path, wide)
-    assert curve.bands == ("BP", "G", "RP") and len(curve.time) == 3 and "bands" in notes
+    assert curve.bands == ("BP", "G", "RP") and len(curve.time) == 3 and "columns of a band each" in notes
     assert curve.observed.tolist() == [[True] * 3, [False, True, False], [True, False, False]]
     np.testing.assert_allclose(curve.rate[0], [38115.5, 61379.6, 33731.7], rtol=1e-6)
 
@@ -279,6 +279,26 @@ def test_crts_lsst_pan_starrs_antares_aavso(tmp_path):
         and curve.error_up[1, 0] > 0
         and curve.rate[1, 0] == 0
     )
+
+
+def test_one_column_of_one_band(tmp_path):
+    curve, _ = one(tmp_path, "HJD,Vmag,e_Vmag\n2458000.5,15,0.1\n2458001.5,16,0.1\n")
+    assert curve.bands == ("V",)
+    np.testing.assert_allclose(magnitude(curve, "V"), [15, 16], atol=1e-5)
+
+
+def test_whole_numbers_with_a_point_are_whole(tmp_path):
+    """As pandas writes a column of whole numbers with a blank in it."""
+    text = "oid,mjd,fid,magpsf,sigmapsf\n7.0,1,1.0,17,0.1\n7.0,2,2.0,17,0.1\n,3,,17,0.1\n"
+    curve, _ = one(tmp_path, text)
+    assert curve.source == "7" and curve.bands == ("g", "r")
+    _, notes = one(tmp_path, "oid,mjd,mag,magerr\n1.02e+18,1,17,0.1\n1.02e+18,2,17,0.1\n")
+    assert "digits are lost" in notes
+
+
+def test_filled_fluxes_are_no_measurements(tmp_path):
+    curve, notes = one(tmp_path, "mjd,flux,fluxerr\n1,-99,-99\n2,5.5,1\n3,-999,1\n4,inf,1\n5,-3.5,1\n")
+    assert curve.rate[:, 0].tolist() == [5.5, -3.5] and "without a finite value" in notes
 
 
 def test_survey_names_are_plain():
@@ -560,7 +580,8 @@ def test_zero_points_of_rows(tmp_path):
     text = "mjd,band,flux,fluxerr,zp,zpsys\n1,g,100,10,25,ab\n2,g,1000,10,27.5,ab\n"
     curve, notes = one(tmp_path, text)
     np.testing.assert_allclose(curve.rate[:, 0], [10.0, 10.0], rtol=1e-6)
-    assert "several zero points (zp)" in notes
+    assert "several zero points (zp)" in notes and "zpsys" not in notes
+    assert "zpsys vega" in one(tmp_path, text.replace("ab", "vega"))[1]
     # magnitudes are calibrated, until it is said that they are not
     text = "mjd,mag,magerr,magzp\n1,-8,0.1,25\n2,-8,0.1,26\n"
     curve, notes = one(tmp_path, text)
