@@ -58,7 +58,8 @@ BLOCK_FILES = 2048
 FITS_SUFFIXES = (".fits", ".fit", ".fits.gz", ".fit.gz", ".evt", ".evt.gz", ".lc", ".lc.gz")
 SUFFIXES = FITS_SUFFIXES + TABLES
 MANIFESTS = (".txt", ".txt.gz")
-NOT_CURVES = {"labels.csv"}  # what simulate.py puts beside the curves: what each source is
+# what simulate.py puts beside the curves, what each source is; and what packs and runs hold
+NOT_CURVES = {"labels.csv", "curves.parquet", "split.parquet", "quarantine.csv"}
 OF_POINT = {"time": "<f8", "width": "<f4"}
 OF_BAND = {
     "counts": "<f4",

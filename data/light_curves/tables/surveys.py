@@ -16,8 +16,8 @@ MAGNITUDE = (
     "magpsf_corr tmag kpmag"
 ).split()
 FLUX = (
-    "flux psfflux psflux forcediffimflux pdcsap_flux kspsap_flux corr_flux det_flux sap_flux raw_flux fluxcal "
-    "ujy flux_psf psf_flux psfdiffflux difflux diff_flux flux_auto rate count_rate"
+    "flux psfflux psflux forcediffimflux pdcsap_flux kspsap_flux corr_flux det_flux sap_flux raw_flux "
+    "fluxcal ujy flux_psf psf_flux psfdiffflux difflux diff_flux flux_auto rate count_rate"
 ).split()
 ERRORS = (
     "{}err {}_err {}_error {}error e_{} {}unc {}_unc {}_uncertainty {}sigma {}_sigma sigma_{} d{} err_{}"
