@@ -106,7 +106,7 @@ def text_cells(text: bytes) -> Cells:
         body = re.sub(rb"[ \t]+", b"\t", re.sub(rb"(?m)^[ \t]+|[ \t]+$", b"", body))
     columns, ragged = split_rows(body, len(dialect.names), dialect.delimiter or "\t", not dialect.names[-1])
     kept = [number for number, name in enumerate(dialect.names) if name]
-    told.of_rows("rows with another number of fields than the header: left out", ragged)
+    told.of_rows("rows with another number of fields than the header, left out", ragged)
     units = {}
     for name in dialect.names:
         if found := UNIT_IN_NAME.fullmatch(name):

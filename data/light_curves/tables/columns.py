@@ -10,7 +10,7 @@ from data.light_curves.tables import surveys
 from data.light_curves.tables.cells import Cells, codes
 from data.light_curves.tables.surveys import SURVEYS, Survey, plain_name
 
-MOST_BANDS = 64
+MOST_BANDS = 256
 FEWEST_ROWS = 5  # with as many values as rows an id numbers these
 
 

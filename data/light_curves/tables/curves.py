@@ -47,7 +47,7 @@ def _objects_have_one_band(rows: Observations) -> bool:
 
 def _curves(rows: Observations, gap: float, told: Told) -> list[Found]:
     same = rows.source[1:] == rows.source[:-1]
-    told.of_rows("rows not in order of time: sorted", np.count_nonzero(same & (np.diff(rows.time) < 0)))
+    told.of_rows("rows not in order of time, sorted", np.count_nonzero(same & (np.diff(rows.time) < 0)))
     # sources in the order of their names, as their rows were sorted by
     names = np.array(rows.sources, dtype=object)
     rank = np.empty(len(names), dtype=np.int64)
@@ -70,7 +70,7 @@ def _curves(rows: Observations, gap: float, told: Told) -> list[Found]:
     starts = np.searchsorted(first, begins)
     distinct = np.r_[True, np.diff(centre) > 0]
     distinct[starts] = True
-    told.of_rows("rows at the time and in the band of another: left out", np.count_nonzero(~distinct))
+    told.of_rows("rows at the time and in the band of another, left out", np.count_nonzero(~distinct))
     found = []
     ends = np.r_[starts[1:], len(first)]
     for begin, end, number in zip(starts.tolist(), ends.tolist(), source[begins].tolist()):

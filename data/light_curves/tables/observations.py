@@ -51,11 +51,11 @@ def observations_of(cells: Cells, chosen: Chosen, path: str | os.PathLike, readi
     time = times_of(cells, chosen, reading)
     if rows and not np.isfinite(time).any():
         raise BadFile(f"{rows} of {rows} rows have no time")
-    leave_out(~np.isfinite(time), "rows without a time: left out")
+    leave_out(~np.isfinite(time), "rows without a time, left out")
     source, sources = _sources(cells, chosen, path)
-    leave_out(source < 0, "rows without an object: left out")
+    leave_out(source < 0, "rows without an object, left out")
     band, bands = _bands(cells, chosen)
-    leave_out(band < 0, "rows without a band: left out")
+    leave_out(band < 0, "rows without a band, left out")
     flagged = flagged_rows(cells, chosen, reading)
     if keep.any() and not (keep & ~np.logical_or.reduce([np.zeros(rows, bool), *flagged.values()])).any():
         raise BadFile(f"no point left: {'; '.join(flagged)}; --quality none takes them all")
@@ -74,12 +74,12 @@ def observations_of(cells: Cells, chosen: Chosen, path: str | os.PathLike, readi
     if not (usable & keep).any():
         counted = f" ({cells.told})" if str(cells.told) else ""
         raise BadFile(f"no point left: none of {rows} rows has a finite value and error{counted}")
-    leave_out(~usable, "rows without a finite value and an error above 0: left out")
+    leave_out(~usable, "rows without a finite value and an error above 0, left out")
     rate, error = _in_range(cells, rate, error, keep)
     with np.errstate(over="ignore"):
         narrow = np.stack([rate, error]).astype(np.float32)
     leave_out(
-        ~np.isfinite(narrow).all(0) | (narrow[1] == 0), "rows out of the range of 32-bit numbers: left out"
+        ~np.isfinite(narrow).all(0) | (narrow[1] == 0), "rows out of the range of 32-bit numbers, left out"
     )
 
     present = np.unique(band[keep])

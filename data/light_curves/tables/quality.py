@@ -22,7 +22,7 @@ def flagged_rows(cells: Cells, chosen: Chosen, reading: Reading) -> dict[str, np
                 if place in used:
                     continue
                 judged.add(rule.column)
-                what = f"rows against {cells.names[place]}{rule.kept} ({rule.what}): left out"
+                what = f"rows against {cells.names[place]}{rule.kept} ({rule.what}), left out"
                 flagged[what] = _against(cells.columns[place], f"{rule.column}{rule.kept}")
     for text in reading.quality:
         if text in ("default", "none"):
@@ -33,7 +33,7 @@ def flagged_rows(cells: Cells, chosen: Chosen, reading: Reading) -> dict[str, np
             continue
         judged.add(name)
         column = cells.columns[chosen.plain.index(name)]
-        flagged[f"rows against --quality {text}: left out"] = _against(column, text)
+        flagged[f"rows against --quality {text}, left out"] = _against(column, text)
     if "none" not in reading.quality:
         idle = [
             cells.names[place]

@@ -139,9 +139,9 @@ def _signed(cells: Cells, chosen: Chosen, rate: np.ndarray, keep: np.ndarray) ->
     truth = _truths(cells.columns[chosen.sign])
     name = cells.names[chosen.sign]
     negative = (truth == 0) & np.isfinite(rate)
-    cells.told.of_rows(f"rows with {name} false: negative flux", np.count_nonzero(negative & keep))
+    cells.told.of_rows(f"rows with {name} false, taken as negative flux", np.count_nonzero(negative & keep))
     unsaid = ~np.isfinite(truth) & np.isfinite(rate)
-    cells.told.of_rows(f"rows without {name}: left out", np.count_nonzero(unsaid & keep))
+    cells.told.of_rows(f"rows without {name}, left out", np.count_nonzero(unsaid & keep))
     keep[unsaid] = False
     return np.where(negative, -rate, rate)
 

@@ -16,7 +16,7 @@ from data.cutouts.fits import BadFile
 from data.light_curves.curve import DAY, Reading
 from data.light_curves.file_names import source_of
 from data.light_curves.files import find_light_curves
-from data.light_curves.packed import list_light_curves
+from data.light_curves.packed import list_light_curves, pack_light_curves
 from data.light_curves.tables.curves import epochs
 from data.light_curves.tables.surveys import SURVEYS, plain_name
 from utils.config import read_options
@@ -551,14 +551,14 @@ def test_a_row_without_time_is_one_row(tmp_path):
     found = found_in(tmp_path, "id,mjd,mag,magerr\n" + rows + "s7,,17,0.1\n,58000,17,0.1\ns8,-999,17,0.1\n")
     assert len(found) == 500 and sum(len(each.curve.time) for each in found) == 1500
     notes = texts_of(found)
-    assert "rows without a time: left out" in notes and "rows without an object: left out" in notes
+    assert "rows without a time, left out" in notes and "rows without an object, left out" in notes
 
 
 def test_unsorted_and_doubled_rows_are_said(tmp_path):
     text = "mjd,mag,magerr\n3,17,0.1\n1,15,0.1\n2,16,0.1\n2,99,0.1\n2,19,0.1\n"
     curve, notes = one(tmp_path, text)
     np.testing.assert_allclose(magnitude(curve, "1"), [15, 16, 17], atol=1e-5)
-    assert "not in order of time: sorted" in notes and "at the time and in the band of another" in notes
+    assert "not in order of time, sorted" in notes and "at the time and in the band of another" in notes
     assert "without a finite value" in notes
 
 
@@ -703,8 +703,18 @@ def test_real_stars_are_as_they_are_written(shared_data):
     table = pd.read_csv(path)
     good = table[(table["mag"].abs() < 90) & (table["magerr"] > 0) & (table["magerr"] < 90)]
     assert sum(int(each.curve.observed.sum()) for each in found) == len(good)
-    assert texts_of(found) == "rows without a finite value and an error above 0: left out"
+    assert texts_of(found) == "rows without a finite value and an error above 0, left out"
     curve = found[0].curve
     star = good[good["id"].astype(str) == curve.source].sort_values("time")
     for band in curve.bands:
         np.testing.assert_allclose(magnitude(curve, band), star[star["band"] == band]["mag"], atol=2e-5)
+
+
+def test_a_set_in_several_scales_is_brought_to_one(tmp_path):
+    """Julian dates beside modified ones, microjansky beside magnitudes, a sorted file beside an unsorted one."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.csv").write_text("mjd,mag,magerr\n58000,18.9,0.1\n58001,18.9,0.1\n")
+    (tmp_path / "in/b.csv").write_text("jd,flux(uJy),flux_err\n2458001.5,100,9\n2458000.5,100,9\n")
+    packed = pack_light_curves(list_light_curves(str(tmp_path / "in")), Reading(), tmp_path / "store")
+    assert packed.fields["time"].tolist() == [58000 * DAY, 58001 * DAY] * 2
+    np.testing.assert_allclose(packed.fields["rate"][:, 0], 10 ** (0.4 * 3.6), rtol=1e-5)
