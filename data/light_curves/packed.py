@@ -57,6 +57,8 @@ CURVES = "curves.parquet"
 BLOCK_FILES = 2048
 FITS_SUFFIXES = (".fits", ".fit", ".fits.gz", ".fit.gz", ".evt", ".evt.gz", ".lc", ".lc.gz")
 SUFFIXES = FITS_SUFFIXES + TABLES
+# may well hold light curves: those in a folder are counted
+NOT_READ = (".json", ".h5", ".hdf5", ".zip", ".tar", ".xlsx", ".xls", ".feather", ".pkl")
 MANIFESTS = (".txt", ".txt.gz")
 # what simulate.py puts beside the curves, what each source is; and what packs and runs hold
 NOT_CURVES = {"labels.csv", "curves.parquet", "split.parquet", "quarantine.csv"}
@@ -89,9 +91,14 @@ def list_light_curves(source: str) -> list[str]:
     Raises: Mistake for a source that does not exist or holds none.
     """
     if os.path.isdir(source):
-        folders = walk_folders(source, SUFFIXES, NOT_CURVES)
+        folders = walk_folders(source, SUFFIXES + NOT_READ, NOT_CURVES)
         files = sorted(path for folder in folders for path in folder.paths)
-        other = {path for path in files if is_text(path) and not is_table(path)}
+        unread = Counter(ending for path in files if (ending := ending_of(path)) in NOT_READ)
+        if unread:
+            kinds = ", ".join(f"{ending} {count:,}" for ending, count in sorted(unread.items()))
+            say(f"{unread.total():,} files in {source} are not read as light curves: {kinds}")
+            files = [path for path in files if ending_of(path) not in NOT_READ]
+        other = {path for path in files if ending_of(path) in TEXTS and not is_table(path)}
         files = [path for path in files if path not in other]
         if other:
             some = " ".join(os.path.basename(path) for path in sorted(other)[:3])
@@ -116,9 +123,9 @@ def list_light_curves(source: str) -> list[str]:
     return list(dict.fromkeys(files))
 
 
-def is_text(path: str) -> bool:
-    """Whether a name may be that of a table or of anything else."""
-    return os.path.splitext(path.lower().removesuffix(".gz").removesuffix(".bz2"))[1] in TEXTS
+def ending_of(path: str) -> str:
+    """The suffix before that of the packing: .txt of a.TXT.gz."""
+    return os.path.splitext(path.lower().removesuffix(".gz").removesuffix(".bz2"))[1]
 
 
 @dataclass(frozen=True, eq=False)

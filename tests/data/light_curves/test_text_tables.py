@@ -451,6 +451,10 @@ def test_a_text_light_curve_is_not_taken_for_a_manifest(tmp_path, capsys):
     found = list_light_curves(str(tmp_path / "in"))
     assert [Path(path).name for path in found] == ["a.txt", "b.dat", "c.csv"]
     assert "2 texts" in capsys.readouterr().err
+    for name in ("x.json", "y.json", "z.xlsx"):
+        (tmp_path / "in" / name).touch()
+    assert list_light_curves(str(tmp_path / "in")) == found
+    assert "are not read as light curves: .json 2, .xlsx 1" in capsys.readouterr().err
     assert list_light_curves(str(tmp_path / "in/a.txt")) == [str(tmp_path / "in/a.txt")]
     assert list_light_curves(str(tmp_path / "in/list.txt")) == found[:2]
     (tmp_path / "in/odd.txt").write_text("1 2 3.csv\n4 5 6.csv\n")  # names of numbers and blanks
@@ -711,7 +715,7 @@ def test_real_stars_are_as_they_are_written(shared_data):
 
 
 def test_a_set_in_several_scales_is_brought_to_one(tmp_path):
-    """Julian dates beside modified ones, microjansky beside magnitudes, a sorted file beside an unsorted one."""
+    """Julian dates beside modified ones, microjansky beside magnitudes."""
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.csv").write_text("mjd,mag,magerr\n58000,18.9,0.1\n58001,18.9,0.1\n")
     (tmp_path / "in/b.csv").write_text("jd,flux(uJy),flux_err\n2458001.5,100,9\n2458000.5,100,9\n")
