@@ -96,13 +96,13 @@ def list_light_curves(source: str) -> list[str]:
         unread = Counter(ending for path in files if (ending := ending_of(path)) in NOT_READ)
         if unread:
             kinds = ", ".join(f"{ending} {count:,}" for ending, count in sorted(unread.items()))
-            say(f"{unread.total():,} files in {source} are not read as light curves: {kinds}")
+            say(f"files in {source} that are not read as light curves: {kinds}")
             files = [path for path in files if ending_of(path) not in NOT_READ]
         other = {path for path in files if ending_of(path) in TEXTS and not is_table(path)}
         files = [path for path in files if path not in other]
         if other:
             some = " ".join(os.path.basename(path) for path in sorted(other)[:3])
-            say(f"{len(other):,} texts in {source} are no tables and are left out: {some}")
+            say(f"texts in {source} that are no tables, left out: {len(other):,}, first {some}")
         if not files:
             raise Mistake(
                 f"--data {source!r} holds no light curve: expected files that end in {' '.join(SUFFIXES)}"
