@@ -1,5 +1,6 @@
 """A light curve in physical units, as every reader returns it."""
 
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +13,20 @@ from utils.config import Options, option, several
 from utils.mistake import Mistake
 
 DAY = 86400.0  # s
+TIME_UNITS = {
+    "ns": 1e-9,
+    "us": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "ks": 1e3,
+    "min": 60.0,
+    "h": 3600.0,
+    "d": DAY,
+    "yr": 365.25 * DAY,
+}
+TABLE_COLUMNS = ("time", "mag", "flux", "error", "id", "band", "zero_point", "sign", "limit")
+# of `--quality`: a column, and the values, the range or the bits of it
+CONDITION = re.compile(r"([^=~]+)(?:=(.+)|~(\d+))")
 
 
 @dataclass(frozen=True)
@@ -26,12 +41,64 @@ class Reading(Options):
     # tables: rows of different bands so close together are one point, days
     epoch_gap: float = option(0.02, least=0, below=np.inf)
     zero_point: float = 22.5  # tables: magnitude of a rate of one
+    # tables: which column is what, where its name does not say: time= mag= (or rate=, a flux) error= id=
+    # band= zero_point= sign= limit=; a name, a number from 1 if there is no header, or none
+    columns: list[str] = several()
+    time_unit: str = "auto"  # tables: of the time, as s or d or ns; auto: what the table says, else days
+    # tables: rows that count: default (the flags of known surveys), none, and conditions on columns of
+    # flags: catflags=0..32767 quality=G,B flags~175 (none of these bits)
+    quality: list[str] = several("default")
+    # tables without errors: refuse, scatter (from point to point), or their size: magnitudes, or a share of
+    # the flux
+    assumed_error: str = "refuse"
+    # tables: an upper limit is so many standard deviations, and becomes 0 +- limit / this
+    limit_sigma: float = option(5.0, above=0)
 
     def __post_init__(self):
         super().__post_init__()
         for flag, edges in (("energy_bands", self.energy_bands), ("channel_bands", self.channel_bands)):
             if len(edges) < 2 or not all(low < high for low, high in zip(edges, edges[1:])):
                 raise Mistake(f"--{flag}: got {' '.join(map(str, edges))}, expected two or more rising edges")
+        columns_given(self)
+        for text in self.quality:
+            if text not in ("default", "none") and not CONDITION.fullmatch(text):
+                raise Mistake(
+                    f"--quality: got {text!r}, expected default, none, or a condition such as "
+                    "catflags=0..32767, quality=G,B or flags~175 (none of these bits)"
+                )
+        if self.time_unit != "auto" and self.time_unit not in TIME_UNITS:
+            raise Mistake(
+                f"--time_unit: got {self.time_unit!r}, expected auto or one of {' '.join(TIME_UNITS)}"
+            )
+        if self.assumed_error not in ("refuse", "scatter") and not _is_positive(self.assumed_error):
+            raise Mistake(
+                f"--assumed_error: got {self.assumed_error!r}, expected refuse, scatter, or a number above 0"
+            )
+
+
+def _is_positive(text: str) -> bool:
+    try:
+        return 0 < float(text) < np.inf
+    except ValueError:
+        return False
+
+
+def columns_given(reading: Reading) -> dict[str, str]:
+    """What `--columns` says: time, mag, flux, error, id, band, zero_point, sign, limit -> name of the column.
+
+    Raises: Mistake for what is not of that form.
+    """
+    given = {}
+    for text in reading.columns:
+        ours, equals, theirs = text.partition("=")
+        ours = "flux" if ours == "rate" else ours
+        if ours not in TABLE_COLUMNS or not theirs:
+            raise Mistake(
+                f"--columns: got {text!r}, expected name=column with a name among "
+                f"{' '.join(('rate', *TABLE_COLUMNS))}"
+            )
+        given[ours] = theirs
+    return given
 
 
 class LightCurve(NamedTuple):

@@ -4,7 +4,7 @@
                  or RATE, RATE_ERRM, RATE_ERRP)
     xronos       lcurve's RATE1, ERROR1, XAX_E
     event lists  EVENTS or XTE_SE with good time intervals, binned here
-    tables       CSV of time (days), magnitude or flux with its error, band, source
+    tables       text, ECSV, Parquet of time (days), magnitude or flux with its error, band, source
 
 Where a file has counts, they are what is used: rates and asymmetric errors are estimated from them, since the
 symmetric errors and negative rates that such files hold as well say little of a bin with few photons.
@@ -18,10 +18,16 @@ from data.cutouts.fits import BadFile, check_size, fits_bytes, opened_fits
 from data.light_curves.curve import Found, LightCurve, Reading, with_rates
 from data.light_curves.events import from_events
 from data.light_curves.fits_rates import from_rates
-from data.light_curves.text_tables import from_table, read_table
+from data.light_curves.tables.curves import curves_of_table
 
 LARGEST = 2**31  # bytes of a file, unpacked
-TABLES = (".csv", ".csv.gz")
+# a text of these names may also be a manifest or a note: see tables/listing.py
+TEXTS = (".txt", ".dat")
+TABLES = tuple(
+    ending + packed
+    for ending in (".csv", ".tsv", ".ecsv", ".tbl", ".vot", ".parquet", *TEXTS)
+    for packed in ("", ".gz", ".bz2")
+)
 
 
 def read_light_curves(path: str | os.PathLike, reading: Reading) -> list[LightCurve]:
@@ -39,7 +45,7 @@ def find_light_curves(path: str | os.PathLike, reading: Reading) -> list[Found]:
     A source of a table that has no usable point is a curve without points here, so that it can be reported.
     """
     if os.fspath(path).lower().endswith(TABLES):
-        return [Found(curve) for curve in from_table(read_table(path), path, reading)]
+        return curves_of_table(path, reading)
     raw = fits_bytes(path, LARGEST)
     with opened_fits(raw) as hdus:
         return [from_fits(hdus, len(raw), path, reading)]

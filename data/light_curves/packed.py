@@ -32,7 +32,8 @@ from tqdm import tqdm
 from contract import Batch, Examples
 from data.cutouts.fits import BadFile
 from data.light_curves.curve import Reading, with_rates
-from data.light_curves.files import find_light_curves
+from data.light_curves.files import TABLES, TEXTS, find_light_curves
+from data.light_curves.tables.listing import is_table
 from data.listing import read_listing, walk_folders
 from data.packing import (
     PackKind,
@@ -54,9 +55,13 @@ VERSION = 1
 PACKS = PackKind(VERSION, "light curves", "the light curves in {} are", "they are read anew")
 CURVES = "curves.parquet"
 BLOCK_FILES = 2048
-SUFFIXES = (".fits", ".fit", ".fits.gz", ".fit.gz", ".evt", ".evt.gz", ".lc", ".lc.gz", ".csv", ".csv.gz")
+FITS_SUFFIXES = (".fits", ".fit", ".fits.gz", ".fit.gz", ".evt", ".evt.gz", ".lc", ".lc.gz")
+SUFFIXES = FITS_SUFFIXES + TABLES
+# may well hold light curves: those in a folder are counted
+NOT_READ = (".json", ".h5", ".hdf5", ".zip", ".tar", ".xlsx", ".xls", ".feather", ".pkl")
 MANIFESTS = (".txt", ".txt.gz")
-NOT_CURVES = {"labels.csv"}  # what simulate.py puts beside the curves: what each source is
+# what simulate.py puts beside the curves, what each source is; and what packs and runs hold
+NOT_CURVES = {"labels.csv", "curves.parquet", "split.parquet", "quarantine.csv"}
 OF_POINT = {"time": "<f8", "width": "<f4"}
 OF_BAND = {
     "counts": "<f4",
@@ -80,13 +85,24 @@ OF_CURVE = {
 
 def list_light_curves(source: str) -> list[str]:
     """The light-curve files of a folder (and below it, sorted), of a manifest (.txt, one path a line),
-    or the one file.
+    or the one file. A text is taken for a light curve if it is a table; those of a folder that are none are
+    said.
 
     Raises: Mistake for a source that does not exist or holds none.
     """
     if os.path.isdir(source):
-        folders = walk_folders(source, SUFFIXES, NOT_CURVES)
+        folders = walk_folders(source, SUFFIXES + NOT_READ, NOT_CURVES)
         files = sorted(path for folder in folders for path in folder.paths)
+        unread = Counter(ending for path in files if (ending := ending_of(path)) in NOT_READ)
+        if unread:
+            kinds = ", ".join(f"{ending} {count:,}" for ending, count in sorted(unread.items()))
+            say(f"files in {source} that are not read as light curves: {kinds}")
+            files = [path for path in files if ending_of(path) not in NOT_READ]
+        other = {path for path in files if ending_of(path) in TEXTS and not is_table(path)}
+        files = [path for path in files if path not in other]
+        if other:
+            some = " ".join(os.path.basename(path) for path in sorted(other)[:3])
+            say(f"texts in {source} that are no tables, left out: {len(other):,}, first {some}")
         if not files:
             raise Mistake(
                 f"--data {source!r} holds no light curve: expected files that end in {' '.join(SUFFIXES)}"
@@ -97,7 +113,7 @@ def list_light_curves(source: str) -> list[str]:
             f"--data {source!r} does not exist: expected a folder of light curves, one file, or a manifest "
             "(.txt, one path a line)"
         )
-    if not source.lower().endswith(MANIFESTS):
+    if not source.lower().endswith(MANIFESTS) or is_table(source):
         return [source]
     files = [path for paths in read_listing(source, "--data") for path in paths]
     if not files:
@@ -105,6 +121,11 @@ def list_light_curves(source: str) -> list[str]:
             f"--data {source!r} lists no file: expected one path a line, relative to it or absolute"
         )
     return list(dict.fromkeys(files))
+
+
+def ending_of(path: str) -> str:
+    """The suffix before that of the packing: .txt of a.TXT.gz."""
+    return os.path.splitext(path.lower().removesuffix(".gz").removesuffix(".bz2"))[1]
 
 
 @dataclass(frozen=True, eq=False)

@@ -307,7 +307,7 @@ def test_inventory(folder, tmp_path):
     (folder / "below" / "circle").symlink_to(folder)
     for name in ("a.evt.gz", "b.lc", "c.CSV", "d.csv.gz", "e.parquet", "labels.csv"):
         (folder / name).touch()
-    assert len(list_light_curves(str(folder))) == 13
+    assert len(list_light_curves(str(folder))) == 14
     assert list_light_curves(str(folder / "b.lc")) == [str(folder / "b.lc")]
     (tmp_path / "list.txt").write_text(f"# ours\ncurves/b.lc\n\n{folder}/c.CSV\ncurves/b.lc\n")
     assert list_light_curves(str(tmp_path / "list.txt")) == [str(folder / "b.lc"), str(folder / "c.CSV")]

@@ -1,0 +1,1 @@
+"""Light curves in tables: text of any dialect, ECSV, VOTable, IPAC tables, Parquet."""
