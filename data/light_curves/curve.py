@@ -36,8 +36,9 @@ class Reading(Options):
     # points of a band with a smaller fractional exposure are dropped
     min_fracexp: float = option(0.1, least=0, most=1)
     bin_time: float = option(100.0, above=0, below=np.inf)  # event lists: width of a bin, s
-    energy_bands: list[float] = several(0.2, 0.6, 2.3, 5.0)  # event lists: edges of the bands, keV
-    channel_bands: list[int] = several(0, 14, 36, 256)  # event lists without energies: edges in PHA channels
+    # event lists: edges of the bands, keV; none: those of the mission (docs/light_curves.md)
+    energy_bands: list[float] = several()
+    channel_bands: list[int] = several(0, 14, 36, 256)  # event lists without energies: edges in channels
     # tables: rows of different bands so close together are one point, days
     epoch_gap: float = option(0.02, least=0, below=np.inf)
     zero_point: float = 22.5  # tables: magnitude of a rate of one
@@ -45,8 +46,8 @@ class Reading(Options):
     # band= zero_point= sign= limit=; a name, a number from 1 if there is no header, or none
     columns: list[str] = several()
     time_unit: str = "auto"  # tables: of the time, as s or d or ns; auto: what the table says, else days
-    # tables: rows that count: default (the flags of known surveys), none, and conditions on columns of
-    # flags: catflags=0..32767 quality=G,B flags~175 (none of these bits)
+    # rows that count: default (the flags of known surveys; of Kepler and TESS also in FITS), none, and in
+    # tables conditions on columns of flags: catflags=0..32767 quality=G,B flags~175 (none of these bits)
     quality: list[str] = several("default")
     # tables without errors: refuse, scatter (from point to point), or their size: magnitudes, or a share of
     # the flux
@@ -57,6 +58,8 @@ class Reading(Options):
     def __post_init__(self):
         super().__post_init__()
         for flag, edges in (("energy_bands", self.energy_bands), ("channel_bands", self.channel_bands)):
+            if flag == "energy_bands" and not edges:
+                continue
             if len(edges) < 2 or not all(low < high for low, high in zip(edges, edges[1:])):
                 raise Mistake(f"--{flag}: got {' '.join(map(str, edges))}, expected two or more rising edges")
         columns_given(self)
@@ -117,14 +120,21 @@ class LightCurve(NamedTuple):
     observed: np.ndarray  # [T, C] bool
 
 
+class Note(NamedTuple):
+    """What was dropped, guessed or assumed in a file; those of one text are added up over files."""
+
+    text: str  # the same in every file that it is true of: "events outside the bands"
+    count: int = 0  # of how many this is true; 0: of the file as a whole
+    total: int = 0  # out of how many
+
+
 class Found(NamedTuple):
     """A curve whose rates are still to be estimated, or are there already (`background_counts` None)."""
 
     curve: LightCurve
     background_counts: np.ndarray | None = None  # [T, C] counts in the background region
     background_ratio: np.ndarray | None = None  # [T, C] area of the source region in units of that
-    # what was dropped, guessed or assumed, a short phrase each, the same one in every file that it is true of
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note | str, ...] = ()
 
 
 def with_rates(found: list[Found]) -> list[LightCurve]:
@@ -156,20 +166,20 @@ def with_rates(found: list[Found]) -> list[LightCurve]:
 
 
 def counted(
-    source: str, bands: tuple[str, ...], time, width, counts, background, ratio, exposure, observed
+    source: str, bands: tuple[str, ...], time, width, counts, background, ratio, exposure, observed, notes=()
 ) -> Found:
-    kept = kept_points(time, observed)
-    observed = observed[kept]
+    rows, more = rows_in_order(time, observed)
+    observed = observed[rows]
     counts, background, ratio, exposure = (
-        np.where(observed, field[kept], 0).astype(np.float32)
+        np.where(observed, field[rows], 0).astype(np.float32)
         for field in (counts, background, ratio, exposure)
     )
     unknown = np.zeros_like(counts)
     curve = LightCurve(
         source,
         bands,
-        time[kept],
-        width[kept].astype(np.float32),
+        time[rows],
+        width[rows].astype(np.float32),
         counts,
         background * ratio,
         exposure,
@@ -178,10 +188,15 @@ def counted(
         unknown,
         observed,
     )
-    return Found(curve, background, ratio)
+    return Found(curve, background, ratio, (*notes, *more, *overlap_notes(curve)))
 
 
 def rated(source: str, bands: tuple[str, ...], time, width, rate, low, up, enough) -> LightCurve:
+    """As `found_rates`, of rows that are in order and have a time each."""
+    return found_rates(source, bands, time, width, rate, low, up, enough).curve
+
+
+def found_rates(source: str, bands: tuple[str, ...], time, width, rate, low, up, enough, notes=()) -> Found:
     usable = (
         np.isfinite(rate)
         & np.isfinite(low)
@@ -190,15 +205,18 @@ def rated(source: str, bands: tuple[str, ...], time, width, rate, low, up, enoug
         & ((low > 0) | ((low == 0) & (rate == 0)))
     )
     width = np.zeros(len(time)) if width is None else width
-    observed = usable & enough & (np.isfinite(width) & (width >= 0))[:, None]
-    kept = kept_points(time, observed)
-    observed = observed[kept]
-    rate, low, up = (np.where(observed, field[kept], 0).astype(np.float32) for field in (rate, low, up))
-    return LightCurve(
+    usable = usable & (np.isfinite(width) & (width >= 0))[:, None]
+    observed = usable & enough
+    rows, more = rows_in_order(time, observed)
+    if unknown := np.count_nonzero(enough & ~usable & np.isfinite(time)[:, None]):
+        more.append(Note("values without a finite rate and error, not observed", unknown, usable.size))
+    observed = observed[rows]
+    rate, low, up = (np.where(observed, field[rows], 0).astype(np.float32) for field in (rate, low, up))
+    curve = LightCurve(
         source,
         bands,
-        time[kept],
-        width[kept].astype(np.float32),
+        time[rows],
+        width[rows].astype(np.float32),
         None,
         0 * rate,
         observed.astype(np.float32),
@@ -207,19 +225,39 @@ def rated(source: str, bands: tuple[str, ...], time, width, rate, low, up, enoug
         up,
         observed,
     )
+    return Found(curve, notes=(*notes, *more, *overlap_notes(curve)))
 
 
-def kept_points(time: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """[T] bool, the points with an observed band; refuses a curve without any,
-    or with times that do not rise.
+def overlap_notes(curve: LightCurve) -> list[Note]:
+    """Bins of observations that were merged may cover the same seconds twice."""
+    half = curve.width.astype(np.float64) / 2
+    shared = (curve.time[:-1] + half[:-1]) - (curve.time[1:] - half[1:])
+    count = np.count_nonzero(shared > 0.1 * np.minimum(half[:-1], half[1:]))
+    return [Note("bins that overlap the one before, kept", count, len(curve.time))] if count else []
+
+
+def rows_in_order(time: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, list[Note]]:
+    """[T] the rows with a time and an observed band, by time, and what is to be said of their times.
+
+    Raises: BadFile where none is left.
     """
-    if not np.isfinite(time).all():
-        raise BadFile(f"{np.count_nonzero(~np.isfinite(time))} of {len(time)} times are not finite")
-    if not (np.diff(time) > 0).all():
-        raise BadFile(
-            f"times do not rise: row {int(np.argmax(np.diff(time) <= 0)) + 1} is not after the one before"
-        )
-    kept = observed.any(1)
-    if not kept.any():
-        raise BadFile(f"no point left: none of {len(time)} rows has a finite value and enough exposure")
-    return kept
+    count = len(time)
+    timed = np.isfinite(time)
+    if count and not timed.any():
+        raise BadFile(f"no point left: none of {count} times is finite")
+    rows = np.flatnonzero(timed & observed.any(1))
+    if not len(rows):
+        raise BadFile(f"no point left: none of {count} rows has a finite value and enough exposure")
+    notes = []
+    if untimed := count - np.count_nonzero(timed):
+        notes.append(Note("rows without a time, left out", untimed, count))
+    steps = np.diff(time[rows])
+    if not (steps > 0).all():
+        if back := np.count_nonzero(steps < 0):
+            notes.append(Note("rows earlier than the one before, sorted by time", back, count))
+        rows = rows[np.argsort(time[rows], kind="stable")]
+        again = np.r_[False, np.diff(time[rows]) == 0]
+        if repeated := np.count_nonzero(again):
+            notes.append(Note("rows at the time of another: the first of them is kept", repeated, count))
+        rows = rows[~again]
+    return rows, notes

@@ -3,6 +3,7 @@
 import os
 import re
 
+FITS_SUFFIXES = (".fits", ".fit", ".fts", ".ftz", ".evt", ".lc")
 SUFFIX = re.compile(
     r"(\.(fits?|fts|ftz|evt|lc|csv|tsv|ecsv|txt|dat|tbl|vot|parquet|qdp))?(\.(gz|bz2|fz))?$", re.IGNORECASE
 )

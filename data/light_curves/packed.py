@@ -7,7 +7,10 @@
     curves.parquet      path, source, points, counts (bool: has them), bands, reason;
                         quarantined files have no points
     quarantine.csv      path, reason
-    manifest.json       version, counts, bands, digests of inventory and index; written last
+    manifest.json       version, counts, bands, notes, digests of inventory and index; written last
+
+The bands are the union of those of all curves, by name, in order of energy or wavelength; in a band that a
+curve lacks it is unobserved.
 
 Reading goes block by block under partial_*/, each there whole or not at all: after kill -9 the same call goes
 on.
@@ -18,11 +21,12 @@ import json
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -31,8 +35,9 @@ from tqdm import tqdm
 
 from contract import Batch, Examples
 from data.cutouts.fits import BadFile
-from data.light_curves.curve import Reading, with_rates
-from data.light_curves.files import TABLES, TEXTS, find_light_curves
+from data.light_curves.bands import are_named, band_name, union_of_bands
+from data.light_curves.curve import Found, Note, Reading, with_rates
+from data.light_curves.files import SUFFIXES, TEXTS, find_light_curves, suffix_of
 from data.light_curves.tables.listing import is_table
 from data.listing import read_listing, walk_folders
 from data.packing import (
@@ -51,12 +56,12 @@ from utils.files import flush_to_disk, is_trouble, write_durably
 from utils.messages import say
 from utils.mistake import Mistake
 
-VERSION = 1
+VERSION = 2
 PACKS = PackKind(VERSION, "light curves", "the light curves in {} are", "they are read anew")
 CURVES = "curves.parquet"
 BLOCK_FILES = 2048
-FITS_SUFFIXES = (".fits", ".fit", ".fits.gz", ".fit.gz", ".evt", ".evt.gz", ".lc", ".lc.gz")
-SUFFIXES = FITS_SUFFIXES + TABLES
+MOST_NOTES = 24  # kinds of notes in a summary
+MOST_BANDS = 64  # of a pack: each takes room in every point of every curve
 # may well hold light curves: those in a folder are counted
 NOT_READ = (".json", ".h5", ".hdf5", ".zip", ".tar", ".xlsx", ".xls", ".feather", ".pkl")
 MANIFESTS = (".txt", ".txt.gz")
@@ -93,12 +98,12 @@ def list_light_curves(source: str) -> list[str]:
     if os.path.isdir(source):
         folders = walk_folders(source, SUFFIXES + NOT_READ, NOT_CURVES)
         files = sorted(path for folder in folders for path in folder.paths)
-        unread = Counter(ending for path in files if (ending := ending_of(path)) in NOT_READ)
+        unread = Counter(ending for path in files if (ending := suffix_of(path)) in NOT_READ)
         if unread:
             kinds = ", ".join(f"{ending} {count:,}" for ending, count in sorted(unread.items()))
             say(f"files in {source} that are not read as light curves: {kinds}")
-            files = [path for path in files if ending_of(path) not in NOT_READ]
-        other = {path for path in files if ending_of(path) in TEXTS and not is_table(path)}
+            files = [path for path in files if suffix_of(path) not in NOT_READ]
+        other = {path for path in files if suffix_of(path) in TEXTS and not is_table(path)}
         files = [path for path in files if path not in other]
         if other:
             some = " ".join(os.path.basename(path) for path in sorted(other)[:3])
@@ -123,11 +128,6 @@ def list_light_curves(source: str) -> list[str]:
     return list(dict.fromkeys(files))
 
 
-def ending_of(path: str) -> str:
-    """The suffix before that of the packing: .txt of a.TXT.gz."""
-    return os.path.splitext(path.lower().removesuffix(".gz").removesuffix(".bz2"))[1]
-
-
 @dataclass(frozen=True, eq=False)
 class Packed:
     """Light curves read once, open for reading; N rows of curves (or quarantined files), P points,
@@ -140,9 +140,7 @@ class Packed:
 
     @property
     def bands(self) -> tuple[str, ...]:
-        """[C] names; where the curves of different files differ in them (each has one band, say),
-        all of them.
-        """
+        """[C] names, the union of those of all curves."""
         return tuple(self.manifest["bands"])
 
     @property
@@ -174,14 +172,25 @@ class Packed:
         return np.cumsum(self.points) - self.points
 
     def summary(self, most: int = 3) -> list[str]:
-        """Lines for the log: how many curves and points, how many files quarantined and why,
-        the first of them by name.
+        """Lines for the log: how many curves and points; which bands some of them lack; what was dropped or
+        assumed, a line a kind; how many files are quarantined and why, the first of them by name.
         """
         bad = self.curves[~self.good]
         lines = [
             f"{int(self.good.sum()):,} light curves of {int(self.points.sum()):,} points in bands "
             f"{' '.join(self.bands)} in {self.directory}, {len(bad):,} quarantined (quarantine.csv)"
         ]
+        lacking = [f"{count:,} lack {band}" for band, count in self.manifest["lacking"].items()]
+        if lacking:
+            lines.append(
+                f"  bands are the union over files, absent ones are not observed: {', '.join(lacking)}"
+            )
+        if unnamed := self.manifest["unnamed"]:
+            lines.append(f"  {unnamed:,} curves number their bands from 1: taken as {' '.join(self.bands)}")
+        notes = self.manifest["notes"]
+        lines += [_note_line(note) for note in notes[:MOST_NOTES]]
+        if len(notes) > MOST_NOTES:
+            lines.append(f"  and {len(notes) - MOST_NOTES} more notes (manifest.json)")
         return lines + quarantine_lines(bad, most)
 
     def __getstate__(self) -> dict:
@@ -318,9 +327,10 @@ def _read_block(block: str, paths: list[str], reading: dict) -> None:
     """
     how = Reading(**reading)
     found, table = [], []
+    notes: dict[str, dict] = {}
     for path in paths:
         try:
-            here = find_light_curves(path, how)
+            here = [_of_canonical_bands(one) for one in find_light_curves(path, how)]
         except BadFile as error:
             table.append(dict(path=path, source="", points=0, counts=False, bands=[], reason=str(error)))
             continue
@@ -336,6 +346,7 @@ def _read_block(block: str, paths: list[str], reading: dict) -> None:
             for one in here
         ]
         found += here
+        _add_notes(notes, _notes_of_file(path, here))
     curves = with_rates(found)
     columns = {name: [getattr(curve, name) for curve in curves] for name in FIELDS}
     columns["counts"] = [
@@ -345,8 +356,72 @@ def _read_block(block: str, paths: list[str], reading: dict) -> None:
         name: np.concatenate([values.ravel() for values in column] or [[]]).astype(FIELDS[name])
         for name, column in columns.items()
     }
-    text = np.frombuffer(json.dumps(table).encode(), dtype=np.uint8)
-    write_arrays_durably(Path(block), {"table": text, **flat})
+    texts = {"table": table, "notes": list(notes.values())}
+    texts = {name: np.frombuffer(json.dumps(text).encode(), dtype=np.uint8) for name, text in texts.items()}
+    write_arrays_durably(Path(block), {**texts, **flat})
+
+
+def _of_canonical_bands(found: Found) -> Found:
+    """With one spelling for each band; two columns that are the same band become one, the first that was
+    observed at each point.
+    """
+    curve = found.curve
+    names = [band_name(band) for band in curve.bands]
+    bands = tuple(dict.fromkeys(names))
+    if bands == curve.bands:
+        return found
+    if len(bands) == len(names):
+        return found._replace(curve=curve._replace(bands=bands))
+    columns = np.zeros((len(curve.time), len(bands)), dtype=np.int64)
+    for number, band in enumerate(bands):
+        same = [place for place, name in enumerate(names) if name == band]
+        columns[:, number] = np.asarray(same)[curve.observed[:, same].argmax(1)]
+    twice = int(curve.observed.sum() - np.take_along_axis(curve.observed, columns, 1).sum())
+    note = Note("values of a band that a file has twice, left out", twice, int(curve.observed.sum()))
+
+    def chosen(field: np.ndarray | None) -> np.ndarray | None:
+        if field is None or field.ndim < 2:
+            return field
+        return np.take_along_axis(np.broadcast_to(field, curve.observed.shape), columns, 1)
+
+    fields = {name: chosen(getattr(curve, name)) for name in OF_BAND}
+    return Found(
+        curve._replace(bands=bands, **fields),
+        chosen(found.background_counts),
+        chosen(found.background_ratio),
+        (*found.notes, note),
+    )
+
+
+def _notes_of_file(path: str, here: Iterable[Found]) -> list[dict]:
+    """The notes of a file's curves, those of one text added up."""
+    sums: dict[str, dict] = {}
+    for one in here:
+        for note in one.notes:
+            note = Note(note) if isinstance(note, str) else note
+            into = sums.setdefault(
+                note.text, dict(text=note.text, count=0, total=0, files=1, first=os.fspath(path))
+            )
+            into["count"] += int(note.count)
+            into["total"] += int(note.total)
+    return list(sums.values())
+
+
+def _add_notes(notes: dict[str, dict], more: Iterable[dict]) -> None:
+    """Adds up counts, totals and numbers of files by text; the first file stays."""
+    for note in more:
+        into = notes.setdefault(note["text"], note | dict(count=0, total=0, files=0))
+        for name in ("count", "total", "files"):
+            into[name] += note[name]
+
+
+def _note_line(note: dict) -> str:
+    """ "events outside the bands, left out: 866,480 of 1,203,444 (72 %) in 40 files, first a.evt"."""
+    files = f"{note['files']:,} file{'s' * (note['files'] != 1)}"
+    if not note["count"]:
+        return f"  {note['text']} ({files}, first {note['first']})"
+    of = f" of {note['total']:,} ({100 * note['count'] / note['total']:.2g} %)" if note["total"] else ""
+    return f"  {note['text']}: {note['count']:,}{of} in {files}, first {note['first']}"
 
 
 def _block(partial: Path, first: int) -> Path:
@@ -363,59 +438,60 @@ def _table(block: Path) -> pd.DataFrame:
     return pd.DataFrame(table, columns=list(OF_CURVE))
 
 
+def _notes(block: Path) -> list[dict]:
+    return json.loads(_load(block, "notes")[0].tobytes())
+
+
 def _sound(block: Path) -> bool:
     """Whether a block of an earlier attempt can be used: zip compares the checksum of each field as it is
     read.
     """
     try:
-        _load(block, "table", *FIELDS)
+        _load(block, "table", "notes", *FIELDS)
         return True
     except (FileNotFoundError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return False
 
 
 def _finish(paths: Sequence[str], partial: Path, digest: str) -> None:
-    """Joins the blocks, each field into one file, and leaves out curves that have another number of bands
-    than most.
-    """
+    """Joins the blocks, each field into one file, each curve's columns at the places of its bands."""
     blocks = [_block(partial, first) for first in range(0, len(paths), BLOCK_FILES)]
     tables = [_table(block) for block in blocks]
     curves = pd.concat(tables, ignore_index=True)
-    channels = curves["bands"].map(len).to_numpy(dtype=np.int64)
     good = (curves["reason"] == "").to_numpy(dtype=bool)
     if not good.any():
         raise Mistake(
             f"none of {len(paths):,} files can be used: {first_reasons(curves)}; expected light curves "
-            "(FITS) or tables of them (CSV)"
+            "(FITS, QDP) or tables of them (CSV)"
         )
-    most = Counter(channels[good].tolist()).most_common(1)[0][0]
-    other = good & (channels != most)
-    curves.loc[other, "reason"] = [
-        f"{count} bands, where most curves have {most}" for count in channels[other]
-    ]
-    taken = good & ~other
-    shares = curves["points"].to_numpy(dtype=np.int64)
-    points = int(shares[taken].sum())
+    layouts = Counter(tuple(bands) for bands in curves.loc[good, "bands"])
+    union, unnamed = _places_of_bands(layouts)
+    points = int(curves.loc[good, "points"].sum())
     files = {name: open(partial / f"{name}.npy", "wb") for name in FIELDS}
     try:
         for name, file in files.items():
             np.lib.format.write_array_header_1_0(
-                file, {"descr": FIELDS[name], "fortran_order": False, "shape": _shape(name, points, most)}
+                file,
+                {"descr": FIELDS[name], "fortran_order": False, "shape": _shape(name, points, len(union))},
             )
-        begin = 0
         for block, table in zip(blocks, tables):
-            mine = slice(begin, begin := begin + len(table))
-            for name, flat in zip(FIELDS, _load(block, *FIELDS)):
-                size = shares[mine] if name in OF_POINT else shares[mine] * channels[mine]
-                files[name].write(flat[np.repeat(taken[mine], size)].tobytes())
+            # a run of curves with the same bands at a time, which in most packs is the whole block
+            flat = dict(zip(FIELDS, _load(block, *FIELDS)))
+            for run in _runs_of_bands(table):
+                if run.good:
+                    _write_run(files, flat, run, union, run.bands in unnamed)
         for file in files.values():
             flush_to_disk(file)
     finally:
         for file in files.values():
             file.close()
-    names = [dict.fromkeys(column) for column in zip(*dict.fromkeys(map(tuple, curves["bands"][taken])))]
-    curves["points"] = np.where(taken, shares, 0)
+    notes: dict[str, dict] = {}
+    for block in blocks:
+        _add_notes(notes, _notes(block))
+    curves["points"] = np.where(good, curves["points"], 0)
     curves["bands"] = curves["bands"].map(" ".join)
+    named = {bands: count for bands, count in layouts.items() if bands not in unnamed}
+    lacking = {band: sum(count for bands, count in named.items() if band not in bands) for band in union}
     _publish(
         curves,
         partial,
@@ -424,11 +500,82 @@ def _finish(paths: Sequence[str], partial: Path, digest: str) -> None:
             inventory=digest,
             files=len(paths),
             points=points,
-            channels=most,
-            good=int(taken.sum()),
-            bands=["|".join(name) for name in names],
+            channels=len(union),
+            good=int(good.sum()),
+            bands=list(union),
+            lacking={band: count for band, count in lacking.items() if count},
+            unnamed=sum(layouts[bands] for bands in unnamed) if named else 0,
+            notes=list(notes.values()),
         ),
     )
+
+
+def _places_of_bands(layouts: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], set[tuple[str, ...]]]:
+    """The bands of the pack, and the layouts that stand for them without naming them.
+
+    Curves that number their bands from 1 are taken as those of the named ones, if there are as many of these;
+    else the numbers are bands of their own.
+    """
+    unnamed = {bands for bands in layouts if not are_named(bands)}
+    named = [bands for bands in layouts if bands not in unnamed]
+    union = union_of_bands(named)
+    standing = {bands for bands in unnamed if named and len(bands) == len(union)}
+    union = union_of_bands([*named, *(unnamed - standing)])
+    if named and len(union) > len(union_of_bands(named)):
+        standing = set()
+        union = union_of_bands(layouts)
+    if len(union) > MOST_BANDS:
+        raise Mistake(
+            f"{len(union)} different bands in these files: {' '.join(union[:5])} ...; expected at most "
+            f"{MOST_BANDS}: a column that is no band may be taken for one"
+        )
+    return union, standing
+
+
+class Run(NamedTuple):
+    """Curves of a block that follow each other with the same bands, all of them good or none."""
+
+    bands: tuple[str, ...]
+    good: bool
+    points: slice  # of the block
+    values: slice  # of the block's flat fields
+
+
+def _runs_of_bands(table: pd.DataFrame) -> Iterator[Run]:
+    points = table["points"].to_numpy(dtype=np.int64)
+    bands = [tuple(names) for names in table["bands"]]
+    good = (table["reason"] == "").to_numpy(dtype=bool).tolist()
+    sizes = points * np.array([len(names) for names in bands], dtype=np.int64)
+    point_ends, value_ends = np.r_[0, np.cumsum(points)], np.r_[0, np.cumsum(sizes)]
+    begin = 0
+    for end in range(1, len(bands) + 1):
+        if end == len(bands) or bands[end] != bands[begin] or good[end] != good[begin]:
+            yield Run(
+                bands[begin],
+                good[begin],
+                slice(int(point_ends[begin]), int(point_ends[end])),
+                slice(int(value_ends[begin]), int(value_ends[end])),
+            )
+            begin = end
+
+
+def _write_run(
+    files: dict[str, BinaryIO],
+    flat: dict[str, np.ndarray],
+    run: Run,
+    union: tuple[str, ...],
+    unnamed: bool,
+) -> None:
+    """Appends the points of a run to the files of the pack, each column at the place of its band."""
+    same = unnamed or run.bands == union
+    places = [] if same else [union.index(band) for band in run.bands]
+    for name, file in files.items():
+        values = flat[name][run.points if name in OF_POINT else run.values]
+        if name in OF_BAND and not same:
+            placed = np.zeros((run.points.stop - run.points.start, len(union)), dtype=FIELDS[name])
+            placed[:, places] = values.reshape(-1, len(places))
+            values = placed
+        file.write(values.tobytes())
 
 
 def _publish(curves: pd.DataFrame, partial: Path, manifest: dict) -> None:

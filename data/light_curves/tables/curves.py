@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pandas as pd
 
-from data.light_curves.curve import DAY, Found, LightCurve, Reading, rated
+from data.light_curves.curve import DAY, Found, LightCurve, Note, Reading, rated
 from data.light_curves.file_names import folder_of_object
 from data.light_curves.tables.cells import read_cells
 from data.light_curves.tables.columns import choose_columns
@@ -36,7 +36,8 @@ def curves_of_table(path: str | os.PathLike, reading: Reading) -> list[Found]:
             f"each {name} has one band: its curves are apart (--columns id=none joins those of a file)"
         )
     found = _curves(rows, reading.epoch_gap * DAY, cells.told)
-    return [found[0]._replace(notes=tuple(cells.told.counts)), *found[1:]]
+    notes = tuple(Note(what, count) for what, count in cells.told.counts.items())
+    return [found[0]._replace(notes=notes), *found[1:]]
 
 
 def _objects_have_one_band(rows: Observations) -> bool:
