@@ -382,8 +382,7 @@ def spoiled(hdu, name, row, value):
         (lambda: without(srctool(), "TIMEDEL"), "TIMEDEL.*exposure"),
         (lambda: without(rates(), "RATE_ERRP"), "no column RATE_ERRP"),
         (lambda: without(without(rates(), "RATE_ERRP"), "RATE_ERRM"), "no column RATE_ERR"),
-        (lambda: spoiled(srctool(), "TIME", 2, np.nan), "1 of 6 times are not finite"),
-        (lambda: spoiled(srctool(), "TIME", 2, 6e8), "times do not rise: row 2"),
+        (lambda: spoiled(srctool(), "TIME", slice(None), np.nan), "none of 6 times is finite"),
         (lambda: spoiled(rates(), "RATE", slice(None), np.nan), "no point left: none of 5 rows"),
         (lambda: rates(TIME=("D", np.arange(5.0), "parsec")), "unknown unit of time 'parsec'"),
         (lambda: rates(0), "no point left: none of 0"),
@@ -501,17 +500,18 @@ def test_real_srctool_files(shared_data, name):
 
 
 def test_real_chandra_events(shared_data):
-    """M82 in three bands: nothing in the good time is lost but what is beyond the bands and in the short last
-    bin.
+    """M82 in three bands: nothing in the good time is lost but what is beyond the bands; the exposure is
+    without the dead time, as its header's.
     """
     path = shared_data("light_curves/chandra_rxte/chandra_test.fits")
-    curve = one(path, bin_time=10.0, min_fracexp=0.0)
+    curve = one(path, bin_time=10.0, min_fracexp=0.0, energy_bands=[0.2, 0.6, 2.3, 5.0])
     raw, good = fits.getdata(path, 1), fits.getdata(path, 2)
     energy = raw["energy"] / 1000
     assert curve.counts.sum(0).tolist() == [
         np.sum((energy >= low) & (energy < high)) for low, high in ((0.2, 0.6), (0.6, 2.3), (2.3, 5.0))
     ]
-    assert curve.exposure[:, 0].sum() == pytest.approx(float(np.sum(good["STOP"] - good["START"])), rel=1e-6)
+    live = float(np.sum(good["STOP"] - good["START"])) * fits.getheader(path, 1)["DTCOR"]
+    assert curve.exposure[:, 0].sum() == pytest.approx(live, rel=1e-6)
 
 
 def test_real_rxte_events(shared_data):
