@@ -89,6 +89,8 @@ class SurveyFits(Catalogue):
     columns: list[str] = several()  # names of its columns: ours=theirs, such as redshift=z_spec
     catalog: str = "survey"  # its name
     planes: list[str] = several()  # the bands of cubes
+    # bands as files and headers name them, and their names here: HSC-G=g VIS=i; the usual ones are known
+    band_alias: list[str] = several()
     label_source: str = ""  # who says what is a lens; empty: the catalogue
     # share of pixels of an image that are not finite and still filled
     max_masked: float = option(0.0, least=0, below=1)

@@ -29,12 +29,13 @@ import numpy as np
 import torch
 
 from contract import Batch, Columns, InPrecision
+from data.bands import band_called, read_aliases, said_of_bands, unused_aliases
 from data.cutouts import examples as cutouts
 from data.packing import locked
 from data.parts import how_cut, predict_parts
 from data.survey import plan as shards, predictions, proof
 from tasks import lens
-from tasks.lens import asked as question
+from tasks.lens import asked as question, inputs as lens_inputs
 from trained import Compute, as_asked, check_weights, load_weights, read_checkpoint
 from utils import checkpoint, config, distributed, messages
 from utils.checkpoint import bands_of, weights_of
@@ -49,6 +50,10 @@ class PlanConfig(Options):
     # files of a shard; a few more where an object would be cut apart
     shard_size: int = option(1_000_000, least=1)
     image_size: int = option(41, least=1)  # pixels on a side that every cutout must have
+    # bands as the files name them, and their names here: HSC-G=g VIS=i; the usual names are known
+    band_alias: list[str] = several()
+    # networks that are to predict it: refused now if they take other images or bands
+    model_path: list[str] = several()
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class PackConfig(Options):
     part: int = -1  # which part of the shards, counted from 0; -1: the scheduler's array index
     parts: int = option(1, least=1)  # how many parts there are
     num_workers: int = option(1, least=0)  # processes that read files
+    band_alias: list[str] = several()  # further names of bands, over those that plan was told
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ class PredictConfig(Compute):
     part: int = -1  # which part of the shards, counted from 0; -1: the scheduler's array index
     parts: int = option(1, least=1)  # how many parts there are
     model_path: list[str] = several()  # best.pt of a run, or of several: then the mean of their probabilities
+    band_alias: list[str] = several()  # further names of bands, over those that plan was told
     tta: bool = False  # mean of the probability over the eight symmetries of the square
     threshold: float = 0.5  # pred = 1 where prob >= threshold
     discard_pixels: bool = False  # remove the store of each shard whose prediction is on disk
@@ -82,21 +89,32 @@ say = partial(messages.say, script="survey.py")
 
 
 def plan(options: PlanConfig) -> None:
-    survey = shards.plan_survey(options.images, options.out, options.shard_size, options.image_size, say)
+    aliases = read_aliases(options.band_alias)
+    wanted = read_networks(options.model_path)[1] if options.model_path else None
+    survey = shards.plan_survey(
+        options.images, options.out, options.shard_size, options.image_size, say, aliases, wanted
+    )
     for left, right, count, name in survey.plan["apart"][:3]:
         say(
             f"warning: objects ({name!r}, {count:,} in all) have files in shards {left} and {right}; "
             "networks of stacked bands will refuse this plan"
         )
     print(f"{options.out}: {survey.plan['files']:,} files in {len(survey):,} shards")
+    if written := survey.plan.get("bands"):
+        each = [text for text, count in written.items() for _ in range(count)]
+        looked = f"the first {shards.LOOK:,} files of a shard: " if len(each) < survey.plan["files"] else ""
+        print(f"bands of {looked}" + said_of_bands(each, [band_called(text, aliases) for text in each]))
+    if unused := unused_aliases(aliases, written or ()):
+        say(f"--band_alias {' '.join(unused)}: no file name has such a band")
 
 
 def pack(options: PackConfig) -> None:
     survey = shards.open_survey(options.out)
     mine = shards.share_of_shards(len(survey), options.part, options.parts)
     left = [shard for shard in mine if not survey.manifest(shard)]
+    aliases = survey.aliases | read_aliases(options.band_alias)
     for shard in left:
-        packed = survey.pack(shard, options.num_workers, say)
+        packed = survey.pack(shard, options.num_workers, say, aliases)
         print(
             f"{packed.directory}: {packed.manifest['files']:,} files, {packed.manifest['quarantined']:,} of "
             "them quarantined",
@@ -105,11 +123,9 @@ def pack(options: PackConfig) -> None:
     print(f"{len(mine)} shards are packed, {len(mine) - len(left)} of them before")
 
 
-def read_networks(
-    paths: list[str], survey: shards.Survey
-) -> tuple[list[dict[str, Any]], dict[str, Any], Path]:
-    """The checkpoints, what they take, and the folder of their predictions.
-    Raises Mistake where they, or the plan, differ in it.
+def read_networks(paths: list[str]) -> tuple[list[dict[str, Any]], dict[str, Any], str]:
+    """The checkpoints, what they take, and the name of the folder of their predictions.
+    Raises Mistake where they differ in it.
     """
     if not paths:
         raise Mistake("--model_path: expected a checkpoint, or several, such as runs/nano_s42/best.pt")
@@ -152,21 +168,25 @@ def read_networks(
                     f"--model_path: {path} takes {name} {value!r}, but {paths[0]} {wanted[0][name]!r}; "
                     "predict them one by one"
                 )
-    survey.refuse(wanted[0])
-    return saved, wanted[0], survey.directory / "predictions" / checkpoint.digest(marks)[:12]
+    return saved, wanted[0], checkpoint.digest(marks)[:12]
 
 
 def predict_shards(options: PredictConfig) -> None:
     survey = shards.open_survey(options.out)
     mine = shards.share_of_shards(len(survey), options.part, options.parts)
-    saved, wanted, folder = read_networks(options.model_path, survey)
+    saved, wanted, name = read_networks(options.model_path)
+    folder = survey.directory / "predictions" / name
+    aliases = survey.aliases | read_aliases(options.band_alias)
+    survey.refuse(wanted)
+    survey.refuse_bands(wanted, aliases)
     precisions = [
         each["record"]["options"]["precision"] if options.precision == "auto" else options.precision
         for each in saved
     ]
-    predictions.claim_predictions(
-        folder, settings := dict(wanted, precision=precisions, tta=options.tta, threshold=options.threshold)
-    )
+    settings = dict(wanted, precision=precisions, tta=options.tta, threshold=options.threshold)
+    if aliases:
+        settings["band_alias"] = [f"{theirs}={ours}" for theirs, ours in aliases.items()]
+    predictions.claim_predictions(folder, settings)
     left = {shard for shard in mine if not predictions.prediction_path(folder, shard).exists()}
     device, warning = distributed.device_for(options.device)
     if warning:
@@ -212,8 +232,9 @@ def predict_shard(
     whatever happens in between.
     """
     start = time.perf_counter()
-    packed = survey.pack(shard, options.num_workers, say)
+    packed = survey.pack(shard, options.num_workers, say, read_aliases(settings.get("band_alias", [])))
     packed.verify()
+    packed = lens_inputs.with_names_of(packed, settings["bands"])
     packing = time.perf_counter() - start
     examples = cutouts.make_examples(
         packed, np.arange(len(packed.index)), settings["bands"], settings["band_mode"]
@@ -256,7 +277,9 @@ def reduce(options: ReduceConfig) -> None:
             f"{totals['quarantined']:,} of them quarantined"
         )
         return
-    saved, _, folder = read_networks(options.model_path, survey)
+    saved, wanted, name = read_networks(options.model_path)
+    survey.refuse(wanted)
+    folder = survey.directory / "predictions" / name
     summary = proof.prove_survey(survey, folder, len(saved), options.parts, options.csv)
     print(
         f"{folder}/summary.json: {summary['files']:,} files, each in one row, "

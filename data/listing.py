@@ -9,7 +9,7 @@ import os
 import stat
 import time
 import zlib
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
@@ -174,8 +174,13 @@ def list_images(images: str) -> Iterator[list[str]]:
         )
 
 
-def cut_between_objects(some: Iterator[list[str]], size: int) -> Iterator[list[str]]:
-    """Shards of `size` files, and as many more as the object of the last one has."""
+def cut_between_objects(
+    some: Iterator[list[str]], size: int, known: Iterable[str] = ()
+) -> Iterator[list[str]]:
+    """Shards of `size` files, and as many more as the object of the last one has.
+
+    known: bands that the names end in, besides the usual ones (data/names.parse_name).
+    """
     shard: list[str] = []
     for paths in some:
         at = 0
@@ -184,8 +189,10 @@ def cut_between_objects(some: Iterator[list[str]], size: int) -> Iterator[list[s
             shard += taken
             at += len(taken)
             if len(shard) >= size:
-                last = parse_name(shard[-1])[0]
-                while at < len(paths) and len(shard) < size + LONGEST and parse_name(paths[at])[0] == last:
+                last = parse_name(shard[-1], known)[0]
+                while at < len(paths) and len(shard) < size + LONGEST:
+                    if parse_name(paths[at], known)[0] != last:
+                        break
                     shard.append(paths[at])
                     at += 1
                 if at < len(paths):

@@ -6,12 +6,16 @@ or by a mapping `ours=theirs`:
     object (or id)      whose images; without it the file's name without its band
     file                the image, by its path below the folder or by its name alone;
                         without it all files named <object> or <object>_<band>
-    hdu, plane          where in that file: the number of the HDU from 0,
-                        of the plane of a cube from 0 (a stack of objects)
+    hdu, plane          where in that file: the number of the HDU from 0, or its EXTNAME (SCI; SCI,2 with
+                        EXTVER), of the plane of a cube from 0 (a stack of objects)
     band                of that file; without it what the name says after the object, or at its end (_g, _Ks,
-                        _f814w), or else the card FILTER or BAND
+                        _F814W), or else HDUs that are named by bands, or else the card FILTER or its like
     label               1 lens, 0 none, -1 or empty: unknown
     ra, dec, redshift, magnitude_g ... every field of data/cutouts/metadata.py
+
+A file whose images are named by bands (EXTNAME VIS, Y, J, H or SCI_g ...) gives an image a band. Bands get
+their usual names (data/bands.py) where a file or header says them, and by band_alias; those of the column and
+of `planes` stay as they are.
 
 A column that is mapped and is no such field is kept as <catalog>_<ours>; all others are left out. Where the
 table says no ra, dec or pixel_scale the headers do (data/catalogues/sky.py). With `planes` every file is a
@@ -29,6 +33,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from data.bands import (
+    band_called,
+    check_apart,
+    is_band,
+    read_aliases,
+    said_of_bands,
+    unused_aliases,
+    usual_name,
+)
+from data.catalogues.hdu_bands import bands_within, filter_of
 from data.catalogues.masked import check_max_masked, filled_pixels, masked_share
 from data.catalogues.planes import (
     central_pixels,
@@ -51,12 +65,13 @@ from data.catalogues.sky import card_value, place_on_sky
 from data.catalogues.tables import MISSING, is_numeric, numeric_column, read_table
 from data.cutouts.fits import BadFile
 from data.cutouts.metadata import FIELDS, field_of
+from data.formats import Format
+from data.names import name_pattern
 from utils.messages import first_of
 from utils.mistake import Mistake
 
 OURS = {"object", "file", "hdu", "plane", "band", "label"}
 ALIASES = {"id": "object", "filename": "file"}
-BAND_AT_END = re.compile(r"(.+)_([ugrizyUBVRIYJHK]|Ks|VIS|vis|[FfGg]\d{3,4}[A-Za-z]{1,2})")
 TEXTS = {field.name for field in FIELDS if field.type is str}
 LABELS = {
     "1": 1,
@@ -71,6 +86,16 @@ LABELS = {
     "-1.0": -1,
 } | dict.fromkeys(MISSING, -1)
 LOOKED_AT = 200
+FORMATS = (
+    Format(
+        "images of any survey with a table",
+        "`convert.py fits`: FITS files in a folder, and a CSV or FITS table",
+        "2-D images and planes of cubes; an HDU by its number or EXTNAME; HDUs named by bands (VIS, Y, "
+        "SCI_g, DECAM_G) are an image each; else the band by the column, the name, FILTER, BAND, FILTNAM, "
+        "FILTER1 or 2, FILTERS",
+        "an HDU that is not there: its image is quarantined; two bands of an object that have one name",
+    ),
+)
 
 
 def open_source(
@@ -83,15 +108,26 @@ def open_source(
     max_masked: float = 0.0,
     image_size: int = 0,
     crop: int = 0,
+    band_alias: list[str] | tuple[str, ...] = (),
 ) -> "SurveyFits":
     """The images of a folder that a table names. Raises: Mistake.
 
     columns: mapping, "ours=theirs" each. catalog: its name. planes: the bands of cubes. label_source:
         who says so, "": the catalog.
     max_masked: share of pixels that are not finite and still filled. image_size, crop: pixels, 0 for none.
+    band_alias: "theirs=ours" each, of bands.
     """
     return SurveyFits(
-        input, table, list(columns), catalog, list(planes), label_source, max_masked, image_size, crop
+        input,
+        table,
+        list(columns),
+        catalog,
+        list(planes),
+        label_source,
+        max_masked,
+        image_size,
+        crop,
+        list(band_alias),
     )
 
 
@@ -99,7 +135,7 @@ class Image(NamedTuple):
     """Where the pixels of an image are."""
 
     path: str
-    hdu: int | None  # None: the first with pixels
+    hdu: int | str | None  # its number, or its EXTNAME; None: the first with pixels
     plane: int | None
 
     @property
@@ -124,6 +160,7 @@ class SurveyFits:
         max_masked: float,
         image_size: int,
         crop: int,
+        band_alias: list[str],
     ):
         check_geometry(image_size, crop)
         check_max_masked(max_masked)
@@ -148,11 +185,15 @@ class SurveyFits:
             "image_size": image_size,
             "crop": crop,
         }
+        if band_alias:  # else the digest of a store stays what it was
+            self.recipe["band_alias"] = band_alias
+        self.aliases = read_aliases(band_alias)
         self.label_source = label_source or catalog
         files = fits_files(input)
         if os.path.realpath(table) in map(os.path.realpath, files):  # a FITS table that lies among the images
             files = [path for path in files if os.path.realpath(path) != os.path.realpath(table)]
         self.report: list[str] = []
+        self.apart: dict[str, dict[int, str]] = {}  # files whose HDUs are bands
         self.table = self._mapped(table, columns)
         rows = self._rows(os.path.abspath(input), files)
         # one object on adjacent rows, in the order of the table
@@ -193,18 +234,18 @@ class SurveyFits:
             )
         return pd.DataFrame({ours: table[theirs] for ours, theirs in names.items()})
 
-    def _rows(self, top: str, files: list[str]) -> list[tuple[str, str, int, Image, int]]:
-        """(object, band, label, image, row of the table) of each image."""
+    def _rows(self, top: str, files: list[str]) -> list[tuple[str, str, int, Image, int, str]]:
+        """(object, band, label, image, row of the table, band as it is written) of each image."""
         by_name: dict[str, list[str]] = {}
         by_object: dict[str, list[str]] = {}
         for path in files:
             by_name.setdefault(os.path.basename(path), []).append(path)
             by_name.setdefault(os.path.relpath(path, top), [path])
-            found = BAND_AT_END.fullmatch(file_stem(path))
-            for name in dict.fromkeys((file_stem(path), found[1] if found else file_stem(path))):
+            bare, _ = self._at_end(file_stem(path))
+            for name in dict.fromkeys((file_stem(path), bare)):
                 by_object.setdefault(name, []).append(path)
         labels = self._labels()
-        hdu = self._integers("hdu")
+        hdu = self._hdu_column()
         plane = self._integers("plane")
         column = {
             name: self.table[name].tolist() for name in ("object", "file", "band") if name in self.table
@@ -228,12 +269,14 @@ class SurveyFits:
                 without.append(name or known)
             used.update(paths)
             for path in paths:
-                bare, band = self._named(path, known, column["band"][row] if "band" in column else "")
-                if not (band or self.planes):
-                    band = self._band_of_header(Image(path, hdu[row], None))
-                for number, each in enumerate(self.planes or [band]):
-                    of_plane = number if self.planes else plane[row]
-                    rows.append((known or bare, each, labels[row], Image(path, hdu[row], of_plane), row))
+                told = column["band"][row] if "band" in column else ""
+                bare, tail = self._named(path, known)
+                for image, written in self._images_of(path, told or tail, bool(told), hdu[row], plane[row]):
+                    stated = told or self.planes  # by the user, who means just that
+                    band = (
+                        self.aliases.get(written, written) if stated else band_called(written, self.aliases)
+                    )
+                    rows.append((known or bare, band, labels[row], image, row, written))
         if not rows:
             raise Mistake(
                 f"--table: none of its {len(self.table):,} rows names one of {len(files):,} files; it begins "
@@ -248,33 +291,73 @@ class SurveyFits:
         ):
             if names:
                 self.report.append(f"{what}: {len(names):,} ({first_of(names)})")
+        self._report_bands(rows)
         return rows
 
-    @staticmethod
-    def _named(path: str, known: str, band: str) -> tuple[str, str]:
-        """(object, band) as far as the name of the file says it."""
+    def _report_bands(self, rows: list[tuple]) -> None:
+        """Say what was taken for bands. Raises: Mistake where two of an object have become one."""
+        objects, bands, _, images, _, written = zip(*rows)
+        check_apart(zip(objects), written, bands)
+        self.report.append(f"bands: {said_of_bands(written, bands)}")
+        if unused := unused_aliases(self.aliases, written):
+            self.report.append(f"--band_alias {' '.join(unused)}: no image has such a band")
+        if self.apart:
+            path, within = next(iter(self.apart.items()))
+            each = ", ".join(f"{number} {band}" for number, band in within.items())
+            name = os.path.basename(path)
+            self.report.append(f"files whose HDUs are an image a band: {len(self.apart):,} ({name}: {each})")
+
+    def _at_end(self, stem: str) -> tuple[str, str]:
+        """(what stands before it, the band) of a name that ends in a band."""
+        found = name_pattern(tuple(self.aliases)).fullmatch(stem)
+        return found[1], found[2] or ""
+
+    def _named(self, path: str, known: str) -> tuple[str, str]:
+        """(object, band as it is written) as far as the name of the file says it."""
         bare = file_stem(path)
-        if not band and known and bare.startswith(known + "_"):
+        if known and bare.startswith(known + "_"):
             return known, bare[len(known) + 1 :]
-        found = BAND_AT_END.fullmatch(bare)
-        return (found[1], band or found[2]) if found else (bare, band)
+        return self._at_end(bare)
+
+    def _images_of(
+        self, path: str, named: str, told: bool, hdu: int | str | None, plane: int | None
+    ) -> list[tuple[Image, str]]:
+        """The images of a file that a row of the table means, and the band of each as it is written.
+
+        named: the band, by the table (`told`) or else by the file's name.
+        """
+        if self.planes:
+            return [(Image(path, hdu, number), band) for number, band in enumerate(self.planes)]
+        within = {} if self._is_band(named) and not told and hdu is None else bands_within(path, self.aliases)
+        if hdu is None and within and not told:
+            self.apart[path] = within
+            return [(Image(path, number, plane), band) for number, band in within.items()]
+        if hdu is None and len(within) > 1:  # the image of the band that the table names
+            wanted = band_called(named, self.aliases)
+            same = [n for n, band in within.items() if band_called(band, self.aliases) == wanted]
+            return [(Image(path, same[0] if same else named, plane), named)]
+        image = Image(path, hdu, plane)
+        if hdu is not None and not told:
+            number = hdu if isinstance(hdu, int) else self._number_of(image)
+            named = within.get(number, named)
+        return [(image, named or self._band_of_header(image))]
+
+    def _is_band(self, written: str) -> bool:
+        return written in self.aliases or is_band(written) or is_band(usual_name(written))
+
+    def _number_of(self, image: Image) -> int:
+        """Of the HDU that is named, -1 where it is not there."""
+        try:
+            return self._hdu(image)[1].number
+        except BadFile:  # `read` says so
+            return -1
 
     def _band_of_header(self, image: Image) -> str:
         try:
             primary, hdu = self._hdu(image)
         except BadFile:  # `read` says so
             return ""
-        return next(
-            filter(
-                None,
-                (
-                    str(card_value(header, name))
-                    for name in ("FILTER", "BAND")
-                    for header in (hdu.header, primary)
-                ),
-            ),
-            "",
-        )
+        return filter_of(hdu.header, primary)
 
     def _labels(self) -> list[int]:
         if "label" not in self.table:
@@ -288,14 +371,24 @@ class SurveyFits:
             )
         return texts.map(LABELS).tolist()
 
-    def _integers(self, name: str) -> list[int | None]:
+    def _integers(self, name: str, texts: pd.Series | None = None) -> list[int | None]:
         if name not in self.table:
             return [None] * len(self.table)
-        values = numeric_column(self.table, name, "--table")
+        table = self.table if texts is None else self.table.assign(**{name: texts})
+        values = numeric_column(table, name, "--table")
         wrong = np.isfinite(values) & ((values < 0) | (values != np.floor(values)) | (values > 1e6))
         if wrong.any():
             raise Mistake(f"--table: {name} {values[wrong][0]:g}, expected a whole number from 0")
         return [None if np.isnan(value) else int(value) for value in values]
+
+    def _hdu_column(self) -> list[int | str | None]:
+        """Numbers, and texts where they are the names of HDUs."""
+        if "hdu" not in self.table:
+            return [None] * len(self.table)
+        texts = self.table["hdu"]
+        named = pd.to_numeric(texts, errors="coerce").isna() & ~texts.str.lower().isin(MISSING)
+        numbers = self._integers("hdu", self.table["hdu"].mask(named, ""))
+        return [text if is_name else number for text, is_name, number in zip(texts, named, numbers)]
 
     def _shape(self) -> tuple[int, int]:
         some = self.images[:: max(1, len(self.images) // LOOKED_AT)]
@@ -422,16 +515,30 @@ class SurveyFits:
         return _hdu(image.path, image.hdu)
 
 
-def _hdu(path: str, number: int | None) -> tuple:
+def _hdu(path: str, number: int | str | None) -> tuple:
     """(primary header, HDU)."""
     if number is None:
         return image_of(path)
     found = _hdus(path)
+    if isinstance(number, str):
+        number = _number_of_name(found, number)
     if number >= len(found):
         raise BadFile(f"no HDU {number}: it has {len(found)}, from 0")
     if not found[number].shape:
         raise BadFile(f"HDU {number} has no image")
     return found[0].header, found[number]
+
+
+def _number_of_name(hdus: tuple, name: str) -> int:
+    """By EXTNAME, in whatever case, or EXTNAME,EXTVER. Raises: BadFile where none is called so."""
+    wanted, comma, version = name.rpartition(",")
+    wanted = (wanted if comma and version.strip().isdigit() else name).strip().upper()
+    called = [hdu for hdu in hdus if hdu.name == wanted or wanted == "PRIMARY" and hdu.number == 0]
+    if comma and version.strip().isdigit():
+        called = [hdu for hdu in called if hdu.version == int(version)]
+    if not called:
+        raise BadFile(f"no HDU {name!r}: it has {', '.join(hdu.name or str(hdu.number) for hdu in hdus)}")
+    return called[0].number
 
 
 @lru_cache(maxsize=4)
@@ -441,7 +548,7 @@ def _hdus(path: str) -> tuple:
 
 
 @lru_cache(maxsize=6)
-def _pixels(path: str, number: int | None) -> np.ndarray:
+def _pixels(path: str, number: int | str | None) -> np.ndarray:
     """Kept, for stacks of which each object has a plane in the file of each band."""
     found = read_plane(path, _hdu(path, number)[1])
     found.flags.writeable = False

@@ -8,12 +8,15 @@ folder wherever a folder can stand.
 import difflib
 import os
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 
+from data.bands import check_apart
+from data.formats import Format
 from data.listing import RealPaths, check_images, read_listing, walk_folders
-from data.names import BLIND, NOT_CUTOUTS, SUFFIXES, parse_name
+from data.names import BLIND, NOT_CUTOUTS, SUFFIXES, named_files
 from utils.mistake import Mistake
 
 BUCKETS = {
@@ -23,19 +26,34 @@ BUCKETS = {
     "hsc_nonlenses": ("hsc", 0),
 }
 DOMAINS = ("slsim", "hsc")
+NO_ALIASES: Mapping[str, str] = MappingProxyType({})
 UNKNOWN = ("unknown", -1)  # domain and label of a file that no bucket, or more than one, vouches for
 
+FORMATS = (
+    Format(
+        "FITS cutouts, a file a band",
+        "a folder or a manifest; names `<object>_<band>.fits`, `.fit`, also with `.gz`",
+        "the first HDU with an image; the band by its usual name (g, Y, VIS, F814W, HSC-G, u_CFHT ...; "
+        "data/bands.py) or by `--band_alias`; a name without a band is an object of no named band",
+        "two bands of an object that have one name; further HDUs that are named by bands are not read, and "
+        "that is said: `convert.py fits` reads them",
+    ),
+)
 
-def inventory_of_buckets(sources: Mapping[str, str | os.PathLike | None]) -> pd.DataFrame:
+
+def inventory_of_buckets(
+    sources: Mapping[str, str | os.PathLike | None], aliases: Mapping[str, str] = NO_ALIASES
+) -> pd.DataFrame:
     """One row an input file, buckets as given and names sorted,
     each real file once though it may be linked twice.
 
     sources: bucket name -> folder (walked, links followed) or manifest; None or "" leaves the bucket out.
+    aliases: data/bands.read_aliases, of bands that the table of usual names does not know, or otherwise.
     Returns: columns path (as found), object, band, domain, label (int8: 1 lens, 0 not, -1 unknown). On what
         buckets that share a file disagree, and for the blind test on both,
         the domain is "unknown" and the label -1.
     Raises: Mistake for an unknown bucket, a folder that is missing or holds no cutout,
-        a manifest that cannot be read.
+        a manifest that cannot be read, two bands of an object that have become one.
     """
     for bucket in sources:
         if bucket not in BUCKETS:
@@ -46,14 +64,14 @@ def inventory_of_buckets(sources: Mapping[str, str | os.PathLike | None]) -> pd.
     if not given:
         flags = ", ".join(f"--{bucket}" for bucket in BUCKETS)
         raise Mistake(f"no data: give at least one of {flags}, or --data FOLDER that holds them")
-    return _table([(source, *BUCKETS[bucket], f"--{bucket}") for bucket, source in given.items()])
+    return _table([(source, *BUCKETS[bucket], f"--{bucket}") for bucket, source in given.items()], aliases)
 
 
-def inventory_of_images(folder: str | os.PathLike) -> pd.DataFrame:
+def inventory_of_images(folder: str | os.PathLike, aliases: Mapping[str, str] = NO_ALIASES) -> pd.DataFrame:
     """The inventory of a folder or manifest of unlabelled cutouts: domain "unknown", label -1;
     else as `inventory_of_buckets`.
     """
-    return _table([(folder, *UNKNOWN, "--images")])
+    return _table([(folder, *UNKNOWN, "--images")], aliases)
 
 
 def find_buckets(root: str | os.PathLike) -> dict[str, str]:
@@ -86,7 +104,7 @@ def duplicate_files(index: pd.DataFrame) -> pd.DataFrame:
     return twice.sort_values(["object", "band"], kind="stable")
 
 
-def _table(sources: list[tuple]) -> pd.DataFrame:
+def _table(sources: list[tuple], aliases: Mapping[str, str]) -> pd.DataFrame:
     paths, real, domains, labels = [], [], [], []
     for source, domain, label, flag in sources:
         here = _files(source, flag)
@@ -97,9 +115,11 @@ def _table(sources: list[tuple]) -> pd.DataFrame:
     table = pd.DataFrame({"path": paths, "domain": np.concatenate(domains), "label": np.concatenate(labels)})
     table[["domain", "path"]] = table[["domain", "path"]].astype("str")
     table = _each_file_once(table, real)
-    names = [parse_name(path) for path in table["path"]]
-    table.insert(1, "object", pd.array([name for name, _ in names], dtype="str"))
-    table.insert(2, "band", pd.array([band for _, band in names], dtype="str"))
+    named = named_files(table["path"].tolist(), aliases)
+    if named.bands != named.written:
+        check_apart(zip(table["domain"], table["label"], named.objects), named.written, named.bands)
+    table.insert(1, "object", pd.array(named.objects, dtype="str"))
+    table.insert(2, "band", pd.array(named.bands, dtype="str"))
     blind = table["object"].str.fullmatch(BLIND.pattern).to_numpy(dtype=bool)
     if blind.any():
         table.loc[blind, ["domain", "label"]] = UNKNOWN

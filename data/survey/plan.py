@@ -12,7 +12,8 @@ memory is that of one shard. A cut never parts the bands of an object that are a
 import gzip
 import json
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -20,11 +21,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from data.bands import band_called, check_apart, read_aliases, refuse_absent, renamed_as
+from data.catalogues.hdu_bands import said_of_unread_bands
 from data.cutouts import store
-from data.cutouts.buckets import UNKNOWN
+from data.cutouts.buckets import NO_ALIASES, UNKNOWN
 from data.cutouts.fits import BadFile, read_cutout
 from data.listing import cut_between_objects, list_images, state_of_images
-from data.names import parse_name
+from data.names import named_files, parse_name
 from data.packing import content_digest, locked_for_writing, publish_file, remove_partials, sync_folder
 from utils import distributed
 from utils.files import is_trouble, write_durably
@@ -33,7 +36,8 @@ from utils.mistake import Mistake
 VERSION = 1
 ARRAY_INDEX = ("SLURM_ARRAY_TASK_ID", "PBS_ARRAY_INDEX", "PBS_ARRAYID")
 NOTHING = "nothing_good.json"  # stands for the manifest of a store without one good file, with the reasons
-LOOK = 8_192  # files on each side of a cut among which an object that lies on both is noticed
+# files on each side of a cut among which an object that lies on both is noticed, and whose bands are counted
+LOOK = 8_192
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,11 @@ class Survey:
     @property
     def shape(self) -> tuple[int, int]:
         return (self.plan["image_size"],) * 2
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Names of bands that plan was told."""
+        return read_aliases(self.plan.get("band_alias", []))
 
     def paths(self, shard: int) -> list[str]:
         """The files of a shard. Raises: Mistake if its list is gone or not what was planned."""
@@ -103,16 +112,46 @@ class Survey:
                 "and plan in another folder"
             )
 
-    def pack(self, shard: int, workers: int, say: Callable[[str], None]) -> store.Store:
+    def refuse_bands(self, wanted: dict, aliases: Mapping[str, str]) -> None:
+        """Raises Mistake where the files that plan looked at have none of the bands of networks that take
+        `wanted`: bands, band_mode.
+        """
+        written = self.plan.get("bands")
+        if written is None:  # planned before they were counted
+            written = bands_of(self.paths(0)[:LOOK], aliases)
+        counts: Counter = Counter()
+        for text, count in written.items():
+            counts[band_called(text, aliases)] += count
+        for band, name in renamed_as(wanted["bands"], counts).items():
+            counts[name] = counts.pop(band)
+        # a file that names no band is what a network of single bands takes
+        if not (wanted["band_mode"] == "single" and "" in counts):
+            refuse_absent(wanted["bands"], counts, "--model_path: the network", str(self.directory))
+
+    def pack(
+        self,
+        shard: int,
+        workers: int,
+        say: Callable[[str], None],
+        aliases: Mapping[str, str] = NO_ALIASES,
+    ) -> store.Store:
         """The store of a shard, packed now or earlier; one without pixels where none of its files can be
         read.
+
+        aliases: names of bands (data/bands.read_aliases): of its index, for pixels are the same by any name.
         """
         there = self.manifest(shard)
         path = self.store_path(shard)
         if there and "reasons" not in there:
-            return store.open_store(path)
-        index = inventory_of_shard(self.paths(shard))
+            packed = store.open_store(path)
+            if aliases:
+                index = inventory_of_shard(self.paths(shard), aliases)
+                packed = store.Store(path, packed.manifest, index.assign(reason=packed.index["reason"]))
+            return packed
+        index = inventory_of_shard(self.paths(shard), aliases)
         if not there:
+            if line := said_of_unread_bands(index["path"][0], aliases):
+                say(line)
             try:
                 return store.pack_cutouts(
                     index, path, self.shape, max(1, workers), self.store_digest(shard), say
@@ -158,10 +197,20 @@ def open_survey(directory: str | os.PathLike) -> Survey:
 
 
 def plan_survey(
-    images: str, directory: str | os.PathLike, shard_size: int, image_size: int, say: Callable[[str], None]
+    images: str,
+    directory: str | os.PathLike,
+    shard_size: int,
+    image_size: int,
+    say: Callable[[str], None],
+    aliases: Mapping[str, str] = NO_ALIASES,
+    wanted: dict | None = None,
 ) -> Survey:
-    """Cut the input into shards, or find that done. Raises: Mistake for an input that cannot be read,
-    or another one than before.
+    """Cut the input into shards, or find that done.
+
+    aliases: names of bands that files end in, besides the usual ones. wanted: what networks take that are to
+        predict it (`Survey.refuse`).
+    Raises: Mistake for an input that cannot be read, or another one than before, or one that is not for
+        these networks; then nothing is planned.
     """
     if not images or shard_size < 1 or image_size < 1:
         raise Mistake(
@@ -174,11 +223,13 @@ def plan_survey(
         state=state_of_images(images),
         shard_size=shard_size,
         image_size=image_size,
+        band_alias=[f"{theirs}={ours}" for theirs, ours in aliases.items()],
     )
     with locked_for_writing(directory, "the plan", say, "planning"):
         if (directory / "plan.json").exists():
             survey = open_survey(directory)
             refuse_changes(asked, survey.plan, f"{directory} was planned", "plan in another folder")
+            refuse_networks(survey, wanted, aliases)
             return survey
         (directory / "shards").mkdir(exist_ok=True)
         # of a plan that was interrupted, and perhaps of another size
@@ -186,22 +237,37 @@ def plan_survey(
             old.unlink()
         shards = []
         apart = []
+        bands: Counter = Counter()
         before = set()
-        for paths in cut_between_objects(list_images(images), shard_size):
+        for paths in cut_between_objects(list_images(images), shard_size, aliases):
             text = "".join(f"{path}\n" for path in paths).encode()
             write_durably(list_path(directory, len(shards)), gzip.compress(text, 1, mtime=0))
-            if both := sorted(before & objects_of(paths[:LOOK])):
+            first = [parse_name(path, aliases) for path in paths[:LOOK]]
+            bands.update(band for _, band in first)
+            if both := sorted(before & {name for name, _ in first}):
                 apart.append([len(shards) - 1, len(shards), len(both), both[0]])
-            before = objects_of(paths[-LOOK:])
+            before = {parse_name(path, aliases)[0] for path in paths[-LOOK:]}
             shards.append([len(paths), content_digest(text)])
             if len(shards) % 100 == 0:
                 say(f"{len(shards):,} shards, {sum(count for count, _ in shards):,} files")
         sync_folder(directory / "shards")
         done = dict(
-            version=VERSION, **asked, files=sum(count for count, _ in shards), apart=apart, shards=shards
+            version=VERSION,
+            **asked,
+            files=sum(count for count, _ in shards),
+            bands=dict(bands),  # as they are written
+            apart=apart,
+            shards=shards,
         )
+        refuse_networks(Survey(directory, done), wanted, aliases)
         publish_file(directory / "plan.json", json.dumps(done, indent=1).encode())
     return Survey(directory, done)
+
+
+def refuse_networks(survey: Survey, wanted: dict | None, aliases: Mapping[str, str]) -> None:
+    if wanted:
+        survey.refuse(wanted)
+        survey.refuse_bands(wanted, aliases)
 
 
 def share_of_shards(count: int, part: int, parts: int) -> range:
@@ -221,6 +287,7 @@ def share_of_shards(count: int, part: int, parts: int) -> range:
 
 
 def refuse_changes(asked: dict, there: dict, what: str, cure: str) -> None:
+    there = dict(band_alias=[]) | there  # an option that was not there yet
     for name, value in asked.items():
         if there[name] != value:
             raise Mistake(
@@ -230,24 +297,20 @@ def refuse_changes(asked: dict, there: dict, what: str, cure: str) -> None:
             )
 
 
-def inventory_of_shard(paths: list[str]) -> pd.DataFrame:
+def inventory_of_shard(paths: list[str], aliases: Mapping[str, str] = NO_ALIASES) -> pd.DataFrame:
     """One row a line, also where two lines are the same file;
     else as data/cutouts/buckets.py has it for unlabelled cutouts.
     """
-    names = [parse_name(path) for path in paths]
-    table = pd.DataFrame(
-        {
-            "path": paths,
-            "object": [name for name, _ in names],
-            "band": [band for _, band in names],
-            "domain": UNKNOWN[0],
-        }
-    )
+    named = named_files(paths, aliases)
+    if named.bands != named.written:
+        check_apart(zip(named.objects), named.written, named.bands)
+    table = pd.DataFrame({"path": paths, "object": named.objects, "band": named.bands, "domain": UNKNOWN[0]})
     return table.astype("str").assign(label=np.int8(UNKNOWN[1]))
 
 
-def objects_of(paths: list[str]) -> set[str]:
-    return {parse_name(path)[0] for path in paths}
+def bands_of(paths: list[str], aliases: Mapping[str, str]) -> Counter:
+    """How many files write each band."""
+    return Counter(parse_name(path, aliases)[1] for path in paths)
 
 
 def reason_against(path: str, shape: tuple[int, int]) -> str:

@@ -16,7 +16,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -35,8 +35,8 @@ from pyarrow import ArrowException
 from pyarrow.parquet import ParquetFile
 
 from contract import Batch, Examples
+from data.bands import check_apart, in_order, renamed_as, usual_name
 from data.cutouts.buckets import DOMAINS
-from data.names import in_order
 from data.shard_order import WINDOW, ShardedEpochs
 from data.tar_shards.manifest import MOST_MANIFEST, checked_manifest
 from data.tar_shards.members import npy_layout, npy_planes, strict_json
@@ -74,6 +74,7 @@ class Streamed(Examples):
     label: np.ndarray  # [E] float32
     domain: np.ndarray  # [E] int64
     object: np.ndarray  # [E] str
+    names_here: Mapping[str, str]  # of the bands that are called otherwise in the shards
     most_held: int = 2 * WINDOW  # decoded shards
     held: dict[int, Future] = field(default_factory=dict)  # decoded shards
     # of these, in which batch one was used last, and first
@@ -99,7 +100,9 @@ class Streamed(Examples):
             array[rows]
             for array in (self.shard, self.sample, self.channel, self.label, self.domain, self.object)
         )
-        return Streamed(self.place, self.manifest, self.bands, *of_each, most_held=self.most_held)
+        return Streamed(
+            self.place, self.manifest, self.bands, *of_each, self.names_here, most_held=self.most_held
+        )
 
     def epochs(self, batch_size: int, seed: int, lanes: int) -> ShardedEpochs:
         """The order to train in."""
@@ -168,7 +171,9 @@ class Streamed(Examples):
             self.held.pop(old).cancel()
             self.used.pop(old, None)
             self.unused.discard(old)
-        self.held[shard] = self.threads[1].submit(read_shard, self.place, self.manifest, shard, self.bands)
+        self.held[shard] = self.threads[1].submit(
+            read_shard, self.place, self.manifest, shard, self.bands, self.names_here
+        )
 
     def _read_ahead(self) -> None:
         if self.coming:
@@ -181,13 +186,19 @@ class Streamed(Examples):
         return self.__dict__ | dict(held={}, used={}, unused=set(), coming=None, threads=None)
 
 
-def open_stream(place: str | os.PathLike, bands: Sequence[str] = (), band_mode: str = "stack") -> Streamed:
+def open_stream(
+    place: str | os.PathLike,
+    bands: Sequence[str] = (),
+    band_mode: str = "stack",
+    aliases: Mapping[str, str] = MappingProxyType({}),
+) -> Streamed:
     """The examples of a folder or URL of shards that data/tar_shards/writer.py has written;
     reads the manifest and the table of samples.
 
     bands, band_mode: as in data/cutouts/examples.py; no bands: all that are there. "stack": an object with a
         good image of any of the bands is an example; "single": each of these is;
         of a band that is there twice the first good one is used.
+    aliases: other names of bands of the shards (data/bands.read_aliases).
     Raises: Mistake for no such shards or band, or damaged ones.
     """
     place = os.fspath(place)
@@ -204,7 +215,14 @@ def open_stream(place: str | os.PathLike, bands: Sequence[str] = (), band_mode: 
     counts = [shard["samples"] for shard in manifest["shards"]]
     codes, texts = pd.factorize(table["good"])
     good = [json.loads(text) for text in texts]  # bands of each kind of sample
-    there = in_order(band for found in good for band in found)
+    written = {band for found in good for band in found}
+    called = {band: aliases.get(band, aliases.get(usual_name(band), band)) for band in written}
+    same = renamed_as(bands, called.values())
+    called = {band: same.get(name, name) for band, name in called.items()}
+    for number, found in enumerate(good):
+        check_apart(((number,) for _ in found), found, [called[band] for band in found])
+        good[number] = [called[band] for band in found]
+    there = in_order(called.values())
     if missing := [band for band in bands if band not in there]:
         raise Mistake(f"--bands: {missing[0]!r} is not in the shards; there are {', '.join(there) or 'none'}")
     bands = list(bands) or there
@@ -228,6 +246,7 @@ def open_stream(place: str | os.PathLike, bands: Sequence[str] = (), band_mode: 
         table["label"].to_numpy(dtype=np.float32)[chosen],
         domain,
         table["object"].to_numpy(dtype=object)[chosen],
+        {band: name for band, name in called.items() if band != name},
     )
 
 
@@ -243,7 +262,13 @@ def _table(content: bytes, manifest: dict, place: str) -> pd.DataFrame:
         ) from error
 
 
-def read_shard(place: str, manifest: dict, number: int, bands: Sequence[str]) -> Decoded:
+def read_shard(
+    place: str,
+    manifest: dict,
+    number: int,
+    bands: Sequence[str],
+    names_here: Mapping[str, str] = MappingProxyType({}),
+) -> Decoded:
     """A shard of a folder or URL, checked and decoded. Raises: Mistake in one line that names it."""
     told = manifest["shards"][number]
     where = f"{place.rstrip('/')}/{manifest['shards'][number]['name']}"
@@ -283,7 +308,10 @@ def read_shard(place: str, manifest: dict, number: int, bands: Sequence[str]) ->
             layout.shape[0],
             f"{where}: {key}",
         )
-        good = [band if not reason else None for band, reason in zip(record["bands"], record["reasons"])]
+        good = [
+            names_here.get(band, band) if not reason else None
+            for band, reason in zip(record["bands"], record["reasons"])
+        ]
         planes = npy_planes(npy, layout)
         if good == list(bands):  # mostly: one copy for all bands
             image[count - 1], present[count - 1] = planes, True

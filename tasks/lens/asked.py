@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from contract import Answer, Batch, Columns
 from data import split
+from data.bands import read_aliases
 from data.cutouts import buckets, examples as cutouts, file_rows, store
 from data.parts import Parts
 from evaluation import calibration, predictions
@@ -52,8 +53,14 @@ class Asked(Options):
 def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Answer:
     if own.explain:
         lens_explain.import_captum()  # now, not after a long prediction
-    packed, rows = read_index(options, own, task)
-    examples = cutouts.make_examples(packed, rows, saved["record"]["data"]["bands"], task.band_mode)
+    # what the training was told of bands holds, and what is said now goes before it
+    trained = read_aliases(saved["record"]["options"].get("band_alias", []))
+    aliases = trained | read_aliases(task.band_alias)
+    task = replace(task, band_alias=[f"{theirs}={ours}" for theirs, ours in aliases.items()])
+    bands = saved["record"]["data"]["bands"]
+    packed, rows = read_index(options, own, task, bands)
+    inputs.refuse_other_bands(packed.index.iloc[rows], bands, task.band_mode)
+    examples = cutouts.make_examples(packed, rows, bands, task.band_mode)
     examples = inputs.with_columns(examples, replace(task, quality_weight=False))
     if not len(examples):
         raise Mistake(
@@ -162,8 +169,10 @@ def most_probable(parts: Parts, count: int) -> np.ndarray:
     return best
 
 
-def read_index(options: Any, own: Asked, task: Config) -> tuple[store.Store, np.ndarray]:
-    """The packed inputs, and which rows of their index are to be predicted."""
+def read_index(options: Any, own: Asked, task: Config, bands: list[str]) -> tuple[store.Store, np.ndarray]:
+    """The packed inputs, their bands as the network names them, and which rows of their index are to be
+    predicted.
+    """
     if task.stream:
         raise Mistake(
             "--stream: a prediction needs the files in their order; pack the shards into a store (convert.py "
@@ -171,11 +180,12 @@ def read_index(options: Any, own: Asked, task: Config) -> tuple[store.Store, np.
         )
     if own.images and (task.sources() or task.store):
         raise Mistake(f"--images {own.images!r}: give it, or buckets or a store, not both")
-    packed = (
-        inputs.pack_inputs(buckets.inventory_of_images(own.images), task, options.num_workers)
-        if own.images
-        else inputs.open_inputs(task, options.num_workers)
-    )
+    if own.images:
+        table = buckets.inventory_of_images(own.images, read_aliases(task.band_alias))
+        packed = inputs.pack_inputs(table, task, options.num_workers)
+    else:
+        packed = inputs.open_inputs(task, options.num_workers)
+    packed = inputs.with_names_of(packed, bands)
     index = inputs.split_index(packed.index, task)
     if options.which == "all":
         rows = np.arange(len(index))

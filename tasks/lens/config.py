@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from data.bands import read_aliases
 from data.cutouts import buckets
 from data.cutouts.buckets import DOMAINS
 from data.split import SplitOptions
@@ -97,6 +98,12 @@ class Inputs(Options):
     store: str = free("")  # folder of a store that is packed already (convert.py), instead of FITS files
     # folder or URL of shards (convert.py shards) to train from as they are, instead of a store
     stream: str = free("")
+    # bands as files or a store name them, and their names here: HSC-G=g VIS=i; the usual ones are known
+    band_alias: list[str] = several(free=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        read_aliases(self.band_alias)
 
     def sources(self) -> dict[str, str]:
         """Bucket -> folder or manifest. Raises Mistake for a bucket that is given twice."""

@@ -11,8 +11,20 @@ import numpy as np
 import pandas as pd
 
 from data import split
+from data.bands import (
+    check_apart,
+    in_order,
+    read_aliases,
+    refuse_absent,
+    renamed_as,
+    said_of_bands,
+    shell_word,
+    unused_aliases,
+    usual_name,
+)
+from data.catalogues.hdu_bands import said_of_unread_bands
 from data.cutouts import buckets, examples as cutouts, metadata, quality_table, store, truth
-from data.names import in_order
+from data.names import written_bands
 from data.tar_shards import stream as streaming
 from tasks.lens.config import inferred_quantities, metadata_columns
 from utils import distributed
@@ -56,7 +68,8 @@ def from_stream(config: Any) -> tuple[dict[str, streaming.Streamed], list[str], 
             f"--stream {config.stream!r}: shards tell nothing of what --model {config.model} infers; give a "
             "store, or --use_physics, from which it learns alone"
         )
-    stream = streaming.open_stream(config.stream, config.bands, config.band_mode)
+    aliases = read_aliases(config.band_alias)
+    stream = streaming.open_stream(config.stream, config.bands, config.band_mode, aliases)
     if list(stream.manifest["shape"]) != [config.image_size] * 2:
         raise Mistake(
             f"--image_size: got {config.image_size}, but the images of --stream {config.stream!r} have "
@@ -66,7 +79,7 @@ def from_stream(config: Any) -> tuple[dict[str, streaming.Streamed], list[str], 
     data = {name: stream.part(rows_of_split(index, name, config)) for name in split.SPLITS}
     if distributed.rank() == 0:
         say(
-            f"{len(stream.manifest['shards']):,} shards of {config.stream}: "
+            f"{len(stream.manifest['shards']):,} shards of {config.stream}, bands {' '.join(stream.bands)}: "
             + ", ".join(f"{name} {len(part):,}" for name, part in data.items())
         )
     return (
@@ -77,9 +90,10 @@ def from_stream(config: Any) -> tuple[dict[str, streaming.Streamed], list[str], 
 
 
 def open_inputs(config: Any, workers: int) -> store.Store:
-    """The store of the labelled inputs, given as such or packed now."""
+    """The store of the labelled inputs, given as such or packed now, its bands as --bands names them."""
     if not config.store:
-        return pack_inputs(buckets.inventory_of_buckets(config.sources()), config, workers)
+        table = buckets.inventory_of_buckets(config.sources(), read_aliases(config.band_alias))
+        return with_names_of(pack_inputs(table, config, workers), config.bands)
     if sources := config.sources():
         raise Mistake(
             f"--store {config.store!r} and --{next(iter(sources))}: give the store or FITS files, not both"
@@ -90,16 +104,66 @@ def open_inputs(config: Any, workers: int) -> store.Store:
             f"--image_size: got {config.image_size}, but the images of --store {config.store!r} have "
             f"{'x'.join(map(str, found.manifest['shape']))} pixels"
         )
-    return found
+    aliases = read_aliases(config.band_alias)
+    called = {
+        band: aliases.get(band, aliases.get(usual_name(band), band)) for band in found.index["band"].unique()
+    }
+    if (unused := unused_aliases(aliases, called)) and distributed.rank() == 0:
+        say(f"--band_alias {' '.join(unused)}: --store {config.store!r} has no such band")
+    return with_names_of(with_bands(found, called), config.bands)
+
+
+def with_bands(packed: store.Store, called: dict[str, str]) -> store.Store:
+    """The store with its bands under other names. Raises: Mistake where two of an object become one."""
+    if all(theirs == ours for theirs, ours in called.items()):
+        return packed
+    index = packed.index
+    bands = index["band"].map(lambda band: called.get(band, band))
+    check_apart(zip(index["domain"], index["label"], index["object"]), index["band"], bands)
+    return replace(packed, index=index.assign(band=pd.array(bands, dtype="str")))
+
+
+def with_names_of(packed: store.Store, wanted: list[str]) -> store.Store:
+    """The store with its bands under the names that `wanted` gives the same bands, HSC-G for g."""
+    called = renamed_as(wanted, packed.index["band"].unique())
+    if called and distributed.rank() == 0:
+        same = ", ".join(f"{theirs} of the data is {ours}" for theirs, ours in called.items())
+        say(f"the same bands by another name: {same}")
+    return with_bands(packed, called)
 
 
 def pack_inputs(table: pd.DataFrame, config: Any, workers: int) -> store.Store:
     """The store of these files, packed now or earlier."""
+    if distributed.rank() == 0:
+        for line in lines_of_names(table, read_aliases(config.band_alias)):
+            say(line)
     shape = (config.image_size, config.image_size)
     digest = store.inventory_digest(table, shape)
     return store.pack_cutouts(
         table, store.store_directory(config.store_dir, table, shape, digest), shape, max(1, workers), digest
     )
+
+
+def lines_of_names(table: pd.DataFrame, aliases: dict[str, str]) -> list[str]:
+    """What to say of the bands that the names of files gave, and of those that no name gives."""
+    written = written_bands(table["path"], table["band"], aliases)
+    lines = []
+    if any(text != band for text, band in zip(written, table["band"])):
+        lines.append(f"bands of the file names: {said_of_bands(written, table['band'])}")
+    if unused := unused_aliases(aliases, written):
+        lines.append(f"--band_alias {' '.join(unused)}: no file name has such a band")
+    without = table["path"][table["band"] == ""]
+    if len(without) and (line := said_of_unread_bands(without.iloc[0], aliases)):
+        lines.append(line)
+    return lines
+
+
+def refuse_other_bands(index: pd.DataFrame, bands: list[str], band_mode: str) -> None:
+    """Raises: Mistake where a network of these bands finds none of them among the files of an index."""
+    counts = index["band"].value_counts().to_dict()
+    # a file that names no band is what a network of single bands takes
+    if not (band_mode == "single" and "" in counts):
+        refuse_absent(bands, counts, "the network", "the data")
 
 
 def content_digest(index: pd.DataFrame) -> str:
@@ -117,9 +181,14 @@ def split_index(index: pd.DataFrame, config: Any) -> pd.DataFrame:
 def used_bands(index: pd.DataFrame, wanted: list[str]) -> list[str]:
     there = in_order(index["band"].unique())
     if missing := [band for band in wanted if band not in there]:
+        named = [band for band in there if band]
+        cure = (
+            f"; which is which is said by --band_alias {shell_word(f'{named[0]}={missing[0]}')}"
+            if named
+            else ""
+        )
         raise Mistake(
-            f"--bands: {missing[0]!r} is in no file name; there are "
-            f"{', '.join(filter(None, there)) or 'none'}"
+            f"--bands: {missing[0]!r} is in no file name; there are {', '.join(named) or 'none'}{cure}"
         )
     return list(wanted) or there
 
@@ -171,7 +240,8 @@ def say_summary(
     """Say what was found, what was refused and how even the split is; keep the split beside the run."""
     shares, warnings = split.stratification(index)
     twice = buckets.duplicate_files(index)
-    lines = [f"{len(index):,} files, {index['object'].nunique():,} objects"]
+    bands = said_of_bands(index["band"], index["band"])
+    lines = [f"{len(index):,} files, {index['object'].nunique():,} objects, bands {bands}"]
     lines += (
         [f"{name}: {line}" for name, examples in data.items() for line in examples.report]
         + packed.summary()

@@ -29,7 +29,7 @@ def rows(table, *columns):
         ("object_00000_g.fits", ("object_00000", "g")),
         ("PS1-test_z.fit", ("PS1-test", "z")),
         ("SDSSJ0029-0055.fits", ("SDSSJ0029-0055", "")),
-        ("VICS82-test_Ks.fits", ("VICS82-test_Ks", "")),
+        ("VICS82-test_Ks.fits", ("VICS82-test", "Ks")),
         ("7-cutout-HSC-I-8279-pdr2_wide.fits", ("7-cutout-HSC-I-8279-pdr2_wide", "")),
         ("a.b_r.FITS", ("a.b", "r")),
         ("u.fits", ("u", "")),

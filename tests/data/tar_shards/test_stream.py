@@ -73,9 +73,9 @@ def reads(monkeypatch) -> list[int]:
     """The shards that are read from now on."""
     read, plain = [], streaming.read_shard
 
-    def noted(place, manifest, number, bands):
+    def noted(place, manifest, number, *bands):
         read.append(number)
-        return plain(place, manifest, number, bands)
+        return plain(place, manifest, number, *bands)
 
     monkeypatch.setattr(streaming, "read_shard", noted)
     return read
