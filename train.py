@@ -179,6 +179,7 @@ def run(
         if options.deterministic == "elastic" and device.type == "cpu":
             record["data"]["threads"] = torch.get_num_threads()  # bits depend on their number too
         if begun_from:
+            refuse_other_channels(begun_from["record"], record, begin_from)
             record["data"]["begun_from"] = checkpoint.digest(
                 begun_from.get("model") or begun_from["state"]["model"]
             )

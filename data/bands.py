@@ -233,11 +233,14 @@ def refuse_absent(wanted: Sequence[str], counts: Mapping[str, int], who: str, wh
     counts: how many files of the data have each band, "" those that name none.
     """
     if not any(counts.get(band) for band in wanted):
-        there = ", ".join(f"{band or 'no named band'} ({counts[band]:,})" for band in in_order(counts))
+        there = ", ".join(
+            f"{band or 'files of no named band'} ({counts[band]:,})" for band in in_order(counts)
+        )
         first = next((band for band in in_order(counts) if band), "THEIRS")
         raise Mistake(
-            f"{who} wants {bands_in_words(wanted)}, and {what} has none of them, but {there}: say which is "
-            f"which with --band_alias {shell_word(f'{first}={wanted[0]}')}, or take a network of these bands"
+            f"{who} wants {bands_in_words(wanted)}, of which none is in {what}; there are {there}: say "
+            f"which is which with --band_alias {shell_word(f'{first}={wanted[0]}')}, or take a network of "
+            "these bands"
         )
 
 

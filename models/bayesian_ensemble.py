@@ -148,6 +148,11 @@ class BayesianEnsemble(nn.Module):
         )
         self.feature_dim = sum(self.head.widths)
 
+    def band_places(self, channels: int) -> dict[str, list[list[int]]]:
+        """See models/pretrained.py: both members have a first layer."""
+        first = [[band] for band in range(channels)]
+        return {"resnet.conv1.weight": first, "vit.stem.0.weight": first}
+
     def fit(self, values: np.ndarray, present: np.ndarray) -> None:
         """Take mean and deviation of each field over the training examples: values [N, M], present [N, M]."""
         self.vit.fit(values, present)

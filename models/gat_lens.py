@@ -186,6 +186,14 @@ class GATLens(nn.Module):
                     max(float(column[there].std(dtype=np.float64)), 1e-6) if there.sum() > 1 else 1.0
                 )
 
+    def band_places(self, channels: int) -> dict[str, list[list[int]]]:
+        """See models/pretrained.py: a node has the brightness and the colour in each band."""
+        before = 2 * (WIDTHS[1] + WIDTHS[2])
+        return {
+            "trunk.stem.0.weight": [[band] for band in range(channels)],
+            "embed.weight": [[before + band, before + channels + band] for band in range(channels)],
+        }
+
     def classify(self, features: Tensor) -> Tensor:
         """Logits [B, num_classes] of features [B, feature_dim]."""
         return self.head(features)

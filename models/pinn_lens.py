@@ -78,6 +78,19 @@ class PinnLens(nn.Module):
         )
         self.classify = nn.Linear(feature_dim, num_classes)
 
+    def band_places(self, channels: int) -> dict[str, list[list[int]]]:
+        """See models/pretrained.py: images that are stacked, and the evidence of each band (`evidence`)."""
+        bands = range(channels)
+        at = (self.encoder.feature_dim + self.judge.feature_dim) // ORDER
+        return {
+            "encoder.conv1.weight": [[band, channels + band] for band in bands],
+            "judge.conv1.weight": [[band, channels + band, 2 * channels + band] for band in bands],
+            "join.weight": [
+                [at + place for place in (2 * band, 2 * band + 1, 2 * channels + band, 3 * channels + band)]
+                for band in bands
+            ],
+        }
+
     def inferred(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(features [B, feature_dim], mean and variance [B, P] of the geometry's components and all of
         LensFit's answers).

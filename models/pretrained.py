@@ -3,7 +3,9 @@ timm's, Zoobot's, or those of the authors of ConvNeXt V2.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -34,9 +36,11 @@ class Loaded:
     kept: tuple[str, ...]  # names in the network that keep their initial values
     dropped: tuple[str, ...]  # names in the file that were not used
     folded: tuple[int, int] | None  # input channels in the file and in the network, where they differ
+    moved: "Moved | None" = None  # what became of the weights of each band, where bands differ
 
     def __str__(self) -> str:
         parts = [f"{len(self.loaded)} tensors from {self.path}"]
+        parts += [str(self.moved)] if self.moved else []
         parts += (
             [f"first layer folded from {self.folded[0]} to {self.folded[1]} channels"] if self.folded else []
         )
@@ -45,13 +49,51 @@ class Loaded:
         return "; ".join(parts)
 
 
-def load_pretrained(network: nn.Module, path: str | Path) -> Loaded:
+@dataclass(frozen=True)
+class Moved:
+    """Weights that follow the names of bands, from a network of this project to one of other bands."""
+
+    before: tuple[str, ...]  # bands of the file, by channel
+    after: tuple[str, ...]  # bands of the network
+
+    def tensor(self, tensor: Tensor, wanted: Tensor, old: list[list[int]], new: list[list[int]]) -> Tensor:
+        """Weights [O, I, ...] for the inputs of `wanted`. old, new: of each band its places among the inputs
+        of the file and of the network; a band that the file lacks gets the mean over its bands.
+        """
+        result = torch.empty_like(wanted, dtype=tensor.dtype)
+        ours, theirs = (
+            [i for i in range(each.shape[1]) if i not in set(chain.from_iterable(places))]
+            for each, places in ((wanted, new), (tensor, old))
+        )
+        result[:, ours] = tensor[:, theirs]
+        mean = torch.stack([tensor[:, places] for places in old]).float().mean(0).to(tensor.dtype)
+        for band, places in zip(self.after, new):
+            known = band in self.before
+            result[:, places] = tensor[:, old[self.before.index(band)]] if known else mean
+        return result
+
+    def __str__(self) -> str:
+        followed = [band for band in self.after if band in self.before]
+        added = [band for band in self.after if band not in self.before]
+        gone = [band for band in self.before if band not in self.after]
+        parts = [f"weights follow the bands {' '.join(followed)}"] if followed else []
+        parts += (
+            [f"new bands {' '.join(added)} begin with the mean of {' '.join(self.before)}"] if added else []
+        )
+        parts += [f"bands {' '.join(gone)} are dropped"] if gone else []
+        return "; ".join(parts)
+
+
+def load_pretrained(network: nn.Module, path: str | Path, bands: Sequence[str] = ()) -> Loaded:
     """Give `network` the encoder weights in the file: .safetensors, or what torch.save writes (tensors only).
 
     Prefixes of wrappers are taken off; the first layer is folded to the network's channels; a classifier of
     another size stays as it was initialised, and so do the layers that the network's `fresh` names: what they
     do depends on columns of metadata, of which a file of weights says nothing. For a ConvNeXtV2, a ResNet or
     FiLMConditioned (timm's ResNets with GroupNorm), one of timm's, and for what this project trained.
+
+    bands: of the network's channels, where each is one. Where the file is a checkpoint of this project that
+    names other ones, or in another order, weights follow the names and nothing is folded (`Moved`).
 
     Raises ValueError for a file that cannot be read, and, with nothing loaded, for an encoder that does not
     match; so for BatchNorm weights of a network with GroupNorm, whose shapes are the same:
@@ -63,7 +105,12 @@ def load_pretrained(network: nn.Module, path: str | Path) -> Loaded:
     first = next(name for name, _ in network.named_parameters() if not name.startswith(fresh))
     classifier = own[-1].rpartition(".")[0] + "."
     tops = {name.partition(".")[0] for name in own}
-    tensors, dropped = encoder_tensors(read_tensors(path), first, tops)
+    content = read_content(path)
+    tensors, dropped = encoder_tensors(tensors_of(content, path), first, tops)
+    before = bands_of(content)
+    moved = Moved(before, tuple(bands)) if bands and before and before != tuple(bands) else None
+    if moved:
+        move_bands(network, tensors, moved, path)
     # timm's ResNets name their classifier so
     for theirs, ours in (("fc.weight", f"{classifier}weight"), ("fc.bias", f"{classifier}bias")):
         if (
@@ -113,11 +160,58 @@ def load_pretrained(network: nn.Module, path: str | Path) -> Loaded:
     if bad := [name for name, tensor in state.items() if not tensor.float().isfinite().all()]:
         raise ValueError(f"{path} holds values that are not finite: {first_names(bad)}")
     network.load_state_dict(target | state)
-    return Loaded(str(path), tuple(state), tuple(kept), tuple(dropped), folded)
+    return Loaded(str(path), tuple(state), tuple(kept), tuple(dropped), folded, moved)
 
 
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Name -> tensor, out of whatever entry of the file holds them."""
+def band_places(network: nn.Module, channels: int) -> dict[str, list[list[int]]]:
+    """Name of a weight [O, I, ...] -> for each of `channels` bands its places among the I inputs.
+
+    Networks whose first layer is not all that depends on the number of bands say so themselves by a method
+    of this name. Raises: ValueError for one of timm's that does not name its first layer.
+    """
+    if hasattr(network, "band_places"):
+        return network.band_places(channels)
+    if hasattr(network, "default_cfg"):  # timm's
+        named = network.default_cfg.get("first_conv")
+        first = [f"{name}.weight" for name in ([named] if isinstance(named, str) else named or ())]
+    else:
+        fresh = tuple(f"{name}." for name in getattr(network, "fresh", ()))
+        first = [next(name for name, _ in network.named_parameters() if not name.startswith(fresh))]
+    if not first:
+        raise ValueError(
+            "this network does not say which of its weights belong to a band: give --bands in the order of "
+            "the checkpoint"
+        )
+    return {name: [[band] for band in range(channels)] for name in first}
+
+
+def move_bands(network: nn.Module, tensors: dict[str, Tensor], moved: Moved, path: str | Path) -> None:
+    """Put the weights of each band where the network has the band of that name."""
+    target = network.state_dict()
+    ours = band_places(network, len(moved.after))
+    theirs = band_places(network, len(moved.before))
+    for name, new in ours.items():
+        if name in tensors and name in target:
+            others = target[name].shape[1] - sum(map(len, new))
+            inputs = sum(map(len, theirs[name])) + others
+            if tensors[name].shape[1] != inputs:
+                raise ValueError(
+                    f"{path} does not fit this network: {name} has {tensors[name].shape[1]} inputs, expected "
+                    f"{inputs} for the bands {' '.join(moved.before)}"
+                )
+            tensors[name] = moved.tensor(tensors[name], target[name], theirs[name], new)
+
+
+def bands_of(content: dict) -> tuple[str, ...]:
+    """The bands of the channels of a checkpoint of this project; none of another file, or of single bands."""
+    record = content.get("record")
+    if not isinstance(record, dict) or record.get("options", {}).get("band_mode") != "stack":
+        return ()
+    return tuple(record.get("data", {}).get("bands", ()))
+
+
+def read_content(path: str | Path) -> dict:
+    """What the file holds, tensors and whatever is beside them."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"no such file of weights: {path}")
@@ -135,6 +229,11 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
             f"{path} is not a file of tensors, or holds objects beside them, which may run code when read: "
             f"save its state_dict alone ({type(error).__name__})"
         ) from error
+    return content if isinstance(content, dict) else {}
+
+
+def tensors_of(content: dict, path: str | Path) -> dict[str, Tensor]:
+    """Name -> tensor, out of whatever entry of the file holds them."""
     while isinstance(content, dict) and not any(isinstance(value, Tensor) for value in content.values()):
         content = next((content[name] for name in WRAPPERS if isinstance(content.get(name), dict)), None)
     if content is None or not isinstance(content, dict):

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -267,6 +267,24 @@ def test_what_a_run_begins_from_must_fit(tmp_path):
     run(tmp_path / "parent", "--epochs", "1")
     with pytest.raises(Mistake, match="last.pt: its model does not fit"):
         run(tmp_path / "child", "--width", "8", begin_from=tmp_path / "parent" / "last.pt")
+
+
+def test_a_run_that_begins_from_another_has_its_bands(tmp_path, monkeypatch):
+    """Channels of other bands, or in another order, have weights of the same shapes."""
+    plain = toys.build
+
+    def of_bands(*bands):
+        monkeypatch.setattr(toys, "build", lambda *given: replace(plain(*given), record=dict(bands=[*bands])))
+
+    of_bands("g", "r")
+    run(tmp_path / "parent", "--epochs", "1")
+    parent = tmp_path / "parent" / "last.pt"
+    run(tmp_path / "same", "--epochs", "1", begin_from=parent)
+    of_bands("r", "g")
+    with pytest.raises(
+        Mistake, match="was trained on the bands g r, and this run has r g: begin with the same"
+    ):
+        run(tmp_path / "child", "--epochs", "1", begin_from=parent)
 
 
 # what can be known before the data

@@ -150,7 +150,7 @@ class Survey:
             return packed
         index = inventory_of_shard(self.paths(shard), aliases)
         if not there:
-            if line := said_of_unread_bands(index["path"][0], aliases):
+            if not index["band"][0] and (line := said_of_unread_bands(index["path"][0], aliases)):
                 say(line)
             try:
                 return store.pack_cutouts(

@@ -123,5 +123,8 @@ def claim_predictions(folder: Path, settings: dict) -> None:
     if not path.exists():
         write_durably(path, json.dumps(settings, indent=1).encode())
     refuse_changes(
-        settings, json.loads(path.read_bytes()), f"{folder} was begun", f"give that, or remove {folder}"
+        dict(band_alias=[]) | settings,
+        json.loads(path.read_bytes()),
+        f"{folder} was begun",
+        f"give that, or remove {folder}",
     )

@@ -29,7 +29,9 @@ def build(config: Config, run_dir: Path, workers: int) -> Task:
         model.fit_quantities(columns["targets"])
     if config.initial_checkpoint:
         try:
-            print(load_pretrained(getattr(model.network, "body", model.network), config.initial_checkpoint))
+            body = getattr(model.network, "body", model.network)
+            of_channels = bands if config.band_mode == "stack" else ()
+            print(load_pretrained(body, config.initial_checkpoint, of_channels))
         except ValueError as error:
             raise Mistake(f"--initial_checkpoint: {error}") from error
     return Task(
