@@ -3,7 +3,7 @@ timm's, Zoobot's, or those of the authors of ConvNeXt V2.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -84,7 +84,9 @@ class Moved:
         return "; ".join(parts)
 
 
-def load_pretrained(network: nn.Module, path: str | Path, bands: Sequence[str] = ()) -> Loaded:
+def load_pretrained(
+    network: nn.Module, path: str | Path, bands: Sequence[str] = (), usual: Callable[[str], str] = str
+) -> Loaded:
     """Give `network` the encoder weights in the file: .safetensors, or what torch.save writes (tensors only).
 
     Prefixes of wrappers are taken off; the first layer is folded to the network's channels; a classifier of
@@ -94,6 +96,7 @@ def load_pretrained(network: nn.Module, path: str | Path, bands: Sequence[str] =
 
     bands: of the network's channels, where each is one. Where the file is a checkpoint of this project that
     names other ones, or in another order, weights follow the names and nothing is folded (`Moved`).
+    usual: the name by which two names of bands are found to be the same.
 
     Raises ValueError for a file that cannot be read, and, with nothing loaded, for an encoder that does not
     match; so for BatchNorm weights of a network with GroupNorm, whose shapes are the same:
@@ -107,8 +110,10 @@ def load_pretrained(network: nn.Module, path: str | Path, bands: Sequence[str] =
     tops = {name.partition(".")[0] for name in own}
     content = read_content(path)
     tensors, dropped = encoder_tensors(tensors_of(content, path), first, tops)
-    before = bands_of(content)
-    moved = Moved(before, tuple(bands)) if bands and before and before != tuple(bands) else None
+    before, after = bands_of(content), tuple(bands)
+    if all(len(set(map(usual, names))) == len(names) for names in (before, after)):
+        before, after = tuple(map(usual, before)), tuple(map(usual, after))
+    moved = Moved(before, after) if before and after and before != after else None
     if moved:
         move_bands(network, tensors, moved, path)
     # timm's ResNets name their classifier so

@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from contract import Task
+from data.bands import usual_name
 from models.pretrained import load_pretrained
 from tasks.lens import judge, losses as lens_losses
 from tasks.lens.config import Config
@@ -31,7 +32,7 @@ def build(config: Config, run_dir: Path, workers: int) -> Task:
         try:
             body = getattr(model.network, "body", model.network)
             of_channels = bands if config.band_mode == "stack" else ()
-            print(load_pretrained(body, config.initial_checkpoint, of_channels))
+            print(load_pretrained(body, config.initial_checkpoint, of_channels, usual_name))
         except ValueError as error:
             raise Mistake(f"--initial_checkpoint: {error}") from error
     return Task(

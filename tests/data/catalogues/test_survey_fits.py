@@ -258,3 +258,132 @@ def test_every_real_file(shared_data):
         assert row.difference == 0 or row.refused == row.images == 1 and row.finite < 0.95, row
         assert not row.apart > 0.01 and not row.scale_apart > 1e-9, row
     assert sum(np.isfinite(row.apart) for row in rows) == 38
+
+
+# bands
+# ----------------------------------------------------------------------------
+
+
+def file_of_bands(path, *names):
+    """A file with an image for each EXTNAME, by which they are returned."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = {name: RNG.normal(size=(8, 8)).astype("f4") for name in names}
+    hdus = [fits.PrimaryHDU()]
+    for name, each in pixels.items():
+        hdus.append(fits.ImageHDU(each))
+        hdus[-1].header["EXTNAME"] = name  # astropy's own argument puts it in capitals
+    fits.HDUList(hdus).writeto(path)
+    return pixels
+
+
+def bands_of(source):
+    return source.index[["object", "band"]].values.tolist()
+
+
+@pytest.mark.parametrize(
+    "names, bands",
+    [
+        (["VIS", "Y", "J", "H"], {"VIS": "VIS", "Y": "Y", "J": "J", "H": "H"}),
+        (["SCI_g", "ERR_g", "SCI_r", "MASK"], {"SCI_g": "g", "SCI_r": "r"}),
+        (["G", "R", "I", "Z", "Y", "INVVAR"], dict(zip("GRIZY", "grizy"))),
+        (["PSF", "HSC-I", "F814W"], {"HSC-I": "i", "F814W": "F814W"}),
+    ],
+)
+def test_hdus_that_are_named_by_bands_are_an_image_each(names, bands, tmp_path):
+    pixels = {
+        name: file_of_bands(tmp_path / "in" / f"{name}.fits", *names)
+        for name in ("J100000.35+101600.1", "DES J0408-5354")
+    }
+    made = table(tmp_path / "t.csv", file=[f"{name}.fits" for name in pixels])
+    source = open_source(str(tmp_path / "in"), made)
+    assert bands_of(source) == [[name, band] for name in pixels for band in bands.values()]
+    images, bad = source.read(range(len(source.index)))
+    assert not bad
+    expected = [pixels[name][extname] for name in pixels for extname in bands]
+    assert all(np.array_equal(mine, theirs) for mine, theirs in zip(images, expected))
+    (said,) = (line for line in source.report if line.startswith("files whose HDUs are an image a band: 2 "))
+    numbers = [names.index(extname) + 1 for extname in bands]
+    written = [extname if band == "i" else band for extname, band in bands.items()]
+    assert ", ".join(f"{number} {text}" for number, text in zip(numbers, written)) in said
+    assert from_recipe(source.recipe).index.equals(source.index)
+
+
+def test_hdus_called_sci_are_told_apart_by_their_own_filters(tmp_path):
+    filters = ["g DECam SDSS c0001 4720.0 1520.0", "z DECam SDSS c0004 9260.0 1520.0"]
+    hdus = [fits.PrimaryHDU()] + [
+        fits.ImageHDU(np.full((8, 8), number, "f4"), fits.Header(dict(FILTER=name)), "SCI", number + 1)
+        for number, name in enumerate(filters)
+    ]
+    hdus[2].header["EXTVER"] = 2
+    fits.HDUList(hdus).writeto(tmp_path / "a.fits")
+    source = open_source(str(tmp_path), table(tmp_path / "t.csv", file=["a.fits"]))
+    assert bands_of(source) == [["a", "g"], ["a", "z"]]
+    assert source.read(range(2))[0].mean((1, 2)).tolist() == [0, 1]
+    with fits.open(tmp_path / "a.fits") as opened:
+        assert [hdu.header["FILTER"] for hdu in opened[1:]] == filters
+    assert any("bands: g 1 (g DECam" in line for line in source.report)
+
+
+def test_an_hdu_by_its_name(tmp_path):
+    pixels = file_of_bands(tmp_path / "a.fits", "VIS", "sci", "MASK")
+    made = table(
+        tmp_path / "t.csv",
+        file=["a.fits"] * 5,
+        object=list("vsxnm"),
+        hdu=["VIS", "SCI,1", "2", "", "nothing"],
+        band=["", "k", "l", "m", "n"],
+    )
+    source = open_source(str(tmp_path), made)
+    images, bad = source.read(range(5))
+    assert bands_of(source) == [["v", "VIS"], ["s", "k"], ["x", "l"], ["n", "m"], ["m", "n"]]
+    assert np.array_equal(images[0], pixels["VIS"]) and np.array_equal(images[2], pixels["sci"])
+    assert np.array_equal(images[1], pixels["sci"]) and np.array_equal(images[3], pixels["VIS"])
+    assert list(bad) == [4] and bad[4].startswith("no HDU 'nothing': it has PRIMARY, VIS, SCI, MASK")
+
+
+def test_the_band_column_says_which_hdu(tmp_path):
+    pixels = file_of_bands(tmp_path / "a.fits", "VIS", "NISP_Y", "RMS")
+    made = table(tmp_path / "t.csv", file=["a.fits"] * 3, band=["Y", "VIS", "H"])
+    source = open_source(str(tmp_path), made)
+    images, bad = source.read(range(3))
+    assert bands_of(source) == [["a", "Y"], ["a", "VIS"], ["a", "H"]]
+    assert np.array_equal(images[0], pixels["NISP_Y"]) and np.array_equal(images[1], pixels["VIS"])
+    assert list(bad) == [2] and "no HDU 'H'" in bad[2]
+
+
+@pytest.mark.parametrize(
+    "cards, band",
+    [
+        (dict(FILTER="z DECam SDSS c0004 9260.0 1520.0"), "z"),
+        (dict(FILTER="HSC-G"), "g"),
+        (dict(FILTER1="CLEAR1L", FILTER2="F814W"), "F814W"),
+        (dict(FILTNAM1="F702W", FILTNAM2=""), "F702W"),
+        (dict(FILTERS="i.MP9702"), "i"),
+        (dict(BAND="Y"), "Y"),
+        (dict(FILTER="Y DECam c0005 10095.0 1130.0"), "Y"),
+        ({"HIERARCH FPA.FILTERID": "g.00000"}, "g"),
+        (dict(FILTER="my own"), "my own"),
+        (dict(FILTER="CLEAR"), ""),
+        ({}, ""),
+    ],
+)
+def test_the_band_of_a_header(cards, band, tmp_path):
+    image(tmp_path / "a.fits", **cards)
+    source = open_source(str(tmp_path), table(tmp_path / "t.csv", file=["a.fits"]))
+    assert bands_of(source) == [["a", band]]
+
+
+def test_band_aliases(tmp_path):
+    for name in ("a_HSC-G", "a_my.B", "b_HSC-G", "b_r"):
+        image(tmp_path / "in" / f"{name}.fits")
+    made = table(tmp_path / "t.csv", object=["a", "b"])
+    opened = open_source(str(tmp_path / "in"), made, band_alias=["my.B=B", "HSC-G=gee", "Q=q"])
+    assert bands_of(opened) == [["a", "gee"], ["a", "B"], ["b", "gee"], ["b", "r"]]
+    assert "bands: r 1, B 1 (my.B), gee 2 (HSC-G)" in opened.report
+    assert "--band_alias Q=q: no image has such a band" in opened.report
+    assert from_recipe(opened.recipe).index.equals(opened.index)
+    with pytest.raises(
+        Mistake, match="object 'b' has the bands 'HSC-G' and 'r', and both are called 'g' here"
+    ):
+        open_source(str(tmp_path / "in"), made, band_alias=["r=g"])
+    assert "band_alias" not in open_source(str(tmp_path / "in"), made).recipe  # stores made before stay

@@ -216,3 +216,31 @@ def test_duplicates_are_found_by_object_and_band(tmp_path):
         (str(tmp_path / f"{folder}/a_g.fits"), "a", "g") for folder in "xyz"
     ]
     assert len(buckets.duplicate_files(buckets.inventory_of_images(tmp_path / "x"))) == 0
+
+
+def test_bands_by_any_usual_name(tmp_path):
+    for name in ("17_VIS", "17_J", "17_H", "17_HSC-G", "18_f814w", "18_my.B", "galaxy_12_r2d2"):
+        touch(tmp_path / "in" / f"{name}.fits")
+    table = buckets.inventory_of_images(tmp_path / "in")
+    assert rows(table, "object", "band") == [
+        ("17", "H"),
+        ("17", "g"),
+        ("17", "J"),
+        ("17", "VIS"),
+        ("18", "F814W"),
+        ("18_my.B", ""),
+        ("galaxy_12_r2d2", ""),
+    ]
+    told = buckets.inventory_of_images(tmp_path / "in", {"my.B": "B", "VIS": "i"})
+    assert rows(told, "object", "band")[3:6] == [("17", "i"), ("18", "F814W"), ("18", "B")]
+
+
+def test_two_bands_of_an_object_that_become_one_are_refused(tmp_path):
+    for bucket, name in (("hsc_lenses", "1_HSC-G"), ("slsim_lenses", "1_g")):  # two objects of one id
+        touch(tmp_path / bucket / f"{name}.fits")
+    assert buckets.inventory_of_buckets(buckets.find_buckets(tmp_path))["band"].tolist() == ["g", "g"]
+    touch(tmp_path / "hsc_lenses" / "1_g.fits")
+    with pytest.raises(Mistake, match="object '1' has the bands 'HSC-G' and 'g', and both are called 'g'"):
+        buckets.inventory_of_buckets(buckets.find_buckets(tmp_path))
+    kept = buckets.inventory_of_buckets(buckets.find_buckets(tmp_path), {"HSC-G": "HSC-G"})
+    assert sorted(kept["band"]) == ["HSC-G", "g", "g"]

@@ -364,3 +364,19 @@ def test_a_stream_needs_no_store(tmp_path, there, monkeypatch):
     assert (
         len(open_stream(tmp_path / "shards", ["g"], "single")) == there.good[there.index["band"] == "g"].sum()
     )
+
+
+def test_bands_by_other_names(there, tmp_path):
+    plain = open_stream(tmp_path / "shards", BANDS)
+    aliases = {"r": "VIS", "g": "HSC-G"}
+    named = open_stream(tmp_path / "shards", ["VIS", "HSC-G", "i", "z"], aliases=aliases)
+    same_rows = list(range(len(plain)))
+    assert same(named.__getitems__(same_rows), plain.__getitems__(same_rows))
+    assert "VIS" in open_stream(tmp_path / "shards", band_mode="single", aliases=aliases).bands
+    # the table knows that it is the same band
+    assert same(
+        open_stream(tmp_path / "shards", ["HSC-R", "g"]).__getitems__(same_rows[:8]),
+        open_stream(tmp_path / "shards", ["r", "g"]).__getitems__(same_rows[:8]),
+    )
+    with pytest.raises(Mistake, match="both are called 'r'"):
+        open_stream(tmp_path / "shards", aliases={"g": "r"})
