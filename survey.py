@@ -31,6 +31,7 @@ import torch
 from contract import Batch, Columns, InPrecision
 from data.bands import band_called, read_aliases, said_of_bands, unused_aliases
 from data.cutouts import examples as cutouts
+from data.listing import check_images
 from data.packing import locked
 from data.parts import how_cut, predict_parts
 from data.survey import plan as shards, predictions, proof
@@ -90,6 +91,8 @@ say = partial(messages.say, script="survey.py")
 
 def plan(options: PlanConfig) -> None:
     aliases = read_aliases(options.band_alias)
+    if options.images:  # said before the networks are read
+        check_images(options.images, "--images")
     wanted = read_networks(options.model_path)[1] if options.model_path else None
     survey = shards.plan_survey(
         options.images, options.out, options.shard_size, options.image_size, say, aliases, wanted

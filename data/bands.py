@@ -233,14 +233,14 @@ def refuse_absent(wanted: Sequence[str], counts: Mapping[str, int], who: str, wh
     counts: how many files of the data have each band, "" those that name none.
     """
     if not any(counts.get(band) for band in wanted):
-        there = ", ".join(
-            f"{band or 'files of no named band'} ({counts[band]:,})" for band in in_order(counts)
-        )
-        first = next((band for band in in_order(counts) if band), "THEIRS")
+        there = [f"{band or 'files of no named band'} ({counts[band]:,})" for band in in_order(counts)]
+        named = [band for band in in_order(counts) if band]
+        cure = "name the files <object>_<band>.fits, or pack them by convert.py fits, which reads FILTER"
+        if named:
+            cure = f"say which is which with --band_alias {shell_word(f'{named[0]}={wanted[0]}')}"
         raise Mistake(
-            f"{who} wants {bands_in_words(wanted)}, of which none is in {what}; there are {there}: say "
-            f"which is which with --band_alias {shell_word(f'{first}={wanted[0]}')}, or take a network of "
-            "these bands"
+            f"{who} wants {bands_in_words(wanted)}, of which none is in {what}; there are "
+            f"{', '.join(there)}: {cure}, or take a network of these bands"
         )
 
 

@@ -13,11 +13,12 @@ source run_sheets/site.sh
 : "${PARTS:=100}"                        # tasks of each array; sites limit it, often to 1000
 : "${AT_ONCE:=}"                         # how many of them may run at the same time; empty: as many as the site allows
 : "${DISCARD:=}"                         # 1: no packing beforehand, and each shard's pixels go once it is predicted: little disk
+: "${PLAN:=}"                             # more flags for survey.py plan, such as --band_alias VIS=i
 : "${PREDICT:=--tta}"                    # more flags for survey.py predict
 : "${PACK_QUEUE:=$QUEUE}"                # queue of the jobs without a GPU
 : "${PACK_WALLTIME:=24:00:00}"           # of one packing task
 : "${PREDICT_WALLTIME:=24:00:00}"        # of one predicting task
-export IMAGES SURVEY MODELS SHARD_SIZE PARTS DISCARD PREDICT CPUS GPUS PYTHON PREPARE
+export IMAGES SURVEY MODELS SHARD_SIZE PARTS DISCARD PLAN PREDICT CPUS GPUS PYTHON PREPARE
 read -r -a models <<< "$MODELS"
 stage=${1:-${STAGE:-}}
 part=${2:+--part $2}                     # in an array job it follows from the array's index
@@ -61,7 +62,9 @@ pbspro | torque)
     ;;
 plan)
     eval "$PREPARE"
-    exec "$PYTHON" survey.py plan --images "$IMAGES" --out "$SURVEY" --shard_size "$SHARD_SIZE"
+    # networks of other bands or images are refused here, before anything is packed
+    # shellcheck disable=SC2086  PLAN is several words, or none
+    exec "$PYTHON" survey.py plan --images "$IMAGES" --out "$SURVEY" --shard_size "$SHARD_SIZE" --model_path "${models[@]}" $PLAN
     ;;
 pack)
     eval "$PREPARE"

@@ -328,7 +328,8 @@ class SurveyFits:
         """
         if self.planes:
             return [(Image(path, hdu, number), band) for number, band in enumerate(self.planes)]
-        within = {} if self._is_band(named) and not told and hdu is None else bands_within(path, self.aliases)
+        says_band = not told and hdu is None and self._is_band(named)
+        within = {} if says_band else _within(path, tuple(self.aliases.items()))
         if hdu is None and within and not told:
             self.apart[path] = within
             return [(Image(path, number, plane), band) for number, band in within.items()]
@@ -539,6 +540,12 @@ def _number_of_name(hdus: tuple, name: str) -> int:
     if not called:
         raise BadFile(f"no HDU {name!r}: it has {', '.join(hdu.name or str(hdu.number) for hdu in hdus)}")
     return called[0].number
+
+
+@lru_cache(maxsize=64)
+def _within(path: str, aliases: tuple[tuple[str, str], ...]) -> dict[int, str]:
+    """Kept, for files of many images."""
+    return bands_within(path, dict(aliases))
 
 
 @lru_cache(maxsize=4)

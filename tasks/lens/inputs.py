@@ -12,6 +12,7 @@ import pandas as pd
 
 from data import split
 from data.bands import (
+    SLOAN,
     check_apart,
     in_order,
     read_aliases,
@@ -148,7 +149,7 @@ def lines_of_names(table: pd.DataFrame, aliases: dict[str, str]) -> list[str]:
     """What to say of the bands that the names of files gave, and of those that no name gives."""
     written = written_bands(table["path"], table["band"], aliases)
     lines = []
-    if any(text != band for text, band in zip(written, table["band"])):
+    if set(written) - {*SLOAN, ""}:  # not just those that everybody knows
         lines.append(f"bands of the file names: {said_of_bands(written, table['band'])}")
     if unused := unused_aliases(aliases, written):
         lines.append(f"--band_alias {' '.join(unused)}: no file name has such a band")

@@ -317,12 +317,15 @@ def test_a_survey_is_a_chain_of_arrays_in_each_dialect(dialect, discard, schedul
             CPUS="4",
             SHARD_SIZE="50",
             GPUS="1",
+            PLAN="--band_alias V=i",
         )
     )
     done = sheet("survey.sh", dialect, env=env)
     assert done.returncode == 0, done.stderr
     out = f"--out {tmp_path}/S"
-    plan = [f" survey.py plan --images /data/m.txt {out} --shard_size 50"]
+    plan = [
+        f" survey.py plan --images /data/m.txt {out} --shard_size 50 --model_path a.pt b.pt --band_alias V=i"
+    ]
     pack = [f"{part} survey.py pack {out} --parts 3 --num_workers 4" for part in range(3)]
     flags = "--model_path a.pt b.pt --num_workers 4" + " --discard_pixels" * bool(discard)
     predict = [f"{part} survey.py predict {out} --parts 3 {flags} --tta" for part in range(3)]

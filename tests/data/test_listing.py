@@ -159,4 +159,4 @@ def test_no_cut_parts_the_bands_of_an_object():
     assert list(map(len, listing.cut_between_objects(iter(some), 100))) == [12]
     named = [[f"/x/{name}_{band}.fits" for band in ("H", "HSC-G", "VIS", "my.B")] for name in "ab"]
     assert list(map(len, listing.cut_between_objects(iter(named), 2, {"my.B": "B"}))) == [4, 4]
-    assert list(map(len, listing.cut_between_objects(iter(named), 2))) == [3, 2, 3]  # a_my.B is an object
+    assert list(map(len, listing.cut_between_objects(iter(named), 2))) == [3, 4, 1]  # a_my.B is an object
