@@ -303,7 +303,7 @@ def test_hdus_that_are_named_by_bands_are_an_image_each(names, bands, tmp_path):
     assert all(np.array_equal(mine, theirs) for mine, theirs in zip(images, expected))
     (said,) = (line for line in source.report if line.startswith("files whose HDUs are an image a band: 2 "))
     numbers = [names.index(extname) + 1 for extname in bands]
-    written = [extname if band == "i" else band for extname, band in bands.items()]
+    written = [extname if "-" in extname else band for extname, band in bands.items()]
     assert ", ".join(f"{number} {text}" for number, text in zip(numbers, written)) in said
     assert from_recipe(source.recipe).index.equals(source.index)
 
@@ -387,3 +387,16 @@ def test_band_aliases(tmp_path):
     ):
         open_source(str(tmp_path / "in"), made, band_alias=["r=g"])
     assert "band_alias" not in open_source(str(tmp_path / "in"), made).recipe  # stores made before stay
+
+
+def test_the_filters_of_real_headers_are_the_bands_of_their_names(shared_data, tmp_path):
+    """CFHTLS and Pan-STARRS; the bands of the names are also those that astropy's headers say."""
+    stamps = shared_data("lens/survey_stamps")
+    names = [f"{survey}-test_{band}" for survey in ("CFHTLS", "PS1") for band in "ri"]
+    for number, name in enumerate(names):
+        header = fits.getheader(stamps / f"{name}.fits")
+        assert (header.get("FILTER") or header["FPA.FILTERID"]).startswith(name[-1])
+        (tmp_path / f"{number}.fits").symlink_to(stamps / f"{name}.fits")  # the name says nothing
+    made = table(tmp_path / "t.csv", file=[f"{number}.fits" for number in range(len(names))])
+    source = open_source(str(tmp_path), made, image_size=16)
+    assert source.index["band"].tolist() == list("riri")
