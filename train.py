@@ -526,6 +526,19 @@ def deterministic(options: TrainConfig, device: torch.device) -> None:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
+def refuse_other_channels(before: dict[str, Any], now: dict[str, Any], path: Path | str) -> None:
+    """Raises Mistake where weights of a channel would go to that of another band;
+    of single bands (--band_mode) one channel is for all.
+    """
+    theirs, ours = before["data"].get("bands"), now["data"].get("bands")
+    if theirs != ours and theirs and ours and now["options"].get("band_mode") != "single":
+        raise Mistake(
+            f"{path} was trained on the bands {' '.join(theirs)}, and this run has {' '.join(ours)}: begin "
+            "with the same in the same order; or, of lenses, give best.pt as --initial_checkpoint: there "
+            "weights follow the names"
+        )
+
+
 def memory_gib(device: torch.device) -> float:
     """The most that was in use on a GPU; on a CPU what this process has now."""
     return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else resident_gib()

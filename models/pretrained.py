@@ -110,7 +110,7 @@ def load_pretrained(
     tops = {name.partition(".")[0] for name in own}
     content = read_content(path)
     tensors, dropped = encoder_tensors(tensors_of(content, path), first, tops)
-    before, after = bands_of(content), tuple(bands)
+    before, after = trained_bands(content), tuple(bands)
     if all(len(set(map(usual, names))) == len(names) for names in (before, after)):
         before, after = tuple(map(usual, before)), tuple(map(usual, after))
     moved = Moved(before, after) if before and after and before != after else None
@@ -207,12 +207,17 @@ def move_bands(network: nn.Module, tensors: dict[str, Tensor], moved: Moved, pat
             tensors[name] = moved.tensor(tensors[name], target[name], theirs[name], new)
 
 
-def bands_of(content: dict) -> tuple[str, ...]:
+def trained_bands(content: dict) -> tuple[str, ...]:
     """The bands of the channels of a checkpoint of this project; none of another file, or of single bands."""
     record = content.get("record")
-    if not isinstance(record, dict) or record.get("options", {}).get("band_mode") != "stack":
+    options, data = (
+        (record.get(name) for name in ("options", "data")) if isinstance(record, dict) else (None, None)
+    )
+    if not (isinstance(options, dict) and isinstance(data, dict)) or options.get("band_mode") != "stack":
         return ()
-    return tuple(record.get("data", {}).get("bands", ()))
+    bands = data.get("bands")
+    named = isinstance(bands, list) and all(isinstance(band, str) for band in bands)
+    return tuple(bands) if named else ()
 
 
 def read_content(path: str | Path) -> dict:

@@ -118,7 +118,7 @@ class Survey:
         """
         written = self.plan.get("bands")
         if written is None:  # planned before they were counted
-            written = bands_of(self.paths(0)[:LOOK], aliases)
+            written = written_counts(self.paths(0)[:LOOK], aliases)
         counts: Counter = Counter()
         for text, count in written.items():
             counts[band_called(text, aliases)] += count
@@ -308,7 +308,7 @@ def inventory_of_shard(paths: list[str], aliases: Mapping[str, str] = NO_ALIASES
     return table.astype("str").assign(label=np.int8(UNKNOWN[1]))
 
 
-def bands_of(paths: list[str], aliases: Mapping[str, str]) -> Counter:
+def written_counts(paths: list[str], aliases: Mapping[str, str]) -> Counter:
     """How many files write each band."""
     return Counter(parse_name(path, aliases)[1] for path in paths)
 

@@ -25,6 +25,7 @@ from tasks.lens.config import Config, inferred_quantities
 from tasks.lens.losses import network_outputs
 from tasks.lens.network import rebuild
 from tasks.lens.tables import plausibility_table, quantity_table
+from utils.checkpoint import bands_of
 from utils.config import Options, option
 from utils.mistake import Mistake
 from utils.seeding import seed_from
@@ -57,7 +58,7 @@ def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Ans
     trained = read_aliases(saved["record"]["options"].get("band_alias", []))
     aliases = trained | read_aliases(task.band_alias)
     task = replace(task, band_alias=[f"{theirs}={ours}" for theirs, ours in aliases.items()])
-    bands = saved["record"]["data"]["bands"]
+    bands = bands_of(saved["record"])
     packed, rows = read_index(options, own, task, bands)
     inputs.refuse_other_bands(packed.index.iloc[rows], bands, task.band_mode)
     examples = cutouts.make_examples(packed, rows, bands, task.band_mode)
