@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from contract import Batch, Columns, InPrecision
-from data.bands import band_called, read_aliases, said_of_bands, unused_aliases
+from data.bands import band_called, read_aliases, said_of_counts, unused_aliases
 from data.cutouts import examples as cutouts
 from data.listing import check_images
 from data.packing import locked
@@ -104,9 +104,10 @@ def plan(options: PlanConfig) -> None:
         )
     print(f"{options.out}: {survey.plan['files']:,} files in {len(survey):,} shards")
     if written := survey.plan.get("bands"):
-        each = [text for text, count in written.items() for _ in range(count)]
-        looked = f"the first {shards.LOOK:,} files of a shard: " if len(each) < survey.plan["files"] else ""
-        print(f"bands of {looked}" + said_of_bands(each, [band_called(text, aliases) for text in each]))
+        counts = {(text, band_called(text, aliases)): count for text, count in written.items()}
+        some = sum(written.values()) < survey.plan["files"]
+        looked = f" of the first {shards.LOOK:,} files of each shard:" if some else ":"
+        print(f"bands{looked} {said_of_counts(counts)}")
     if unused := unused_aliases(aliases, written or ()):
         say(f"--band_alias {' '.join(unused)}: no file name has such a band")
 

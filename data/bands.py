@@ -192,8 +192,13 @@ def said_of_bands(written: Iterable[str], bands: Iterable[str]) -> str:
     """What was taken for bands, with their counts: `g 120 (HSC-G), VIS 120, none 3`;
     in brackets how they are written, where it is another way.
     """
+    return said_of_counts(Counter(zip(written, bands)))
+
+
+def said_of_counts(counts: Mapping[tuple[str, str], int]) -> str:
+    """The same, of (as it is written, band) -> count."""
     spellings: dict[str, Counter] = {}
-    for (text, band), count in Counter(zip(written, bands)).items():
+    for (text, band), count in counts.items():
         spellings.setdefault(band, Counter())[text] += count
     parts = []
     for band in in_order(spellings):

@@ -93,7 +93,7 @@ def test_hdus_and_files_of_any_names_have_one_answer(files, trained, tmp_path, c
     place = ["--out", str(tmp_path / "survey")]
     network = ["--model_path", str(trained)]
     survey.main(["plan", *place, "--images", str(files / "plain"), "--shard_size", "32", *network])
-    assert "bands of g 24 (HSC-G), VIS 24, F814W 24, Y 24, NIR 24" in capsys.readouterr().out
+    assert "bands: g 24 (HSC-G), VIS 24, F814W 24, Y 24, NIR 24" in capsys.readouterr().out
     survey.main(["pack", *place])
     survey.main(["predict", *place, *network, "--device", "cpu"])
     survey.main(["reduce", *place, *network, "--csv"])
