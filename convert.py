@@ -8,6 +8,7 @@ docs/catalogues.md says what each takes.
     python convert.py fits       --input cutouts --table survey.csv --output stores/survey
     python convert.py shards     --input stores/zoo --output shards/zoo
     python convert.py shards     --from shards/zoo --output stores/again
+    python convert.py shards     --from webdataset --labels classes.csv --bands g r i --output stores/theirs
     python convert.py match      --input stores/zoo stores/castles --output matches.csv
     python convert.py galaxy_zoo --help
 
@@ -99,6 +100,17 @@ class Shards(Packing):
     # --from: folder of shards, packed into the store --output; else --input is written as shards
     from_shards: str = ""
     per_shard: int = option(10_000, least=1)  # objects of a shard that is written
+    # --from: table of labels and fields by object (CSV, FITS, Parquet), laid over what the shards say
+    labels: str = ""
+    # ... its column of ids; without --labels the field of the samples' JSON that names the object
+    id_column: str = ""
+    bands: list[str] = several()  # --from shards of others: bands of samples that do not name theirs
+    # --from shards of others: where the bands of an array are; auto: by its shape, and says so
+    channels: Literal["auto", "first", "last"] = "auto"
+    # --from shards of others: whether their labels say lens (1) or none (0); --no_labelled keeps them as
+    # classes
+    labelled: bool = True
+    domain: str = "tar_shards"  # --from shards of others: domain of samples that do not name theirs
 
 
 @dataclass(frozen=True)
@@ -118,6 +130,7 @@ CATALOGUES = {
 }
 
 
+OF_FOREIGN = ("labels", "id_column", "bands", "channels", "labelled", "domain")
 say = partial(messages.say, script="convert.py")
 
 
@@ -155,8 +168,11 @@ def convert(options: Any, kind: str, input_name: str) -> None:
 
 
 def shards(options: Shards) -> None:
+    ours = {name: getattr(options, name) for name in OF_FOREIGN}
     if options.from_shards:
-        return pack(options, open_source(dict(kind="tar_shards", directory=options.from_shards)))
+        return pack(options, open_source(dict(kind="tar_shards", directory=options.from_shards, **ours)))
+    if given := [name for name, value in ours.items() if value != getattr(Shards(), name)]:
+        raise Mistake(f"--{given[0]}: expected --from FOLDER beside it; a store is written as it is")
     written = writer.write_shards(
         store.open_store(options.input), options.output, options.per_shard, options.workers, say
     )
