@@ -12,7 +12,7 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from data.cutouts.fits import MACHINE_TROUBLE, BadFile, first_line
 
@@ -92,6 +92,8 @@ def _opened(content: bytes) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
+    except UnidentifiedImageError:  # its text names an object in memory, another in each run
+        raise BadFile("no PNG or JPEG, or its head is damaged") from None
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise BadFile(f"no PNG or JPEG: {first_line(error)}") from error
 

@@ -36,7 +36,8 @@ def with_labels(
         label, and any fields of data/cutouts/metadata.py.
     Raises: Mistake for a table of other objects, or other labels than 1, 0 and -1.
     """
-    table = read_table(path, "--labels")
+    there: list[str] = []  # all its columns, also those that are no numbers or texts
+    table = read_table(path, "--labels", lambda name: not there.append(name))
     objects = pd.Index(index["object"].unique())
     ids = _id_column(table, id_column, objects, path)
     fields = [name for name in table.columns if field_of(name.lower()) and name not in (ids, "object")]
@@ -50,7 +51,7 @@ def with_labels(
     row_of_object = objects.get_indexer(table[ids])
     lines = [f"{os.path.basename(path)}: {len(table):,} rows, ids in column {ids}"]
     kept = {ids, label, *fields}
-    if unused := [name for name in table.columns if name not in kept]:
+    if unused := [name for name in there if name not in kept]:
         lines.append(f"columns of {os.path.basename(path)}, not used: {len(unused):,} ({first_of(unused)})")
     if (without := row_of_object < 0).any():
         names = list(map(clean, table[ids][without]))
