@@ -2,6 +2,7 @@
 docs/catalogues.md says what each takes.
 
     python convert.py galaxiesml --input 5x64x64_training_with_morphology.hdf5 --output stores/galaxiesml
+    python convert.py hdf5       --input Galaxy10_DECals.h5 --output stores/galaxy10 --image_size 64
     python convert.py galaxy_zoo --input images --labels gz2_hart16.csv --output stores/zoo --image_size 64
     python convert.py castles    --input drizzled --output stores/castles --crop 99
     python convert.py bologna    --input Data.0 --labels classifications.csv --output stores/bologna
@@ -52,6 +53,20 @@ class Catalogue(Packing):
 class GalaxiesML(Catalogue):
     # of the catalogue's own, kept as galaxiesml_split; empty: by the file's name
     split: Literal["", "training", "validation", "testing"] = ""
+    # where the bands of an image are; auto: by its shape
+    channels: Literal["auto", "first", "last"] = "auto"
+
+
+@dataclass(frozen=True)
+class Hdf5(Catalogue):
+    images: str = (
+        ""  # path of the data set of images in the file; empty: by its name, or the only one of four axes
+    )
+    # where the bands of an image are; auto: by its shape, and says so
+    channels: Literal["auto", "first", "last"] = "auto"
+    bands: list[str] = several()  # their names
+    id_column: str = ""  # column of ids; empty: by its name
+    catalog: str = ""  # its name; empty: by the layout
 
 
 @dataclass(frozen=True)
@@ -122,6 +137,7 @@ class Match(Options):
 
 CATALOGUES = {
     "galaxiesml": ("galaxiesml", GalaxiesML, "path"),
+    "hdf5": ("hdf5_images", Hdf5, "path"),
     "galaxy_zoo": ("galaxy_zoo", GalaxyZoo, "images"),
     "castles": ("hst", Hst, "input"),
     # kind of source, its options, its input's name

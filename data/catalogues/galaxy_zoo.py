@@ -9,7 +9,7 @@ Tables: Galaxy Zoo 2 (dr7objid, dr8objid, asset_id; columns t08_odd_feature_a20_
     and those of
 DECaLS and DESI (iauname, id_str, subject_id; columns smooth-or-featured_* and their like,
 with or without a campaign, -dr5), as CSV, FITS or Parquet; zoobot's name their files in file_loc. The first
-of REDSHIFTS that is there is the redshift.
+of data/catalogues/redshift.py that is there is the redshift.
 
 A label is what a rule makes of the votes (a weak label). With y of n people who found the galaxy odd (t06), k
 of whom and of m saw "lens or arc" when asked what is odd (t08):
@@ -47,10 +47,10 @@ from data.catalogues.planes import (
     read_plane,
     shape_text,
 )
+from data.catalogues.redshift import REDSHIFTS, redshift_column, redshift_line, sound_redshifts
 from data.catalogues.sky import card_value, place_on_sky
 from data.catalogues.tables import numeric_column, read_table
 from data.cutouts.fits import BadFile
-from data.cutouts.metadata import field_of
 from data.formats import Format
 from data.listing import walk_folders
 from data.names import NOT_CUTOUTS, SUFFIXES as FITS_SUFFIXES, parse_name
@@ -104,8 +104,6 @@ QUESTIONS = (
 )
 # one campaign's answer to one question: smooth-or-featured-dr5_featured-or-disk_fraction
 CAMPAIGN = re.compile(rf"({'|'.join(QUESTIONS)})(-[a-z0-9]+)?_([a-z0-9-]+)(_fraction|_debiased)?")
-# the first that is there is taken: spectroscopic before photometric
-REDSHIFTS = ("redshift", "spec_z", "specz", "z_spec", "zspec", "z", "photo_z", "photoz", "z_phot", "zphot")
 LOOKED_AT = 100  # files whose geometry is compared before anything is packed
 NAMED = 3  # of what is told in the report
 FORMATS = [
@@ -329,7 +327,7 @@ class GalaxyZoo:
                 )
         if doubled.any():
             self.report.append(f"rows of an id that an earlier row has, not used: {doubled.sum():,}")
-        self.redshift_column = _redshift_column(there)
+        self.redshift_column = redshift_column(there)
         kept = {best, self.redshift_column, *filter(_is_vote, there)}
         kept |= {name for name in there if name.lower() in ("ra", "dec")}
         if unused := [name for name in there if name not in kept]:
@@ -402,14 +400,8 @@ class GalaxyZoo:
         name = self.redshift_column
         if self.table is None or not name:
             return None
-        values = numeric_column(self.table, name, "--labels")
-        low, high = field_of("redshift").expected
-        placeholder = np.isfinite(values) & ~((values >= low) & (values <= high))
-        values[placeholder] = np.nan
-        line = f"redshift: column {name}, known of {np.isfinite(values).sum():,} of {len(values):,} rows"
-        if placeholder.any():
-            line += f"; outside {low:g} to {high:g}, taken for missing: {placeholder.sum():,}"
-        self.report.append(line)
+        values, placeholders = sound_redshifts(numeric_column(self.table, name, "--labels"))
+        self.report.append(redshift_line(name, values, placeholders))
         return values
 
     @cached_property
@@ -541,14 +533,6 @@ def _ids(column: pd.Series) -> pd.Series:
     column = column.str.replace("\\", "/", regex=False).str.rsplit("/", n=1).str[-1]
     column = column.str.replace(r"\.(fits?(\.gz)?|png|jpe?g)$", "", regex=True, flags=re.IGNORECASE)
     return column.str.replace(r"^(\d+)\.0$", r"\1", regex=True)
-
-
-def _redshift_column(names: list[str]) -> str:
-    """The first of REDSHIFTS among the columns of a table, "" where there is none."""
-    lower = {name.lower(): name for name in reversed(names)}
-    if {"g", "r"} & lower.keys():
-        lower.pop("z", None)  # a magnitude beside those of other bands
-    return next((lower[name] for name in REDSHIFTS if name in lower), "")
 
 
 def _is_picture(path: str) -> bool:

@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import h5py
@@ -58,11 +58,14 @@ def opened_hdf5(path: str) -> h5py.File:
 
 def hdf5_dataset(path: str, file: h5py.File, name: str) -> h5py.Dataset:
     """Refused unless its values are in this file, readable with what h5py brings."""
-    kind = file.id.links.get_info(name.encode()).type
-    if kind != h5py.h5l.TYPE_HARD:
-        raise Mistake(
-            f"{path!r}: {name} is a link to elsewhere, which is not followed: expected the data set itself"
-        )
+    parts = name.split("/")
+    for depth in range(1, len(parts) + 1):
+        part = "/".join(parts[:depth])
+        if file.id.links.get_info(part.encode()).type != h5py.h5l.TYPE_HARD:
+            raise Mistake(
+                f"{path!r}: {part} is a link to elsewhere, which is not followed: expected the data set "
+                "itself"
+            )
     data = h5py.h5d.open(file.id, name.encode())
     made = data.get_create_plist()
     if made.get_layout() == h5py.h5d.VIRTUAL or made.get_external_count():
@@ -115,21 +118,59 @@ def texts_of(path: str, name: str, data: h5py.Dataset) -> list[str]:
     values = (
         data[()].tolist() if h5py.check_string_dtype(data.dtype).length else _variable_texts(path, name, data)
     )
-    return [value.decode(errors="replace").rstrip("\0 ") for value in values]
+    return decoded(values)
 
 
-def _variable_texts(path: str, name: str, data: h5py.Dataset) -> Iterator[bytes]:
-    """Source: HDF5 File Format Specification 3.0, sections III.E (global heap)
+def decoded(values: Iterable[bytes]) -> list[str]:
+    """Texts without what fills them up: blanks, or all from the first zero byte on."""
+    return [value.partition(b"\0")[0].decode(errors="replace").rstrip(" ") for value in values]
+
+
+def variable_texts_of_field(path: str, name: str, data: h5py.Dataset, field: str) -> Iterator[bytes]:
+    """The texts of variable length of one field of a compound table. Raises: Mistake."""
+    kind = data.id.get_type()
+    number = kind.get_member_index(field.encode())
+    at, size = kind.get_member_offset(number), kind.get_size()
+    # in memory such a text is a pointer of 8 bytes, in the file a reference of 16
+    longer = REFERENCE.itemsize - 8
+    for other in range(kind.get_nmembers()):
+        member = kind.get_member_type(other)
+        if member.get_class() == h5py.h5t.STRING and member.is_variable_str():
+            size += longer
+            at += longer if kind.get_member_offset(other) < kind.get_member_offset(number) else 0
+    row = np.dtype({"names": ["text"], "formats": [REFERENCE], "offsets": [at], "itemsize": size})
+    return _variable_texts(path, name, data, row)
+
+
+def unread_texts(data: h5py.Dataset) -> str:
+    """Why texts of variable length of a data set cannot be read, "" where they can."""
+    made, whole = data.file.id.get_create_plist(), data.id.get_create_plist()
+    if (
+        whole.get_nfilters()
+        or made.get_sizes()[0] != 8
+        or made.get_userblock()
+        or whole.get_layout() == h5py.h5d.COMPACT
+    ):
+        return "texts of variable length that are packed, which are not read"
+    return ""
+
+
+def _variable_texts(path: str, name: str, data: h5py.Dataset, row: np.dtype = REFERENCE) -> Iterator[bytes]:
+    """row: of the file, a reference or a compound with one named `text`.
+
+    Source: HDF5 File Format Specification 3.0, sections III.E (global heap)
     and VIII.B (references of variable length).
     """
     heaps: dict[int, dict[int, bytes]] = {}
     with open(path, "rb") as file:
         # collections that overlap could hold the file many times
         room = min(LARGEST_HEAPS, os.path.getsize(path))
-        for row, (length, heap, number) in enumerate(_references(path, name, data, file.fileno()).tolist()):
+        for at, (length, heap, number) in enumerate(
+            _references(path, name, data, file.fileno(), row).tolist()
+        ):
             if length > LONGEST_TEXT:
                 raise Mistake(
-                    f"{path!r}: {name} of row {row} has {length} bytes, expected at most {LONGEST_TEXT}"
+                    f"{path!r}: {name} of row {at} has {length} bytes, expected at most {LONGEST_TEXT}"
                 )
             if length and heap not in heaps:
                 content = _heap(file.fileno(), heap)
@@ -141,31 +182,23 @@ def _variable_texts(path: str, name: str, data: h5py.Dataset) -> Iterator[bytes]
                 heaps[heap] = dict(_objects(content))
             text = heaps[heap].get(number, b"") if length else b""
             if len(text) < length:
-                raise Mistake(f"{path!r}: {name} of row {row} is damaged, its text is not in the file")
+                raise Mistake(f"{path!r}: {name} of row {at} is damaged, its text is not in the file")
             yield text[:length]
 
 
-def _references(path: str, name: str, data: h5py.Dataset, file: int) -> np.ndarray:
-    made, whole = data.file.id.get_create_plist(), data.id.get_create_plist()
-    if (
-        whole.get_nfilters()
-        or made.get_sizes()[0] != 8
-        or made.get_userblock()
-        or whole.get_layout() == h5py.h5d.COMPACT
-    ):
-        raise Mistake(
-            f"{path!r}: {name} holds texts of variable length that are packed, which are not read: repack "
-            "the file with h5repack -f NONE -l CONTI"
-        )
+def _references(path: str, name: str, data: h5py.Dataset, file: int, row: np.dtype) -> np.ndarray:
+    if why := unread_texts(data):
+        raise Mistake(f"{path!r}: {name} holds {why}: repack the file with h5repack -f NONE -l CONTI")
     if not data.chunks:
-        return np.frombuffer(
-            os.pread(file, len(data) * REFERENCE.itemsize, data.id.get_offset()), REFERENCE, len(data)
-        )
-    chunks = [
-        np.frombuffer(data.id.read_direct_chunk((first,))[1], REFERENCE)
-        for first in range(0, len(data), data.chunks[0])
-    ]
-    return np.concatenate(chunks)[: len(data)]
+        raw = os.pread(file, len(data) * row.itemsize, data.id.get_offset())
+        found = np.frombuffer(raw, row, len(data))
+    else:
+        chunks = [
+            np.frombuffer(data.id.read_direct_chunk((first,))[1], row)
+            for first in range(0, len(data), data.chunks[0])
+        ]
+        found = np.concatenate(chunks)[: len(data)]
+    return found["text"] if row.names == ("text",) else found
 
 
 def _heap(file: int, at: int) -> bytes:
