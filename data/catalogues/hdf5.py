@@ -126,20 +126,42 @@ def decoded(values: Iterable[bytes]) -> list[str]:
     return [value.partition(b"\0")[0].decode(errors="replace").rstrip(" ") for value in values]
 
 
-def variable_texts_of_field(path: str, name: str, data: h5py.Dataset, field: str) -> Iterator[bytes]:
-    """The texts of variable length of one field of a compound table. Raises: Mistake."""
+def has_variable_lengths(kind: np.dtype) -> bool:
+    """Whether values of a type, or of a field of it, are of variable length, or references."""
+    return kind.base.kind == "O" or any(
+        has_variable_lengths(field[0]) for field in (kind.fields or {}).values()
+    )
+
+
+def field_with_texts_beside(path: str, name: str, data: h5py.Dataset, field: str) -> np.ndarray:
+    """[N] or [N, k] a field of a compound table that `has_variable_lengths`; texts as bytes.
+
+    Of such a table h5py reads every field, whichever is asked for, and so the heap of its texts.
+    """
     kind = data.id.get_type()
-    number = kind.get_member_index(field.encode())
-    at, size = kind.get_member_offset(number), kind.get_size()
     # in memory such a text is a pointer of 8 bytes, in the file a reference of 16
     longer = REFERENCE.itemsize - 8
-    for other in range(kind.get_nmembers()):
-        member = kind.get_member_type(other)
+    members = sorted((kind.get_member_offset(n), n) for n in range(kind.get_nmembers()))
+    shift = at = 0
+    for offset, number in members:
+        member = kind.get_member_type(number)
+        if kind.get_member_name(number) == field.encode():
+            at = offset + shift
         if member.get_class() == h5py.h5t.STRING and member.is_variable_str():
-            size += longer
-            at += longer if kind.get_member_offset(other) < kind.get_member_offset(number) else 0
-    row = np.dtype({"names": ["text"], "formats": [REFERENCE], "offsets": [at], "itemsize": size})
-    return _variable_texts(path, name, data, row)
+            shift += longer
+    inner = data.dtype.fields[field][0]
+    is_text = h5py.check_string_dtype(inner) is not None and inner.kind == "O"
+    row = np.dtype(
+        {
+            "names": ["value"],
+            "formats": [REFERENCE if is_text else inner],
+            "offsets": [at],
+            "itemsize": kind.get_size() + shift,
+        }
+    )
+    with open(path, "rb") as file:
+        values = _stored_rows(path, name, data, file.fileno(), row)["value"]
+    return np.array(list(_texts_at(path, name, values)), dtype=object) if is_text else values.copy()
 
 
 def unread_texts(data: h5py.Dataset) -> str:
@@ -155,22 +177,24 @@ def unread_texts(data: h5py.Dataset) -> str:
     return ""
 
 
-def _variable_texts(path: str, name: str, data: h5py.Dataset, row: np.dtype = REFERENCE) -> Iterator[bytes]:
-    """row: of the file, a reference or a compound with one named `text`.
+def _variable_texts(path: str, name: str, data: h5py.Dataset) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        references = _stored_rows(path, name, data, file.fileno(), REFERENCE)
+    return _texts_at(path, name, references)
 
-    Source: HDF5 File Format Specification 3.0, sections III.E (global heap)
+
+def _texts_at(path: str, name: str, references: np.ndarray) -> Iterator[bytes]:
+    """Source: HDF5 File Format Specification 3.0, sections III.E (global heap)
     and VIII.B (references of variable length).
     """
     heaps: dict[int, dict[int, bytes]] = {}
     with open(path, "rb") as file:
         # collections that overlap could hold the file many times
         room = min(LARGEST_HEAPS, os.path.getsize(path))
-        for at, (length, heap, number) in enumerate(
-            _references(path, name, data, file.fileno(), row).tolist()
-        ):
+        for row, (length, heap, number) in enumerate(references.tolist()):
             if length > LONGEST_TEXT:
                 raise Mistake(
-                    f"{path!r}: {name} of row {at} has {length} bytes, expected at most {LONGEST_TEXT}"
+                    f"{path!r}: {name} of row {row} has {length} bytes, expected at most {LONGEST_TEXT}"
                 )
             if length and heap not in heaps:
                 content = _heap(file.fileno(), heap)
@@ -182,23 +206,27 @@ def _variable_texts(path: str, name: str, data: h5py.Dataset, row: np.dtype = RE
                 heaps[heap] = dict(_objects(content))
             text = heaps[heap].get(number, b"") if length else b""
             if len(text) < length:
-                raise Mistake(f"{path!r}: {name} of row {at} is damaged, its text is not in the file")
+                raise Mistake(f"{path!r}: {name} of row {row} is damaged, its text is not in the file")
             yield text[:length]
 
 
-def _references(path: str, name: str, data: h5py.Dataset, file: int, row: np.dtype) -> np.ndarray:
+def _stored_rows(path: str, name: str, data: h5py.Dataset, file: int, row: np.dtype) -> np.ndarray:
+    """[N] of a data set that is not packed, its bytes as they are in the file. Raises: Mistake."""
     if why := unread_texts(data):
         raise Mistake(f"{path!r}: {name} holds {why}: repack the file with h5repack -f NONE -l CONTI")
     if not data.chunks:
         raw = os.pread(file, len(data) * row.itemsize, data.id.get_offset())
-        found = np.frombuffer(raw, row, len(data))
+        expected = len(data)
     else:
-        chunks = [
-            np.frombuffer(data.id.read_direct_chunk((first,))[1], row)
-            for first in range(0, len(data), data.chunks[0])
-        ]
-        found = np.concatenate(chunks)[: len(data)]
-    return found["text"] if row.names == ("text",) else found
+        firsts = range(0, len(data), data.chunks[0])
+        raw = b"".join(data.id.read_direct_chunk((first,))[1] for first in firsts)
+        expected = len(firsts) * data.chunks[0]
+    if len(raw) != expected * row.itemsize:
+        raise Mistake(
+            f"{path!r}: {name} has {len(raw):,} bytes, expected {expected * row.itemsize:,}: it is damaged, "
+            "or of another form"
+        )
+    return np.frombuffer(raw, row)[: len(data)]
 
 
 def _heap(file: int, at: int) -> bytes:

@@ -84,8 +84,9 @@ class Hdf5Columns:
                     )
                 return
             self.tables[name] = len(kind.names)
+            why = hdf5.unread_texts(data) if hdf5.has_variable_lengths(kind) else ""
             for field in kind.names:
-                self._add(name, field, kind.fields[field][0], data)
+                self._add(name, field, kind.fields[field][0], why)
             return
         block = re.fullmatch(r"(block\d+)_values", last)
         if block and shape and len(shape) == 2 and shape[0] == self.objects:
@@ -112,7 +113,8 @@ class Hdf5Columns:
         else:
             self._place(last, Place(name), name)
 
-    def _add(self, name: str, field: str, kind: np.dtype, data: h5py.Dataset) -> None:
+    def _add(self, name: str, field: str, kind: np.dtype, why: str) -> None:
+        """why: why no field of the table can be read, "" where they can."""
         full = f"{name}/{field}"
         if NAMELESS.fullmatch(field):
             self.unused[full] = "pandas keeps the names of these columns in a pickle, which is not opened"
@@ -121,10 +123,10 @@ class Hdf5Columns:
         if not _is_plain(base) or len(inner) > 1 or (inner and not 1 <= inner[0] <= LONGEST_VECTOR):
             self.unused[full] = f"of type {kind}"
             return
-        if _is_variable(base) and (why := hdf5.unread_texts(data)):
+        if why:
             self.unused[full] = why
             self.refused.setdefault(
-                field, Mistake(f"{self.path!r}: {full} holds {why}: repack the file with h5repack -f NONE")
+                field, Mistake(f"{self.path!r}: {name} holds {why}: repack the file with h5repack -f NONE")
             )
             return
         self._place(field, Place(name, field), full)
@@ -194,12 +196,11 @@ class Hdf5Columns:
         hdf5.check_stored(self.path, place.dataset, data)
         if place.number >= 0:
             return _checked(self.path, name, data[:, place.number], whole)
-        kind = data.dtype.fields[place.field][0]
-        if _is_variable(kind.base):
-            texts = hdf5.variable_texts_of_field(self.path, name, data, place.field)
-            return np.array(hdf5.decoded(texts), dtype=object)
-        values = data.fields(place.field)[()]
-        if values.dtype.kind == "S":
+        if hdf5.has_variable_lengths(data.dtype):
+            values = hdf5.field_with_texts_beside(self.path, name, data, place.field)
+        else:
+            values = data.fields(place.field)[()]
+        if values.dtype.kind in "SO":
             return np.array(hdf5.decoded(values.tolist()), dtype=object)
         return _checked(self.path, name, values, whole)
 
@@ -296,8 +297,3 @@ def _checked(path: str, name: str, values: np.ndarray, whole: bool) -> np.ndarra
 
 def _is_plain(kind: np.dtype) -> bool:
     return bool(h5py.check_string_dtype(kind) or (kind.kind in "fiub" and kind.itemsize <= 8))
-
-
-def _is_variable(kind: np.dtype) -> bool:
-    text = h5py.check_string_dtype(kind)
-    return bool(text) and text.length is None

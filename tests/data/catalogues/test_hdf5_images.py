@@ -107,8 +107,30 @@ def test_texts_of_variable_length_in_a_table(tmp_path):
     with h5py.File(path, "w") as file:
         file["images"] = images(5, 2, 8, 8)
         file.create_dataset("t", data=table, compression="gzip")
-    with pytest.raises(Mistake, match="t/id_str holds texts of variable length that are packed.*h5repack"):
+    with pytest.raises(Mistake, match="t holds texts of variable length that are packed.*h5repack"):
         _ = open_source(path).index
+
+
+def test_a_table_whose_texts_are_lost_is_one_line_and_its_numbers_stay(tmp_path):
+    """h5py would read the heap for any field, and of a damaged one may never come back."""
+    table = np.empty(
+        4, dtype=[("ra", "f8"), ("name", h5py.string_dtype()), ("spectrum", h5py.vlen_dtype("f4"))]
+    )
+    table["ra"], table["name"], table["spectrum"] = np.arange(4), list("abcd"), [np.zeros(2, "f4")] * 4
+    path = write(tmp_path / "f.h5", images=images(4, 2, 8, 8), t=table, id=np.arange(4))
+    whole = open_source(path, id_column="id")
+    assert "t/spectrum (of type object)" in said(whole) and whole.metadata["hdf5_name"].tolist() == list(
+        "abcd"
+    )
+    whole.file.close()
+    with open(path, "rb") as file:
+        content = file.read()
+    with open(path, "wb") as file:
+        file.write(content.replace(b"GCOL", b"gcol"))
+    opened = open_source(path, id_column="id")
+    assert opened.columns.column("ra").tolist() == [0, 1, 2, 3]
+    with pytest.raises(Mistake, match="name of row 0 is damaged, its text is not in the file"):
+        _ = opened.metadata
 
 
 def test_tables_of_astropy_and_pandas(tmp_path):
