@@ -18,11 +18,14 @@ quality.parquet one for each image (data/cutouts/quality.py). Interrupted, the s
 `python train.py --store stores/zoo ...` trains on what it makes.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+
+import pandas as pd
 
 from data.cutouts import metadata, quality_table, store
 from data.cutouts.source import Source, open_source
@@ -131,8 +134,8 @@ class Shards(Packing):
 @dataclass(frozen=True)
 class Match(Options):
     input: list[str] = several()  # two stores of catalogues
-    output: str = ""  # CSV: object_left, object_right, separation in arcsec
-    radius: float = option(1.0, above=0)  # arcsec
+    output: str = ""  # CSV: object_left, object_right, separation in arcsec, mutual
+    radius: float = option(1.0, above=0)  # arcsec, inclusive
 
 
 CATALOGUES = {
@@ -146,6 +149,12 @@ CATALOGUES = {
 }
 
 
+# columns of proper motions and epochs, behind the name of a catalogue or not
+MOTION = re.compile(
+    r"(^|_)(pm|pm_?(ra|de|dec|l|b)|mu_?(ra|de|dec|alpha|delta)|(ref_|ra_|dec_|obs_)?epoch|equinox|parallax|plx)"
+    r"($|_)",
+    re.IGNORECASE,
+)
 OF_FOREIGN = ("labels", "id_column", "bands", "channels", "labelled", "domain")
 say = partial(messages.say, script="convert.py")
 
@@ -199,7 +208,7 @@ def shards(options: Shards) -> None:
 
 
 def match(options: Match) -> None:
-    """The objects of one store that another has too, by their places on the sky."""
+    """The objects of one store that another has too, by their places on the sky (docs/match.md)."""
     if len(options.input) != 2:
         raise Mistake(f"--input: got {len(options.input)} folders, expected two stores")
     tables = [store.open_store(folder).metadata for folder in options.input]
@@ -209,13 +218,39 @@ def match(options: Match) -> None:
                 f"--input {folder!r}: has no metadata.parquet, so no places on the sky; expected the store "
                 "of a catalogue"
             )
-    found = metadata.match_positions(*map(metadata.typed_metadata, tables), options.radius)
+    tables = [metadata.typed_metadata(table) for table in tables]
+    for folder, table in zip(options.input, tables):
+        _say_of_positions(folder, table)
+    found = metadata.match_positions(*tables, options.radius)
+    back = metadata.match_positions(*reversed(tables), options.radius)
+    both_ways = set(zip(back["object_right"], back["object_left"]))
+    found["mutual"] = [pair in both_ways for pair in zip(found["object_left"], found["object_right"])]
     with files.whole(Path(options.output)) as temporary:
         found.to_csv(temporary, index=False)
+    several_times = found["object_right"].duplicated(keep=False)
     print(
         f"{options.output}: {len(found):,} of {len(tables[0]):,} objects of {options.input[0]} are within "
-        f"{options.radius:g} arcsec of one of {len(tables[1]):,} in {options.input[1]}"
+        f"{options.radius:g} arcsec of one of {len(tables[1]):,} in {options.input[1]}; "
+        f"{found['mutual'].sum():,} are the nearest of each other, {several_times.sum():,} share theirs"
     )
+
+
+def _say_of_positions(folder: str, table: pd.DataFrame) -> None:
+    """Which objects have no place, and what is known of their motion and not used. Raises: Mistake."""
+    without = table["ra"].isna() | table["dec"].isna()
+    if without.all():
+        raise Mistake(
+            f"--input {folder!r}: none of its {len(table):,} objects has ra and dec: expected places on "
+            "the sky"
+        )
+    if without.any():
+        names = messages.first_of(table["object"][without].tolist())
+        say(f"{folder}: objects without ra and dec, not matched: {without.sum():,} ({names})")
+    if motion := [name for name in table.columns if MOTION.search(name)]:
+        say(
+            f"{folder}: {messages.first_of(motion, 6)} not used: places are compared as they are, of "
+            "whatever epoch"
+        )
 
 
 def command_of(name: str) -> tuple[type, Callable]:
