@@ -3,7 +3,8 @@
 python -m data.formats > docs/formats.md
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pkgutil import walk_packages
 from typing import NamedTuple
@@ -21,6 +22,7 @@ ROOMS = {
     "tar_shards": "Tar shards",
     "light_curves": "Light curves",
 }
+SIGNS = re.compile(r"([|<*`])")  # which Markdown would take for its own
 COLUMNS = ("what", "known by", "read", "not read")
 
 
@@ -59,8 +61,8 @@ def formats_page() -> str:
     return "\n".join(parts)
 
 
-def _line(cells) -> str:
-    texts = (" ".join(cell.split()).replace("|", "\\|") for cell in cells)
+def _line(cells: Iterable[str]) -> str:
+    texts = (SIGNS.sub(r"\\\1", " ".join(cell.split())) for cell in cells)
     return f"| {' | '.join(texts)} |"
 
 
