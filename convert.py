@@ -140,7 +140,7 @@ class Match(Options):
 
 CATALOGUES = {
     "galaxiesml": ("galaxiesml", GalaxiesML, "path"),
-    "hdf5": ("hdf5_images", Hdf5, "path"),
+    "hdf5": ("hdf5", Hdf5, "path"),
     "galaxy_zoo": ("galaxy_zoo", GalaxyZoo, "images"),
     "castles": ("hst", Hst, "input"),
     # kind of source, its options, its input's name
@@ -149,7 +149,7 @@ CATALOGUES = {
 }
 
 
-# columns of proper motions and epochs, behind the name of a catalogue or not
+# columns of proper motions, parallaxes and epochs that are no fields, behind the name of a catalogue or not
 MOTION = re.compile(
     r"(^|_)(pm|pm_?(ra|de|dec|l|b)|mu_?(ra|de|dec|alpha|delta)|(ref_|ra_|dec_|obs_)?epoch|equinox|parallax|plx)"
     r"($|_)",
@@ -246,7 +246,7 @@ def _say_of_positions(folder: str, table: pd.DataFrame) -> None:
     if without.any():
         names = messages.first_of(table["object"][without].tolist())
         say(f"{folder}: objects without ra and dec, not matched: {without.sum():,} ({names})")
-    if motion := [name for name in table.columns if MOTION.search(name)]:
+    if motion := [name for name in table.columns if MOTION.search(name) and not metadata.field_of(name)]:
         say(
             f"{folder}: {messages.first_of(motion, 6)} not used: places are compared as they are, of "
             "whatever epoch"

@@ -24,7 +24,7 @@ Files as the request for this converter imagined them are read as well: `images`
 ([N, H, W, 5], if the shape leaves no doubt, or by --channels), `redshift`, `sersic_n` (or `sersic_index`),
 `half_light_radius` (in pixels), `ellipticity`, `label` or `labels` (1, 0, -1; other classes are kept as
 galaxiesml_label). A name of the catalogue, where it is there, comes first. Columns may also be fields of a
-compound table of a row an object (data/catalogues/hdf5_columns.py). Without object_id, or another column of
+compound table of a row an object (data/catalogues/hdf5/columns.py). Without object_id, or another column of
 ids, an object is <name of the file>_<its row>.
 
 An object_id that comes a second time is quarantined there, as object <id>#<row>: two names would fall into
@@ -43,8 +43,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data.catalogues import hdf5
-from data.catalogues.hdf5_images import LABELS, Hdf5Images
+from data.catalogues.hdf5 import datasets
+from data.catalogues.hdf5.images import LABELS, Hdf5Images
 from data.catalogues.resample import rescaled_pixel_scale
 from data.formats import Format
 from utils.mistake import Mistake
@@ -134,7 +134,7 @@ class GalaxiesML(Hdf5Images):
         }
 
     def _find(self, images: str) -> str:
-        with hdf5.reading_hdf5(self.path, "its list of data sets"):
+        with datasets.reading_hdf5(self.path, "its list of data sets"):
             name = next((name for name in IMAGES if self.file.id.links.exists(name.encode())), None)
         if name is None:
             raise Mistake(

@@ -1,4 +1,4 @@
-"""Galaxy10: pictures of galaxies in ten classes of morphology, as data/catalogues/hdf5_images.py reads them.
+"""Galaxy10: pictures of galaxies in ten classes of morphology, as data/catalogues/hdf5/images.py reads them.
 
 `images` [N, H, W, 3] uint8 and `ans` [N], of 69x69 pixels (SDSS; red, green, blue are i, r, g) or 256x256
 (DECaLS; z, r, g), some with ra, dec, redshift and pxscale. The classes are kept as galaxy10_ans and

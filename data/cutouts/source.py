@@ -10,9 +10,8 @@ import pandas as pd
 
 # Modules with `open_source(**options) -> Source`, by kind.
 KINDS = {
-    name: f"data.catalogues.{name}"
-    for name in ("galaxiesml", "hdf5_images", "galaxy_zoo", "hst", "bologna", "survey_fits")
-} | dict(tar_shards="data.tar_shards.source")
+    name: f"data.catalogues.{name}" for name in ("galaxiesml", "galaxy_zoo", "hst", "bologna", "survey_fits")
+} | dict(hdf5="data.catalogues.hdf5.images", tar_shards="data.tar_shards.source")
 
 
 class Source(Protocol):

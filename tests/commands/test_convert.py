@@ -38,7 +38,7 @@ def test_nearest_both_ways_and_what_is_not_used(tmp_path, capsys):
         object=["a0", "a1", "a2", "a3"],
         ra=[10.0, 10.0, 20.0, np.nan],
         dec=[60.0, 60.0 + 0.6 * arcsec, 0.0, np.nan],
-        pmra=[1.0, 2, 3, 4],
+        parallax=[1.0, 2, 3, 4],
         ref_epoch=[2016.0] * 4,
     )
     right = store_of(
@@ -62,7 +62,7 @@ def test_nearest_both_ways_and_what_is_not_used(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert "3 of 4 objects" in out and "2 are the nearest of each other, 2 share theirs" in out
     assert "objects without ra and dec, not matched: 1 (a3)" in err
-    assert "survey_pmra, survey_ref_epoch not used: places are compared as they are" in err
+    assert "survey_parallax, survey_ref_epoch not used: places are compared as they are" in err
     back = matched(tmp_path, right, left)
     assert back[["object_left", "object_right", "mutual"]].values.tolist() == [
         ["b0", "a0", True],

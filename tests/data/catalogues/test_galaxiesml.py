@@ -14,7 +14,8 @@ import h5py
 import numpy as np
 import pytest
 
-from data.catalogues import galaxiesml, hdf5_images
+from data.catalogues import galaxiesml
+from data.catalogues.hdf5 import images as hdf5_images
 from data.catalogues.galaxiesml import BANDS, OF_A_BAND, SCALARS, open_source
 from data.catalogues.resample import resampled
 from data.cutouts import source

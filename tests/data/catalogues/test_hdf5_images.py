@@ -1,4 +1,4 @@
-"""data/catalogues/hdf5_images.py and hdf5_columns.py: layouts of HDF5 files as others write them, and what is
+"""data/catalogues/hdf5/images.py and columns.py: layouts of HDF5 files as others write them, and what is
 said of each; columns in compound tables, groups, pandas' blocks.
 """
 
@@ -12,7 +12,7 @@ from astropy.table import MaskedColumn, Table
 
 import convert
 from data.catalogues import galaxiesml
-from data.catalogues.hdf5_images import open_source
+from data.catalogues.hdf5.images import open_source
 from data.cutouts import source, store
 from data.cutouts.metadata import typed_metadata, validate_metadata
 from utils.mistake import Mistake

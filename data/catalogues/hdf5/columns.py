@@ -12,7 +12,7 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from data.catalogues import hdf5
+from data.catalogues.hdf5 import datasets
 from utils.mistake import Mistake
 
 MOST_LINKS, DEEPEST = 20_000, 5
@@ -49,7 +49,7 @@ class Hdf5Columns:
         self.tables: dict[str, int] = {}  # {path: fields}
         self.lengths: Counter = Counter()
         self.filled: Counter = Counter()  # {column: values that are missing by their fill value or mask}
-        with hdf5.reading_hdf5(path, "its list of data sets"):
+        with datasets.reading_hdf5(path, "its list of data sets"):
             found = sorted(datasets_of(path, file, self.unused), key=self._nearness)
         for name in found:
             if name != images:
@@ -62,8 +62,8 @@ class Hdf5Columns:
     def _note(self, name: str) -> None:
         last = name.rpartition("/")[2]
         try:
-            with hdf5.reading_hdf5(self.path, name):
-                data = hdf5.hdf5_dataset(self.path, self.file, name)
+            with datasets.reading_hdf5(self.path, name):
+                data = datasets.hdf5_dataset(self.path, self.file, name)
                 shape, kind = data.shape, data.dtype
         except Mistake as mistake:
             self.refused.setdefault(last, mistake)
@@ -84,7 +84,7 @@ class Hdf5Columns:
                     )
                 return
             self.tables[name] = len(kind.names)
-            why = hdf5.unread_texts(data) if hdf5.has_variable_lengths(kind) else ""
+            why = datasets.unread_texts(data) if datasets.has_variable_lengths(kind) else ""
             for field in kind.names:
                 self._add(name, field, kind.fields[field][0], why)
             return
@@ -133,7 +133,7 @@ class Hdf5Columns:
 
     def _add_block(self, name: str, items: str, count: int) -> None:
         try:
-            names = hdf5.texts_of(self.path, items, hdf5.hdf5_dataset(self.path, self.file, items))
+            names = datasets.texts_of(self.path, items, datasets.hdf5_dataset(self.path, self.file, items))
         except (Mistake, KeyError, OSError, RuntimeError, AttributeError):
             names = []
         if len(names) != count:
@@ -158,7 +158,7 @@ class Hdf5Columns:
     def _beside(self, name: str) -> bool:
         """Whether a data set of that name, or a link, is in the group of the images, whatever it holds."""
         full = (f"{self.home}/{name}" if self.home else name).encode()
-        with hdf5.reading_hdf5(self.path, name):
+        with datasets.reading_hdf5(self.path, name):
             links = self.file.id.links
             if not links.exists(full):
                 return False
@@ -183,8 +183,8 @@ class Hdf5Columns:
             return None
         full = f"{self.home}/{name}" if self.home else name
         place = self.places.get(name, Place(full))
-        with hdf5.reading_hdf5(self.path, name):
-            data = hdf5.hdf5_dataset(self.path, self.file, place.dataset)
+        with datasets.reading_hdf5(self.path, name):
+            data = datasets.hdf5_dataset(self.path, self.file, place.dataset)
             values = self._values(name, data, place, whole)
             if values.dtype == object:
                 return values
@@ -193,15 +193,15 @@ class Hdf5Columns:
     def _values(self, name: str, data: h5py.Dataset, place: Place, whole: bool) -> np.ndarray:
         if not place.field and place.number < 0:
             return whole_column(self.path, name, data, self.objects, whole)
-        hdf5.check_stored(self.path, place.dataset, data)
+        datasets.check_stored(self.path, place.dataset, data)
         if place.number >= 0:
             return _checked(self.path, name, data[:, place.number], whole)
-        if hdf5.has_variable_lengths(data.dtype):
-            values = hdf5.field_with_texts_beside(self.path, name, data, place.field)
+        if datasets.has_variable_lengths(data.dtype):
+            values = datasets.field_with_texts_beside(self.path, name, data, place.field)
         else:
             values = data.fields(place.field)[()]
         if values.dtype.kind in "SO":
-            return np.array(hdf5.decoded(values.tolist()), dtype=object)
+            return np.array(datasets.decoded(values.tolist()), dtype=object)
         return _checked(self.path, name, values, whole)
 
     def _without_fills(self, name: str, values: np.ndarray, data: h5py.Dataset, whole: bool) -> np.ndarray:
@@ -272,8 +272,8 @@ def whole_column(path: str, name: str, data: h5py.Dataset, objects: int, whole: 
     if shape is None or shape[:1] != (objects,) or not (len(shape) == 1 or vector):
         raise Mistake(f"{path!r}: {name} has shape {shape}, expected one value for each of {objects} objects")
     if text:
-        return np.array(hdf5.texts_of(path, name, data), dtype=object)
-    hdf5.check_stored(path, name, data)
+        return np.array(datasets.texts_of(path, name, data), dtype=object)
+    datasets.check_stored(path, name, data)
     return _checked(path, name, data[()], whole)
 
 

@@ -3,7 +3,7 @@
 The images are the data set `image` or `images` (or cutouts, data, x), else the only one of four axes; whether
 their bands come before or after the pixels their shape says (data/channel_order.py), or --channels. Columns
 are data sets of N values, fields of compound tables of N rows and pandas' blocks, wherever they are
-(data/catalogues/hdf5_columns.py):
+(data/catalogues/hdf5/columns.py):
 
     object                 the first of IDS that is there, else <name of the file>_<row>
     ra, dec, pixel_scale   by the names in PLACES, in degrees and arcsec
@@ -31,8 +31,9 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from data.catalogues import galaxy10, hdf5
-from data.catalogues.hdf5_columns import Hdf5Columns, datasets_of
+from data.catalogues import galaxy10
+from data.catalogues.hdf5 import datasets
+from data.catalogues.hdf5.columns import Hdf5Columns, datasets_of
 from data.catalogues.planes import joined_bands
 from data.catalogues.redshift import redshift_column, redshift_line, sound_redshifts
 from data.catalogues.resample import crop_start, cropped, resampled, rescaled_pixel_scale, shape_text
@@ -89,7 +90,7 @@ class Hdf5Images:
     It keeps the file open. report: lines for the log.
     """
 
-    kind = "hdf5_images"
+    kind = "hdf5"
 
     def __init__(
         self,
@@ -107,7 +108,7 @@ class Hdf5Images:
         checked_order(channels)
         self.channels = channels
         self.notes: list[str] = []
-        self.file = hdf5.opened_hdf5(self.path)
+        self.file = datasets.opened_hdf5(self.path)
         try:
             self.image_name = self._find(images)
             self.bands = list(bands)
@@ -151,7 +152,7 @@ class Hdf5Images:
 
     def _find(self, images: str) -> str:
         """The path of the data set of images."""
-        with hdf5.reading_hdf5(self.path, "its list of data sets"):
+        with datasets.reading_hdf5(self.path, "its list of data sets"):
             if images:
                 if not _is_there(self.file, images):
                     raise Mistake(f"{self.path!r} has no data set {images!r} (--images)")
@@ -191,8 +192,8 @@ class Hdf5Images:
     def _open(self) -> tuple[h5py.Dataset, str]:
         """(the images, checked; where their bands are: "first", "last", or "" of one band)."""
         path, name = self.path, self.image_name
-        with hdf5.reading_hdf5(path, name):
-            image = hdf5.hdf5_dataset(path, self.file, name)
+        with datasets.reading_hdf5(path, name):
+            image = datasets.hdf5_dataset(path, self.file, name)
             shape, kind = image.shape, image.dtype
             if kind.kind not in "fiu" or kind.itemsize > 8:
                 raise Mistake(f"{path!r}: {name} is of type {kind}, expected float32")
@@ -210,7 +211,7 @@ class Hdf5Images:
                 raise Mistake(
                     f"{path!r}: {self.image_name} has an attribute {scaled[0]}, which is not applied"
                 )
-            hdf5.check_stored(path, name, image)
+            datasets.check_stored(path, name, image)
             return _with_cache(self.file, name, image), order
 
     def _order(self, shape: tuple[int, ...] | None) -> str:
@@ -510,7 +511,7 @@ class Hdf5Images:
         try:
             self.image.read_direct(pixels, np.s_[start:stop])
         except (OSError, RuntimeError) as error:
-            hdf5.raise_trouble(error, self.path)
+            datasets.raise_trouble(error, self.path)
             if stop - start > 1:  # halves, until those are found that are damaged
                 middle = (start + stop) // 2
                 halves, reasons = zip(self._objects(start, middle), self._objects(middle, stop))
