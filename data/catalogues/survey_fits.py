@@ -51,7 +51,6 @@ from data.catalogues.sky import card_value, place_on_sky
 from data.catalogues.tables import MISSING, is_numeric, numeric_column, read_table
 from data.cutouts.fits import BadFile
 from data.cutouts.metadata import FIELDS, field_of
-from data.formats import Format
 from utils.messages import first_of
 from utils.mistake import Mistake
 
@@ -59,17 +58,6 @@ OURS = {"object", "file", "hdu", "plane", "band", "label"}
 ALIASES = {"id": "object", "filename": "file"}
 BAND_AT_END = re.compile(r"(.+)_([ugrizyUBVRIYJHK]|Ks|VIS|vis|[FfGg]\d{3,4}[A-Za-z]{1,2})")
 TEXTS = {field.name for field in FIELDS if field.type is str}
-FORMATS = [
-    Format(
-        "FITS images of any survey",
-        "convert.py fits --input FOLDER --table TABLE; a row is an object or an image of it, its columns "
-        "known by name or by --columns ours=theirs",
-        "the first image, the column hdu, or planes of a cube (column plane, --planes); float32 in the "
-        "unit of the file; labels 1, 0, -1; every field of data/cutouts/metadata.py",
-        "pixels that are not finite (filled up to --max_masked), several geometries without --crop or "
-        "--image_size; files without a row and rows without a file are counted",
-    ),
-]
 LABELS = {
     "1": 1,
     "1.0": 1,

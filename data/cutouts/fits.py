@@ -24,7 +24,6 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
 
 from data.cutouts.fits_layout import plain_pixels
-from data.formats import Format
 
 LARGEST = 2**30  # bytes of a file, unpacked, that is still taken for an image when no geometry is declared
 LARGEST_CUTOUT = 2**26  # ... and when one is: a cutout of 41x41 with all its extensions is 20 kB
@@ -33,17 +32,6 @@ OPENING = os.O_RDONLY | os.O_NONBLOCK  # a pipe would wait
 SMALL = 2**15  # bytes of a file that may be asked for before its size is known
 usual_size = 0  # of the small file that was read last: a guess, which changes nothing but the speed
 NUMBERS = frozenset("BIJKED")  # TFORM letters of the columns that can be pixels
-FORMATS = [
-    Format(
-        "FITS cutout, one file an image",
-        "names ending in .fits, .fit, .fits.gz, .fit.gz; object and band as <object>_<band>, bands u g r "
-        "i z y",
-        "the first HDU that is an image, or a one-row table with an image column: physical values "
-        "(BSCALE, BZERO, TSCAL, TZERO applied), float32, in the unit of the file",
-        "truncated, of another geometry, a pixel that is NaN, infinite, BLANK or beyond float32, pipes "
-        "and devices: quarantined with the reason",
-    ),
-]
 # Not the file's fault: these stop the job, where a quarantine would last.
 MACHINE_TROUBLE = {
     errno.EMFILE,
