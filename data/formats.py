@@ -22,7 +22,7 @@ ROOMS = {
     "tar_shards": "Tar shards",
     "light_curves": "Light curves",
 }
-SIGNS = re.compile(r"([|<*`])")  # which Markdown would take for its own
+SIGNS = re.compile(r"([<*])")
 COLUMNS = ("what", "known by", "read", "not read")
 
 
@@ -62,8 +62,14 @@ def formats_page() -> str:
 
 
 def _line(cells: Iterable[str]) -> str:
-    texts = (SIGNS.sub(r"\\\1", " ".join(cell.split())) for cell in cells)
-    return f"| {' | '.join(texts)} |"
+    return f"| {' | '.join(map(_cell, cells))} |"
+
+
+def _cell(text: str) -> str:
+    """Without what Markdown would take for its own, outside of `code`; a bar ends a cell even there."""
+    parts = " ".join(text.split()).split("`")
+    plain = [SIGNS.sub(r"\\\1", part) if number % 2 == 0 else part for number, part in enumerate(parts)]
+    return "`".join(plain).replace("|", "\\|")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import ast
 
-from data.formats import Format, formats_of_readers, formats_page
+from data.formats import Format, _line, formats_of_readers, formats_page
 from tests.conftest import ROOT, files_of_the_project
 
 PAGE = ROOT / "docs" / "formats.md"
@@ -36,6 +36,10 @@ def test_every_row_says_all_it_has_to():
             assert all(isinstance(cell, str) and cell.strip() for cell in row), f"{module}: {row}"
             names.append(row.name)
     assert len(set(names)) == len(names), "two readers call their format the same"
+
+
+def test_no_cell_is_markdown():
+    assert _line(["<object>_g *.tar", "a|b `<c>|*d`"]) == r"| \<object>_g \*.tar | a\|b `<c>\|*d` |"
 
 
 def test_the_readme_leads_to_the_page():
