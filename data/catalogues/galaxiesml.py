@@ -130,8 +130,9 @@ class GalaxiesML(Hdf5Images):
             "image_size": image_size,
             "crop": crop,
             "split": self.split,
-            "channels": channels,
         }
+        if channels != "auto":  # else the digest of a store stays what it was
+            self.recipe["channels"] = channels
 
     def _find(self, images: str) -> str:
         with datasets.reading_hdf5(self.path, "its list of data sets"):

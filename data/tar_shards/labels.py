@@ -1,6 +1,7 @@
 """A table of labels, and of what else is known, laid over the objects of shards."""
 
 import os
+import re
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ IDS = (
     "file",
     "filename",
 )
+SUFFIX = re.compile(r"\.(npy|png|jpe?g|json|cls)$", re.IGNORECASE)
 WORDS = {"true": "1", "lens": "1", "false": "0", "nonlens": "0", "unknown": "-1"}
 
 
@@ -96,6 +98,8 @@ def _id_column(table: pd.DataFrame, id_column: str, objects: pd.Index, path: str
     if not names or names[0] not in table.columns:
         what = f"no column {id_column!r}" if id_column else "no column of ids"
         raise Mistake(f"--labels {path!r} has {what}: expected object, id or another by --id_column NAME")
+    for name in names:  # of 000123.npy the key
+        table[name] = table[name].str.replace(SUFFIX, "", regex=True)
     best = max(names, key=lambda name: table[name].isin(objects).sum())  # the first of equals
     if not table[best].isin(objects).any():
         raise Mistake(

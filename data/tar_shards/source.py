@@ -84,15 +84,18 @@ class TarShards:
             channels=channels,
             labelled=labelled,
             domain=domain,
-            labels=labels and os.path.abspath(labels),
-            id_column=id_column,
         )
+        if labels or id_column:
+            self.recipe |= dict(labels=labels and os.path.abspath(labels), id_column=id_column)
         self.foreign = ForeignSamples(bands, channels, labelled, domain, "" if labels else id_column)
         self.images: dict[int, Images] = {}  # of the shards that were looked into
         self.notes: list[str] = []
         if self.manifest:
-            usual = dict(bands=[], channels="auto", labelled=True, domain="tar_shards")
-            if given := [name for name, value in usual.items() if self.recipe[name] != value]:
+            # "first" as it was before there was "auto": the digest of a store stays
+            self.recipe["channels"] = "first" if channels == "auto" else channels
+            usual = dict(bands=[], channels="first", labelled=True, domain="tar_shards")
+            usual |= {} if labels else dict(id_column="")
+            if given := [name for name, value in usual.items() if self.recipe.get(name, "") != value]:
                 raise Mistake(
                     f"--{given[0]}: {directory!r} holds shards of ours, which say it themselves: leave it "
                     "out (--labels can be given)"
@@ -112,8 +115,10 @@ class TarShards:
 
     @property
     def read_from(self) -> list[str]:
-        """The files themselves: the paths of the index are of the samples, or of what they were made of."""
-        return self.paths
+        """The files themselves, where no checksum in a manifest stands for them: the paths of the index are
+        those of samples.
+        """
+        return [] if self.manifest else self.paths
 
     @property
     def report(self) -> list[str]:
@@ -176,10 +181,8 @@ class TarShards:
     def tables(self) -> tuple[pd.DataFrame, pd.DataFrame | None]:
         """(index, metadata), from the JSON of all shards, and the table of labels."""
         index, metadata = self._our_tables() if self.manifest else self._foreign_tables()
-        if self.recipe["labels"]:
-            index, metadata, lines = with_labels(
-                index, metadata, self.recipe["labels"], self.recipe["id_column"]
-            )
+        if labels := self.recipe.get("labels"):
+            index, metadata, lines = with_labels(index, metadata, labels, self.recipe["id_column"])
             self.notes += lines
         return index, metadata
 

@@ -183,6 +183,9 @@ def test_a_table_of_labels_is_laid_over_the_samples(tmp_path):
     assert "rows without a sample: 1 ('q')" in text and "l.csv, not used: 1 (colour)" in text
     assert "rows of different labels, taken for unknown: 1 ('d')" in text
     assert "labels of the table: 2 lenses, 1 none, of 5 objects; 1 have no row" in text
+    (tmp_path / "f.csv").write_text("filename,label\na.npy,0\nb.npy,1\n")
+    by_file = open_source(directory=folder, labels=str(tmp_path / "f.csv"))
+    assert by_file.index["label"].tolist()[:4] == [0, 0, 1, 1]
     (tmp_path / "w.csv").write_text("id,label\na,7\n")
     with pytest.raises(Mistake, match="label '7' in row 1"):
         open_source(directory=folder, labels=str(tmp_path / "w.csv"))
