@@ -69,6 +69,7 @@ class Hdf5(Catalogue):
     channels: Literal["auto", "first", "last"] = "auto"
     bands: list[str] = several()  # their names
     id_column: str = ""  # column of ids; empty: by its name
+    label_column: str = ""  # column of labels: 1 lens, 0 none, -1 unknown; empty: by its name
     catalog: str = ""  # its name; empty: by the layout
 
 

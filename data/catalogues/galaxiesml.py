@@ -44,7 +44,7 @@ import numpy as np
 import pandas as pd
 
 from data.catalogues.hdf5 import datasets
-from data.catalogues.hdf5.images import LABELS, Hdf5Images
+from data.catalogues.hdf5.images import Hdf5Images
 from data.catalogues.resample import rescaled_pixel_scale
 from data.formats import Format
 from utils.mistake import Mistake
@@ -204,7 +204,7 @@ class GalaxiesML(Hdf5Images):
                 yield from ((f"galaxiesml_{key}_{number}", column) for number, column in enumerate(values.T))
 
     def unused_columns(self) -> dict[str, str]:
-        known = {*KEYS, *IMAGINED, self.id_name, *LABELS}
+        known = {*KEYS, *IMAGINED, self.id_name, self.label_name}
         return {name: "not of the catalogue" for name in self.columns.names() if name not in known}
 
 

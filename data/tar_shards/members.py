@@ -156,7 +156,9 @@ DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_float=_number, parse_c
 def integer(content: bytes, where: str, name: str) -> int:
     """The whole number of a .cls, .label or .txt member."""
     if len(content) > MOST_TEXT or not INTEGER.fullmatch(content.strip()):
-        raise refused(where, name, f"holds {content[:40]!r}: expected a whole number")
+        raise refused(
+            where, name, f"holds {content[:40]!r}: expected a whole number, a label (--no_labelled)"
+        )
     return int(content)
 
 

@@ -74,6 +74,7 @@ IDS = (
 )
 GENERIC = {"object", "id", "name"}
 LABELS = ("label", "labels", "is_lens")
+COULD_BE_LABELS = {"y", "y_train", "target", "targets", "class", "classes", "is_lensed", "lens", "truth"}
 PLACES = {
     "ra": ("ra", "ra_deg", "raj2000", "alpha_j2000", "right_ascension"),
     "dec": ("dec", "dec_deg", "dej2000", "decj2000", "delta_j2000", "decl", "declination"),
@@ -102,7 +103,7 @@ class Hdf5Images:
         bands: Sequence[str] = (),
         catalog: str = "",
         id_column: str = "",
-        split: str = "",
+        label_column: str = "",
     ):
         self.path = os.path.abspath(path)
         checked_order(channels)
@@ -122,6 +123,7 @@ class Hdf5Images:
         self.objects = self.image.shape[0]
         self.catalog = catalog or self._catalog()
         self.id_column = id_column
+        self.label_column = label_column
         shape = self.image.shape
         self.stored = shape[1:3] if self.order == "last" else shape[-2:]
         count = 1 if len(shape) == 3 else shape[3] if self.order == "last" else shape[1]
@@ -146,6 +148,7 @@ class Hdf5Images:
             "bands": list(bands),
             "catalog": catalog,
             "id_column": id_column,
+            "label_column": label_column,
         }
 
     # ---- what the file is
@@ -161,16 +164,18 @@ class Hdf5Images:
             for name in IMAGES:
                 if name in lower and self._axes(lower[name].decode("utf-8", "replace")) in (3, 4):
                     return lower[name].decode("utf-8", "replace")
-            four = [name for name in sorted(datasets_of(self.path, self.file, {})) if self._axes(name) == 4]
-        if len(four) == 1:
-            return four[0]
-        there = (
-            f"there are {len(four)} of four axes ({first_of(four)})" if four else "there is none of four axes"
-        )
-        raise Mistake(
-            f"{self.path!r} has no data set {' or '.join(IMAGES[:2])}, and {there}: say which one holds the "
-            "images by --images NAME"
-        )
+            names = sorted(datasets_of(self.path, self.file, {}))
+            of_axes = {axes: [name for name in names if self._axes(name) == axes] for axes in (3, 4)}
+        if len(of_axes[4]) == 1:
+            return of_axes[4][0]
+        there = "there is none of four axes"
+        cure = "say which one holds the images by --images NAME"
+        if of_axes[4]:
+            there = f"there are {len(of_axes[4])} of four axes ({first_of(of_axes[4])})"
+        elif of_axes[3]:
+            there += f", {len(of_axes[3])} of three ({first_of(of_axes[3])})"
+            cure = "expected all objects and bands in one [N, C, H, W], or one band by --images NAME"
+        raise Mistake(f"{self.path!r} has no data set {' or '.join(IMAGES[:2])}, and {there}: {cure}")
 
     def _axes(self, name: str) -> int:
         try:
@@ -373,12 +378,25 @@ class Hdf5Images:
         return ~first
 
     @cached_property
+    def label_name(self) -> str:
+        """The column of labels, "" without one."""
+        if self.label_column and not self.columns.has(self.label_column, needed=True):
+            raise Mistake(
+                f"{self.path!r} has no column {self.label_column!r} (--label_column): there are "
+                f"{first_of(self.columns.names(), 6)}"
+            )
+        names = [self.label_column] if self.label_column else LABELS
+        return next((name for name in names if self.columns.has(name, needed=True)), "")
+
+    @cached_property
     def labels(self) -> tuple[np.ndarray, str]:
         """int8 [objects], and where they are from: "" if the file has none."""
         unknown = np.full(self.objects, -1, dtype=np.int8)
-        name = next((name for name in LABELS if self.columns.has(name, needed=True)), "")
+        name = self.label_name
         if not name:
-            self.notes.append("no lens labels (label, labels, is_lens): every label is -1, unknown")
+            likely = [column for column in self.columns.names() if column.lower() in COULD_BE_LABELS]
+            more = f"; columns that could be: {first_of(likely)} (--label_column)" if likely else ""
+            self.notes.append(f"no lens labels ({', '.join(LABELS)}): every label is -1, unknown{more}")
             return unknown, ""
         values = self.columns.column(name, needed=True)
         if values.ndim > 1:
@@ -414,7 +432,7 @@ class Hdf5Images:
 
     @cached_property
     def metadata(self) -> pd.DataFrame:
-        used = {self.id_name, *LABELS} - {self.class_column}
+        used = {self.id_name, self.label_name} - {self.class_column}
         known: dict[str, Any] = dict(
             object=self.names, source_catalog=self.catalog, bands=joined_bands(self.bands)
         )
@@ -527,7 +545,8 @@ def open_source(path: str | os.PathLike, **options: Any) -> Hdf5Images:
 
     options: of Hdf5Images. image_size, crop: pixels on a side, 0 for all. channels: "auto", "first" or
         "last". images: path of their data set, "" by its name. bands: their names. id_column: of the objects,
-        "" by its name. catalog: name of the catalogue, "" by the layout.
+        "" by its name. label_column: of lens labels, "" by its name. catalog: name of the catalogue, ""
+        by the layout.
     Raises: Mistake if it is no such file; OSError for trouble of the machine.
     """
     return Hdf5Images(path, **options)

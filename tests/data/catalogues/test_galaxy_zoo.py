@@ -409,3 +409,17 @@ def test_real_cubes_and_tables(shared_data, tmp_path):
         else:
             assert (known["ra"], known["dec"]) == pytest.approx(tuple(map(float, centre)), abs=1e-9)
         assert known["pixel_scale"] == pytest.approx(0.262, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["panoptes.csv", "example_ring_catalog_basic.csv"])
+def test_real_tables_as_parquet_with_pictures(shared_data, tmp_path, name):
+    """The real tables say the same as CSV and as Parquet, of pictures named as their columns name them."""
+    path = shared_data("lens/galaxy_zoo_decals") / name
+    table = pd.read_csv(path)
+    locations = table["file_loc" if "file_loc" in table else "png_loc"].head(3)
+    pictures(tmp_path / "images", [location.rpartition("/")[2].rpartition(".")[0] for location in locations])
+    table.to_parquet(tmp_path / "t.parquet")
+    sources = [open_source(str(tmp_path / "images"), str(found)) for found in (path, tmp_path / "t.parquet")]
+    pd.testing.assert_frame_equal(sources[0].metadata, sources[1].metadata)
+    assert len(sources[0].metadata) == 3 and sources[0].metadata["ra"].notna().all() == ("ra" in table)
+    assert [line for line in sources[1].report if line.startswith("columns of the table, not kept")]

@@ -245,6 +245,16 @@ def test_objects_on_another_axis_are_refused(tmp_path, axis):
         open_source(path, channels="first" if axis == 1 else "last")
 
 
+def test_bands_or_objects_in_data_sets_of_their_own_are_named(tmp_path):
+    path = write(tmp_path / "f.h5", g=images(6, 8, 8), r=images(6, 8, 8), id=np.arange(6))
+    with pytest.raises(
+        Mistake, match="none of four axes, 2 of three .g, r.: expected all objects and bands in"
+    ):
+        open_source(path)
+    one = open_source(path, images="g", bands=["g"])
+    assert one.index["band"].tolist() == ["g"] * 6 and "r (of shape [6, 8, 8])" in said(one)
+
+
 def test_one_band(tmp_path):
     pixels = images(5, 9, 7).astype("f2")
     opened = open_source(write(tmp_path / "f.h5", data=pixels, name=np.array([b"a", b"b", b"c", b"d", b"e"])))
@@ -289,6 +299,14 @@ def test_classes_are_kept_and_are_no_lens_labels(tmp_path):
         assert (opened.index["label"] == -1).all()
         assert opened.metadata[f"{name}_labels"].tolist() == [0, 1, 2, 7]
         assert "column labels has 4 classes (0, 1, 2, 7), no lens labels" in said(opened)
+    other = write(tmp_path / "y.h5", X=images(4, 3, 8, 8), y=np.array([0, 1, 1, 0]))
+    assert "columns that could be: y (--label_column)" in said(open_source(other))
+    chosen = open_source(other, label_column="y")
+    assert chosen.index["label"].tolist()[::3] == [0, 1, 1, 0] and "hdf5_y" not in chosen.metadata
+    two = write(
+        tmp_path / "two.h5", images=images(2, 3, 8, 8), label=np.array([0, 1]), labels=np.array([5, 6])
+    )
+    assert open_source(two).metadata["hdf5_labels"].tolist() == [5, 6]
     words = write(tmp_path / "g.h5", image=images(3, 5, 8, 8), label=np.array([b"lens", b"nonlens", b""]))
     assert open_source(words).index["label"].tolist() == np.repeat([1, 0, -1], 5).tolist()
 
