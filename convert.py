@@ -2,12 +2,14 @@
 docs/catalogues.md says what each takes.
 
     python convert.py galaxiesml --input 5x64x64_training_with_morphology.hdf5 --output stores/galaxiesml
+    python convert.py hdf5       --input Galaxy10_DECals.h5 --output stores/galaxy10 --image_size 64
     python convert.py galaxy_zoo --input images --labels gz2_hart16.csv --output stores/zoo --image_size 64
     python convert.py castles    --input drizzled --output stores/castles --crop 99
     python convert.py bologna    --input Data.0 --labels classifications.csv --output stores/bologna
     python convert.py fits       --input cutouts --table survey.csv --output stores/survey
     python convert.py shards     --input stores/zoo --output shards/zoo
     python convert.py shards     --from shards/zoo --output stores/again
+    python convert.py shards     --from webdataset --labels classes.csv --bands g r i --output stores/theirs
     python convert.py match      --input stores/zoo stores/castles --output matches.csv
     python convert.py galaxy_zoo --help
 
@@ -16,11 +18,14 @@ quality.parquet one for each image (data/cutouts/quality.py). Interrupted, the s
 `python train.py --store stores/zoo ...` trains on what it makes.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+
+import pandas as pd
 
 from data.cutouts import metadata, quality_table, store
 from data.cutouts.source import Source, open_source
@@ -51,6 +56,21 @@ class Catalogue(Packing):
 class GalaxiesML(Catalogue):
     # of the catalogue's own, kept as galaxiesml_split; empty: by the file's name
     split: Literal["", "training", "validation", "testing"] = ""
+    # where the bands of an image are; auto: by its shape
+    channels: Literal["auto", "first", "last"] = "auto"
+
+
+@dataclass(frozen=True)
+class Hdf5(Catalogue):
+    images: str = (
+        ""  # path of the data set of images in the file; empty: by its name, or the only one of four axes
+    )
+    # where the bands of an image are; auto: by its shape, and says so
+    channels: Literal["auto", "first", "last"] = "auto"
+    bands: list[str] = several()  # their names
+    id_column: str = ""  # column of ids; empty: by its name
+    label_column: str = ""  # column of labels: 1 lens, 0 none, -1 unknown; empty: by its name
+    catalog: str = ""  # its name; empty: by the layout
 
 
 @dataclass(frozen=True)
@@ -101,17 +121,29 @@ class Shards(Packing):
     # --from: folder of shards, packed into the store --output; else --input is written as shards
     from_shards: str = ""
     per_shard: int = option(10_000, least=1)  # objects of a shard that is written
+    # --from: table of labels and fields by object (CSV, FITS, Parquet), laid over what the shards say
+    labels: str = ""
+    # ... its column of ids; without --labels the field of the samples' JSON that names the object
+    id_column: str = ""
+    bands: list[str] = several()  # --from shards of others: bands of samples that do not name theirs
+    # --from shards of others: where the bands of an array are; auto: by its shape, and says so
+    channels: Literal["auto", "first", "last"] = "auto"
+    # --from shards of others: whether their labels say lens (1) or none (0); --no_labelled keeps them as
+    # classes
+    labelled: bool = True
+    domain: str = "tar_shards"  # --from shards of others: domain of samples that do not name theirs
 
 
 @dataclass(frozen=True)
 class Match(Options):
     input: list[str] = several()  # two stores of catalogues
-    output: str = ""  # CSV: object_left, object_right, separation in arcsec
-    radius: float = option(1.0, above=0)  # arcsec
+    output: str = ""  # CSV: object_left, object_right, separation in arcsec, mutual
+    radius: float = option(1.0, above=0)  # arcsec, inclusive
 
 
 CATALOGUES = {
     "galaxiesml": ("galaxiesml", GalaxiesML, "path"),
+    "hdf5": ("hdf5", Hdf5, "path"),
     "galaxy_zoo": ("galaxy_zoo", GalaxyZoo, "images"),
     "castles": ("hst", Hst, "input"),
     # kind of source, its options, its input's name
@@ -120,6 +152,13 @@ CATALOGUES = {
 }
 
 
+# columns of proper motions, parallaxes and epochs that are no fields, behind the name of a catalogue or not
+MOTION = re.compile(
+    r"(^|_)(pm|pm_?(ra|de|dec|l|b)|mu_?(ra|de|dec|alpha|delta)|(ref_|ra_|dec_|obs_)?epoch|equinox|parallax|plx)"
+    r"($|_)",
+    re.IGNORECASE,
+)
+OF_FOREIGN = ("labels", "id_column", "bands", "channels", "labelled", "domain")
 say = partial(messages.say, script="convert.py")
 
 
@@ -157,8 +196,11 @@ def convert(options: Any, kind: str, input_name: str) -> None:
 
 
 def shards(options: Shards) -> None:
+    ours = {name: getattr(options, name) for name in OF_FOREIGN}
     if options.from_shards:
-        return pack(options, open_source(dict(kind="tar_shards", directory=options.from_shards)))
+        return pack(options, open_source(dict(kind="tar_shards", directory=options.from_shards, **ours)))
+    if given := [name for name, value in ours.items() if value != getattr(Shards(), name)]:
+        raise Mistake(f"--{given[0]}: expected --from FOLDER beside it; a store is written as it is")
     written = writer.write_shards(
         store.open_store(options.input), options.output, options.per_shard, options.workers, say
     )
@@ -169,7 +211,7 @@ def shards(options: Shards) -> None:
 
 
 def match(options: Match) -> None:
-    """The objects of one store that another has too, by their places on the sky."""
+    """The objects of one store that another has too, by their places on the sky (docs/match.md)."""
     if len(options.input) != 2:
         raise Mistake(f"--input: got {len(options.input)} folders, expected two stores")
     tables = [store.open_store(folder).metadata for folder in options.input]
@@ -179,13 +221,39 @@ def match(options: Match) -> None:
                 f"--input {folder!r}: has no metadata.parquet, so no places on the sky; expected the store "
                 "of a catalogue"
             )
-    found = metadata.match_positions(*map(metadata.typed_metadata, tables), options.radius)
+    tables = [metadata.typed_metadata(table) for table in tables]
+    for folder, table in zip(options.input, tables):
+        _say_of_positions(folder, table)
+    found = metadata.match_positions(*tables, options.radius)
+    back = metadata.match_positions(*reversed(tables), options.radius)
+    both_ways = set(zip(back["object_right"], back["object_left"]))
+    found["mutual"] = [pair in both_ways for pair in zip(found["object_left"], found["object_right"])]
     with files.whole(Path(options.output)) as temporary:
         found.to_csv(temporary, index=False)
+    several_times = found["object_right"].duplicated(keep=False)
     print(
         f"{options.output}: {len(found):,} of {len(tables[0]):,} objects of {options.input[0]} are within "
-        f"{options.radius:g} arcsec of one of {len(tables[1]):,} in {options.input[1]}"
+        f"{options.radius:g} arcsec of one of {len(tables[1]):,} in {options.input[1]}; "
+        f"{found['mutual'].sum():,} are the nearest of each other, {several_times.sum():,} share theirs"
     )
+
+
+def _say_of_positions(folder: str, table: pd.DataFrame) -> None:
+    """Which objects have no place, and what is known of their motion and not used. Raises: Mistake."""
+    without = table["ra"].isna() | table["dec"].isna()
+    if without.all():
+        raise Mistake(
+            f"--input {folder!r}: none of its {len(table):,} objects has ra and dec: expected places on "
+            "the sky"
+        )
+    if without.any():
+        names = messages.first_of(table["object"][without].tolist())
+        say(f"{folder}: objects without ra and dec, not matched: {without.sum():,} ({names})")
+    if motion := [name for name in table.columns if MOTION.search(name) and not metadata.field_of(name)]:
+        say(
+            f"{folder}: {messages.first_of(motion, 6)} not used: places are compared as they are, of "
+            "whatever epoch"
+        )
 
 
 def command_of(name: str) -> tuple[type, Callable]:

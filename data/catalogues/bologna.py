@@ -44,9 +44,19 @@ from data.catalogues.planes import (
 from data.catalogues.sky import Place, place_on_sky
 from data.catalogues.tables import is_numeric, numeric_column, read_table
 from data.cutouts.fits import BadFile
+from data.formats import Format
 from utils.messages import first_of
 from utils.mistake import Mistake
 
+FORMATS = [
+    Format(
+        "Bologna lens finding challenges",
+        "convert.py bologna; imageSDSS_R-100000.fits, imageEUC_VIS-100000.fits in any folders, truth with ID",
+        "bands r, i, g, u and VIS, Y, J, H; label is_lens, else by n_source_im, mag_eff and "
+        "n_pix_source; every number of the truth",
+        "files with other names; more masked pixels (--masked_value) than --max_masked",
+    ),
+]
 DOMAIN = "bologna"
 NAME = re.compile(r"image_?([A-Za-z0-9]+?)_([A-Za-z0-9]+)-(\d+)")
 SCALES = {"SDSS": 0.2, "EUC_VIS": 0.1, "EUC": 0.3}  # arcsec

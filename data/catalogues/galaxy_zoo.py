@@ -1,13 +1,15 @@
-"""Galaxy Zoo: FITS images of galaxies and the table of what volunteers saw in them.
+"""Galaxy Zoo: images of galaxies, FITS or pictures, and the table of what volunteers saw in them.
 
 Images are files, one a galaxy (a cube [bands, H, W] whose planes BAND0..
 or BANDS names) or one a band (`<id>_<band>.fits`);
 their names are the ids of the table, in whatever folder they lie (iauname J100620.35+101629.1 is
-J100/J100620.35+101629.1.fits).
+J100/J100620.35+101629.1.fits). Where no file is FITS they are PNG or JPEG pictures (data/pictures.py), bands
+red, green and blue, or one of grey.
 Tables: Galaxy Zoo 2 (dr7objid, dr8objid, asset_id; columns t08_odd_feature_a20_lens_or_arc_* and their like)
     and those of
 DECaLS and DESI (iauname, id_str, subject_id; columns smooth-or-featured_* and their like,
-with or without a campaign, -dr5).
+with or without a campaign, -dr5), as CSV, FITS or Parquet; zoobot's name their files in file_loc. The first
+of data/catalogues/redshift.py that is there is the redshift.
 
 A label is what a rule makes of the votes (a weak label). With y of n people who found the galaxy odd (t06), k
 of whom and of m saw "lens or arc" when asked what is odd (t08):
@@ -38,7 +40,6 @@ from data.catalogues.planes import (
     check_shape,
     common_shape,
     file_stem,
-    fits_files,
     fitted_images,
     geometries,
     image_of,
@@ -46,10 +47,22 @@ from data.catalogues.planes import (
     read_plane,
     shape_text,
 )
+from data.catalogues.redshift import REDSHIFTS, redshift_column, redshift_line, sound_redshifts
 from data.catalogues.sky import card_value, place_on_sky
 from data.catalogues.tables import numeric_column, read_table
 from data.cutouts.fits import BadFile
-from data.names import parse_name
+from data.formats import Format
+from data.listing import walk_folders
+from data.names import NOT_CUTOUTS, SUFFIXES as FITS_SUFFIXES, parse_name
+from data.pictures import (
+    NO_FLUX,
+    SUFFIXES as PICTURE_SUFFIXES,
+    picture_bands,
+    picture_bytes,
+    picture_of,
+    picture_planes,
+)
+from utils.messages import first_of
 from utils.mistake import Mistake
 
 DOMAIN = "galaxy_zoo"
@@ -93,6 +106,17 @@ QUESTIONS = (
 CAMPAIGN = re.compile(rf"({'|'.join(QUESTIONS)})(-[a-z0-9]+)?_([a-z0-9-]+)(_fraction|_debiased)?")
 LOOKED_AT = 100  # files whose geometry is compared before anything is packed
 NAMED = 3  # of what is told in the report
+FORMATS = [
+    Format(
+        "Galaxy Zoo",
+        "convert.py galaxy_zoo --input FOLDER --labels TABLE; files whose names are ids of the table "
+        "(iauname, dr7objid, id_str, file_loc ...), the table CSV, FITS or Parquet",
+        "FITS cubes and files of one band, else PNG and JPEG pictures (bands red, green, blue, or grey; no "
+        "physical flux); weak labels from votes on lenses; votes, ra, dec and redshift as metadata",
+        "pictures beside FITS files, other columns and ids, rows without a file: counted; several geometries "
+        "without --crop or --image_size; pictures inside Parquet",
+    ),
+]
 
 
 def open_source(
@@ -191,30 +215,79 @@ class GalaxyZoo:
             "image_size": image_size,
             "crop": crop,
         }
-        files = fits_files(images)
         self.report: list[str] = []
+        files = self._found(images)
         self.table = None
+        self.redshift_column = ""
         self.without_row = []
         self.without_file = []
-        names = [file_stem(path) for path in files]
+        names = [_stem(path) for path in files]
         if labels:
             self.table, names = self._matched(labels, id_column, files, names)
         else:
-            names = [parse_name(path)[0] for path in files]
+            names = [_parsed(path)[0] for path in files]
+        files, names = self._each_once(files, names)
         order = sorted(range(len(files)), key=lambda number: (names[number], files[number]))
         self.files, self.names = [files[number] for number in order], [names[number] for number in order]
         # of one band, which its name says
-        self.single = [name != file_stem(path) for name, path in zip(self.names, self.files)]
+        self.single = [name != _stem(path) for name, path in zip(self.names, self.files)]
         self.planes, self.shape = self._geometry()
         self.index = self._index()
+        _ = self.redshift  # so that the report says which column it is
 
     # ---- names
+
+    def _found(self, images: str) -> list[str]:
+        """The FITS files of a folder, else its pictures. Raises: Mistake if there is neither."""
+        if not os.path.isdir(images):
+            raise Mistake(f"--input {images!r} is not a folder: expected the folder of the images")
+        kinds = {"FITS": FITS_SUFFIXES, "pictures": PICTURE_SUFFIXES, "Parquet": (".parquet",)}
+        found: dict[str, list[str]] = {kind: [] for kind in kinds}
+        for folder in walk_folders(os.path.abspath(images), sum(kinds.values(), ()), NOT_CUTOUTS):
+            for path in folder.paths:
+                kind = next(kind for kind, suffixes in kinds.items() if path.lower().endswith(suffixes))
+                found[kind].append(path)
+        if not found["FITS"] and not found["pictures"]:
+            inside = (
+                "; pictures inside Parquet are not read: write them as PNG files" if found["Parquet"] else ""
+            )
+            raise Mistake(
+                f"--input {images!r} holds no FITS file and no picture (.fits, .fit, .fits.gz, .fit.gz, "
+                f".png, .jpg): give the folder of the images{inside}"
+            )
+        if found["FITS"] and found["pictures"]:
+            self.report.append(
+                f"PNG and JPEG pictures beside FITS files, not read: {len(found['pictures']):,} "
+                f"({first_of(list(map(os.path.basename, found['pictures'])))})"
+            )
+        elif found["pictures"]:
+            self.report.append(f"{len(found['pictures']):,} pictures (PNG or JPEG): {NO_FLUX}")
+        return found["FITS"] or found["pictures"]
+
+    def _each_once(self, files: list[str], names: list[str]) -> tuple[list[str], list[str]]:
+        """Without the files of an object and band that an earlier file has: x.png beside x.jpg, a copied "
+        "folder."""
+        first: dict[tuple[str, str], int] = {}
+        for number, (path, name) in enumerate(zip(files, names)):
+            first.setdefault((name, _parsed(path)[1] if name != _stem(path) else ""), number)
+        kept = sorted(first.values())
+        if again := [files[number] for number in sorted(set(range(len(files))) - set(kept))]:
+            self.report.append(
+                f"files of an object and band that an earlier file has, not packed: {len(again):,} "
+                f"({first_of(again)})"
+            )
+        return [files[number] for number in kept], [names[number] for number in kept]
 
     def _matched(
         self, labels: str, id_column: str, files: list[str], names: list[str]
     ) -> tuple[pd.DataFrame, list[str]]:
         """(the table, one row an id that a file has, in its index; the id of each file)."""
-        table = read_table(labels, "--labels", lambda name: name == id_column or _is_wanted(name))
+        there: list[str] = []  # all columns
+        table = read_table(
+            labels,
+            "--labels",
+            lambda name: not there.append(name) and (name == id_column or _is_wanted(name)),
+        )
         columns = [id_column] if id_column else [name for name in table.columns if name.lower() in IDS]
         columns.sort(key=lambda name: IDS.index(name.lower()) if name.lower() in IDS else -1)
         if not columns or columns[0] not in table.columns:
@@ -222,7 +295,7 @@ class GalaxyZoo:
             raise Mistake(
                 f"--labels {labels!r} has {what}: expected one of {', '.join(IDS)}, or --id_column NAME"
             )
-        bare = [parse_name(path)[0] for path in files]
+        bare = [_parsed(path)[0] for path in files]
         known = {*names, *bare}
         best = max(columns, key=lambda name: _ids(table[name]).isin(known).sum())  # the first of equals
         ids = _ids(table[best])
@@ -254,6 +327,11 @@ class GalaxyZoo:
                 )
         if doubled.any():
             self.report.append(f"rows of an id that an earlier row has, not used: {doubled.sum():,}")
+        self.redshift_column = redshift_column(there)
+        kept = {best, self.redshift_column, *filter(_is_vote, there)}
+        kept |= {name for name in there if name.lower() in ("ra", "dec")}
+        if unused := [name for name in there if name not in kept]:
+            self.report.append(f"columns of the table, not kept: {len(unused):,} ({first_of(unused, 6)})")
         return table, names
 
     def _geometry(self) -> tuple[list[str], tuple[int, int]]:
@@ -261,6 +339,10 @@ class GalaxyZoo:
         cube: list[str] = []
 
         def geometry(path: str, single: bool) -> tuple[int, int]:
+            if _is_picture(path):
+                head = picture_of(picture_bytes(path))
+                cube.extend([] if cube else picture_bands(head.channels))
+                return head.height, head.width
             hdu = image_of(path)[1]
             if not single and not cube:
                 cube.extend(_bands(hdu))
@@ -277,7 +359,7 @@ class GalaxyZoo:
         rows = []
         self.file_of_row, self.plane_of_row = [], []
         for number, (path, name, single) in enumerate(zip(self.files, self.names, self.single)):
-            for plane, band in enumerate([parse_name(path)[1]] if single else self.planes):
+            for plane, band in enumerate([_parsed(path)[1]] if single else self.planes):
                 whole = single or len(self.planes) == 1
                 rows.append((path if whole else f"{path}#{plane}", name, band, label[name]))
                 self.file_of_row.append(number)
@@ -313,6 +395,16 @@ class GalaxyZoo:
         )
 
     @cached_property
+    def redshift(self) -> np.ndarray | None:
+        """[rows of the table], NaN where it is not known; None where no column has it."""
+        name = self.redshift_column
+        if self.table is None or not name:
+            return None
+        values, placeholders = sound_redshifts(numeric_column(self.table, name, "--labels"))
+        self.report.append(redshift_line(name, values, placeholders))
+        return values
+
+    @cached_property
     def metadata(self) -> pd.DataFrame:
         # the first file of each object
         first = dict(zip(reversed(self.names), reversed(range(len(self.names)))))
@@ -334,6 +426,8 @@ class GalaxyZoo:
             if theirs:  # the table knows the galaxy, the header only where the cutout was made
                 values = numeric_column(self.table, theirs, "--labels")[rows]
                 metadata[ours] = np.where(known & np.isfinite(values), values, metadata[ours])
+        if self.redshift is not None:
+            metadata["redshift"] = np.where(known, self.redshift[rows], np.nan)
         if self.votes is not None:
             metadata["label_source"] = np.where(known & (self.votes[0][rows] >= 0), self.rule.source, "")
             metadata["label_confidence"] = np.where(known, self.votes[1][rows], np.nan)
@@ -347,10 +441,13 @@ class GalaxyZoo:
         return pd.concat([metadata, pd.DataFrame(columns)], axis=1)
 
     def _said_by_file(self, path: str, single: bool) -> dict:
+        nothing = {"ra": np.nan, "dec": np.nan, "pixel_scale": np.nan, "instrument": ""}
+        if _is_picture(path):
+            return nothing
         try:
             primary, hdu = image_of(path)
         except BadFile:
-            return {"ra": np.nan, "dec": np.nan, "pixel_scale": np.nan, "instrument": ""}
+            return nothing
         try:
             found = place_on_sky(hdu.shape, hdu.header, primary, image_size=self.image_size, crop=self.crop)
         except Mistake:  # smaller than the crop: `read` says so
@@ -388,15 +485,19 @@ class GalaxyZoo:
     def _images(self, number: int) -> np.ndarray:
         """[planes, *shape] of a file."""
         path, single = self.files[number], self.single[number]
-        _, hdu = image_of(path)
-        cube = read_plane(path, hdu)
+        if _is_picture(path):
+            cube = picture_planes(picture_bytes(path)).astype(np.float32)
+            hdu = None
+        else:
+            _, hdu = image_of(path)
+            cube = read_plane(path, hdu)
         if cube.ndim == 2:
             cube = cube[None]
         expected = 1 if single else len(self.planes)
         if cube.ndim != 3 or len(cube) != expected:
             planes = "planes" if expected > 1 else "plane"
             raise BadFile(f"wrong geometry: {shape_text(cube.shape)}, expected {expected} {planes} of H x W")
-        if expected > 1 and (bands := _bands(hdu)) != self.planes:
+        if hdu and expected > 1 and (bands := _bands(hdu)) != self.planes:
             raise BadFile(f"its planes are {joined_bands(bands)}, expected {joined_bands(self.planes)}")
         check_finite(cube)
         cube = fitted_images(cube, self.image_size, self.crop)
@@ -434,9 +535,23 @@ def _ids(column: pd.Series) -> pd.Series:
     return column.str.replace(r"^(\d+)\.0$", r"\1", regex=True)
 
 
+def _is_picture(path: str) -> bool:
+    return path.lower().endswith(PICTURE_SUFFIXES)
+
+
+def _stem(path: str) -> str:
+    """The name of a file without its folder and suffix."""
+    return os.path.splitext(os.path.basename(path))[0] if _is_picture(path) else file_stem(path)
+
+
+def _parsed(path: str) -> tuple[str, str]:
+    """(object, band) as the file's name has them; a picture has all its bands."""
+    return (_stem(path), "") if _is_picture(path) else parse_name(path)
+
+
 def _is_vote(name: str) -> bool:
     return bool(GZ2.fullmatch(name) or CAMPAIGN.fullmatch(name))
 
 
 def _is_wanted(name: str) -> bool:
-    return name.lower() in IDS or name.lower() in ("ra", "dec") or _is_vote(name)
+    return name.lower() in (*IDS, *REDSHIFTS, "ra", "dec") or _is_vote(name)

@@ -45,9 +45,19 @@ from data.catalogues.planes import (
 )
 from data.catalogues.sky import card_value, place_on_sky
 from data.cutouts.fits import LARGEST, BadFile
+from data.formats import Format
 from utils.messages import first_of
 from utils.mistake import Mistake
 
+FORMATS = [
+    Format(
+        "Hubble products (CASTLES, SLACS)",
+        "convert.py castles; _drz, _drc, _mos, _flt, _c0m, HLSP _sci and cutouts, image in SCI or PRIMARY",
+        "every SCI with its ERR, WHT and DQ; band is the filter in lower case; the unit of the file, "
+        "mostly electrons/s, zero point from PHOTFLAM and PHOTPLAM",
+        "weights, masks, PSFs and tables by their names; an image with more than --max_masked missing pixels",
+    ),
+]
 NOT_SCIENCE = {
     "ERR",
     "WHT",

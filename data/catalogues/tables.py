@@ -1,4 +1,4 @@
-"""Tables that astronomers have beside images: CSV as text, or a FITS table;
+"""Tables that astronomers have beside images: CSV as text, a FITS table or Parquet;
 every cell a text, so that no id loses a digit.
 
 dr7objid 588017703996096547 is above 2^53: read as a number it would be another galaxy's.
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 from astropy.io import fits
 
+from data.catalogues.parquet_table import MAGIC, parquet_texts
 from data.cutouts.fits import LARGEST, START, BadFile, check_counts, first_line, fits_bytes
 from utils.files import is_trouble
 from utils.mistake import Mistake
@@ -34,7 +35,7 @@ def read_table(
     """The wanted columns of a table, as texts without blanks around them.
 
     path: CSV (UTF-8; also .gz; lines before the header may begin with #, and so may the header),
-        or a FITS binary table.
+        a FITS binary table, or Parquet.
     flag: the option that named it, for messages.
     Raises: Mistake for whatever is wrong with it.
     """
@@ -46,7 +47,10 @@ def read_table(
             )
         with open(path, "rb") as file:
             begin = file.read(len(START))
-        table = _fits_table(path, wanted) if begin == START else _csv_table(path, wanted)
+        if begin[: len(MAGIC)] == MAGIC:
+            table = _stripped(parquet_texts(path, wanted))
+        else:
+            table = _fits_table(path, wanted) if begin == START else _csv_table(path, wanted)
     except Mistake:
         raise
     except (OSError, BadFile, EOFError, UnicodeDecodeError, ValueError, csv.Error, OverflowError) as error:

@@ -11,7 +11,7 @@ import pandas as pd
 # Modules with `open_source(**options) -> Source`, by kind.
 KINDS = {
     name: f"data.catalogues.{name}" for name in ("galaxiesml", "galaxy_zoo", "hst", "bologna", "survey_fits")
-} | dict(tar_shards="data.tar_shards.source")
+} | dict(hdf5="data.catalogues.hdf5.images", tar_shards="data.tar_shards.source")
 
 
 class Source(Protocol):
@@ -23,7 +23,8 @@ class Source(Protocol):
 
     # [N] path, object, band, domain, label (int8: 1, 0, -1 unknown), in the order in which they are stored
     index: pd.DataFrame
-    metadata: pd.DataFrame  # [objects] columns of data/cutouts/metadata.py
+    # [objects] columns of data/cutouts/metadata.py; None where nothing more is known
+    metadata: pd.DataFrame | None
     shape: tuple[int, int]  # of every image
     recipe: dict[str, Any]  # JSON that makes the same source in another process
 

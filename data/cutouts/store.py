@@ -160,6 +160,7 @@ def source_digest(source: Source) -> str:
     sizes and times of change of its files.
     """
     files = source.index["path"].str.rsplit("#", n=1).str[0].unique().tolist()
+    files += getattr(source, "read_from", [])  # where the paths of the index are not those that are read
     digest = blake2b(
         repr(
             (VERSION, source.shape, json.dumps(source.recipe, sort_keys=True), files, statuses(files))
@@ -167,7 +168,8 @@ def source_digest(source: Source) -> str:
         digest_size=16,
     )
     for table in (source.index[COLUMNS], source.metadata):
-        digest.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
+        if table is not None:  # shards of FITS files: nothing more is known of their objects
+            digest.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -36,12 +36,21 @@ class Layout(NamedTuple):
     fortran: bool
     shape: tuple[int, ...]
     start: int
+    channels_last: bool = False
+
+    @property
+    def planes(self) -> tuple[int, int, int]:
+        """[C, H, W] of what `npy_planes` gives."""
+        if len(self.shape) == 2:
+            return 1, *self.shape
+        return (self.shape[2], *self.shape[:2]) if self.channels_last else self.shape
 
 
 def npy_layout(head: bytes, size: int, where: str, name: str) -> Layout:
     """The layout of an npy member of `size` bytes that begins with `head`; nothing is allocated.
 
-    Raises: Mistake unless it is [H, W] or [C, H, W] of plain numbers whose bytes are all there and no more.
+    Raises: Mistake unless it is [H, W], [C, H, W] or [H, W, C] of plain numbers whose bytes are all there
+    and no more.
     """
     found = _layout(
         head[: 10 + int.from_bytes(head[8:10], "little")]
@@ -89,12 +98,14 @@ def _layout(header: bytes) -> Layout | str:
     return Layout(np.dtype(dtype), match[2] == b"True", shape, start)
 
 
-def npy_planes(content: bytes | memoryview, layout: Layout, channels_last: bool = False) -> np.ndarray:
+def npy_planes(content: bytes | memoryview, layout: Layout) -> np.ndarray:
     """[C, H, W] of an npy member as it is, a view of `content`."""
     array = np.frombuffer(content, layout.dtype, math.prod(layout.shape), layout.start).reshape(
         layout.shape, order="F" if layout.fortran else "C"
     )
-    return array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0) if channels_last else array
+    if array.ndim == 2:
+        return array[None]
+    return np.moveaxis(array, -1, 0) if layout.channels_last else array
 
 
 def strict_json(content: bytes, where: str, name: str, most: int = MOST_JSON) -> Any:
@@ -145,7 +156,9 @@ DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_float=_number, parse_c
 def integer(content: bytes, where: str, name: str) -> int:
     """The whole number of a .cls, .label or .txt member."""
     if len(content) > MOST_TEXT or not INTEGER.fullmatch(content.strip()):
-        raise refused(where, name, f"holds {content[:40]!r}: expected a whole number")
+        raise refused(
+            where, name, f"holds {content[:40]!r}: expected a whole number, a label (--no_labelled)"
+        )
     return int(content)
 
 

@@ -1,19 +1,7 @@
 """Tar shards as a source of images (data/cutouts/source.py): those of data/tar_shards/writer.py,
-from which the same store is made again, and any others.
+from which the same store is made again, and any others, by the rules of data/tar_shards/foreign.py.
 
-Shards of others are read by these rules. A sample is a run of members of one key; of each sample
-
-    .npy                     the image: [H, W] or [C, H, W] (or [H, W, C], channels="last")
-                             of any real numbers, stored as float32
-    .cls, .label, .txt       the label, a whole number: 1 lens, 0 none, -1 unknown; the first that is there;
-                             labelled=False: not asked
-    .json                    object, domain, label, bands (a list, or one text), and numbers or texts for the
-                             metadata: of a field of data/cutouts/metadata.py under its name,
-                                 else as tar_shards_<name>; lists and objects in it are passed over
-
-and what is missing is: object the key, domain `domain`, label -1, bands `bands`, else "" for one channel,
-"0", "1", ... for many. Other members are passed over, pickles refused. Images of another size than the first,
-and those with pixels that are not finite, are quarantined.
+A table of labels may be laid over either (data/tar_shards/labels.py).
 """
 
 import os
@@ -26,28 +14,40 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import pandas as pd
 
-from data.cutouts.metadata import field_of
+from data.cutouts.fits import BadFile
 from data.cutouts.store import COLUMNS
+from data.formats import Format
 from data.listing import files_of_folder
+from data.pictures import Picture, picture_planes
+from data.tar_shards.foreign import ForeignSamples, head, metadata_table
+from data.tar_shards.labels import with_labels
 from data.tar_shards.manifest import open_manifest
-from data.tar_shards.members import (
-    HEAD,
-    MOST_JSON,
-    MOST_TEXT,
-    Layout,
-    integer,
-    is_pickle,
-    npy_layout,
-    npy_planes,
-    strict_json,
-)
+from data.tar_shards.members import HEAD, MOST_JSON, Layout, npy_layout, npy_planes, strict_json
 from data.tar_shards.records import checked_record, column_of
 from data.tar_shards.tar import Member, clean, open_plain, refused, samples
+from utils.messages import first_of
 from utils.mistake import Mistake
 
-LABELS = ("cls", "label", "txt")
-PREFIX = "tar_shards_"
-MOST_COLUMNS = 1000
+PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
+FORMATS = [
+    Format(
+        "Starloop shards",
+        "convert.py shards --from FOLDER; a manifest.json of ours beside shard-000000.tar ...",
+        "the store that was written, to the bit: pixels, index, metadata, quarantine; --labels lays a "
+        "table over it",
+        "a shard that differs from its checksum, samples that are not all there; --bands, --channels and "
+        "the like, which the shards say themselves",
+    ),
+    Format(
+        "WebDataset tar files of others",
+        "convert.py shards --from FOLDER; *.tar of samples <key>.<suffix>, in folders or not",
+        "<key>.npy as [H, W], [C, H, W] or [H, W, C] (--channels; auto goes by the shape and says it), "
+        "else .png or .jpg; labels 1, 0, -1 of .cls, .label, .txt or .json, or a table (--labels); object, "
+        "bands, domain and metadata of .json; keys that come again in another file become <file>/<key>",
+        "packed tar files, links, names that leave the folder, pickles, .npz, two images in a sample, a "
+        "shape that may be either order; other members are counted by suffix",
+    ),
+]
 
 
 class Images(NamedTuple):
@@ -58,7 +58,7 @@ class Images(NamedTuple):
     member: np.ndarray  # [n] which of these that is:
     start: np.ndarray  # [members] byte of the file
     size: np.ndarray  # [members] bytes
-    layout: list[Layout]  # [members], equal ones the same object
+    layout: list[Layout | Picture | None]  # [members], equal ones the same object; None: not readable
     reasons: dict[int, str]  # {row: why the image cannot be used}
 
 
@@ -69,12 +69,12 @@ class TarShards:
         self,
         directory: str,
         bands: Sequence[str] = (),
-        channels: str = "first",
+        channels: str = "auto",
         labelled: bool = True,
         domain: str = "tar_shards",
+        labels: str = "",
+        id_column: str = "",
     ):
-        if channels not in ("first", "last"):
-            raise Mistake(f"channels {channels!r}: expected first or last")
         self.paths = tar_paths(directory)
         self.manifest = open_manifest(Path(directory)) if os.path.isdir(directory) else None
         self.recipe = dict(
@@ -85,15 +85,46 @@ class TarShards:
             labelled=labelled,
             domain=domain,
         )
+        if labels or id_column:
+            self.recipe |= dict(labels=labels and os.path.abspath(labels), id_column=id_column)
+        self.foreign = ForeignSamples(bands, channels, labelled, domain, "" if labels else id_column)
         self.images: dict[int, Images] = {}  # of the shards that were looked into
+        self.notes: list[str] = []
         if self.manifest:
+            # "first" as it was before there was "auto": the digest of a store stays
+            self.recipe["channels"] = "first" if channels == "auto" else channels
+            usual = dict(bands=[], channels="first", labelled=True, domain="tar_shards")
+            usual |= {} if labels else dict(id_column="")
+            if given := [name for name, value in usual.items() if self.recipe.get(name, "") != value]:
+                raise Mistake(
+                    f"--{given[0]}: {directory!r} holds shards of ours, which say it themselves: leave it "
+                    "out (--labels can be given)"
+                )
             self.paths = [os.path.join(directory, shard["name"]) for shard in self.manifest["shards"]]
             self.shape = tuple(self.manifest["shape"])
             self.spans = [shard["rows"] for shard in self.manifest["shards"]]
         else:
             self.shape = ()
             self.spans = []
+            if packed := _packed_beside(directory):
+                self.notes.append(
+                    f"packed tar files, not read: {len(packed):,} ({first_of(packed)}): unpack them"
+                )
             _ = self.tables  # how many images each shard has is not known before
+            self.shape = self.foreign.shape
+
+    @property
+    def read_from(self) -> list[str]:
+        """The files themselves, where no checksum in a manifest stands for them: the paths of the index are
+        those of samples.
+        """
+        return [] if self.manifest else self.paths
+
+    @property
+    def report(self) -> list[str]:
+        """Lines for the log."""
+        _ = self.tables
+        return self.notes
 
     @property
     def index(self) -> pd.DataFrame:
@@ -129,7 +160,11 @@ class TarShards:
                     content = os.pread(file.fileno(), images.size[member], images.start[member])
                     if len(content) < images.size[member]:
                         raise Mistake(f"{self.paths[shard]}: became shorter while it was read: copy it again")
-                    planes = npy_planes(content, images.layout[member], self.recipe["channels"] == "last")
+                    try:
+                        planes = member_planes(content, images.layout[member])
+                    except BadFile as error:
+                        bad |= {row: str(error) for row in images.row[part].tolist() if row not in bad}
+                        continue
                     if planes.shape[1:] == self.shape:
                         # a double beyond float32 becomes an infinity, refused below
                         with np.errstate(over="ignore"):
@@ -144,8 +179,12 @@ class TarShards:
 
     @cached_property
     def tables(self) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-        """(index, metadata), from the JSON of all shards."""
-        return self._our_tables() if self.manifest else self._foreign_tables()
+        """(index, metadata), from the JSON of all shards, and the table of labels."""
+        index, metadata = self._our_tables() if self.manifest else self._foreign_tables()
+        if labels := self.recipe.get("labels"):
+            index, metadata, lines = with_labels(index, metadata, labels, self.recipe["id_column"])
+            self.notes += lines
+        return index, metadata
 
     def _our_tables(self) -> tuple[pd.DataFrame, pd.DataFrame | None]:
         manifest = self.manifest
@@ -199,46 +238,73 @@ class TarShards:
         )
 
     def _foreign_tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        columns = {name: [] for name in COLUMNS}
-        objects = {}
+        columns: dict[str, list] = {name: [] for name in ("path", "band", "label")}
+        objects: list[dict[str, Any]] = []
+        counts: list[int] = []  # images of each sample
+        shard_of: list[int] = []
+        named: list[bool] = []  # by its JSON
         for shard in range(len(self.paths)):
             self.spans.append([len(columns["path"]), -1])
             for record in self._records(shard, len(columns["path"])):
-                count = len(record["bands"])
-                identity = (record["domain"], record["object"])
-                for name, values in zip(
-                    COLUMNS,
-                    (
-                        record["paths"],
-                        [record["object"]] * count,
-                        record["bands"],
-                        [record["domain"]] * count,
-                        [record["label"]] * count,
-                    ),
-                ):
-                    columns[name] += values
-                if identity in objects:
-                    raise Mistake(
-                        f"{self.paths[shard]}: object {clean(record['object'])} was there before: expected "
-                        "each object once"
-                    )
-                objects[identity] = (
-                    dict(
-                        object=record["object"],
-                        source_catalog=record["domain"],
-                        bands=" ".join(filter(None, record["bands"])),
-                    )
-                    | record["metadata"]
+                columns["path"] += record["paths"]
+                columns["band"] += record["bands"]
+                columns["label"] += [record["label"]] * len(record["bands"])
+                counts.append(len(record["bands"]))
+                shard_of.append(shard)
+                named.append(record["named"])
+                known = dict(
+                    object=record["object"],
+                    source_catalog=record["domain"],
+                    bands=" ".join(filter(None, record["bands"])),
                 )
+                if record["label"] >= 0:
+                    known["label_source"] = f"file:{record['domain']}"
+                objects.append(known | record["metadata"])
             self.spans[-1][1] = len(columns["path"]) - 1
         if not objects:
             raise Mistake(
                 f"{self.paths[0]}: {len(self.paths)} tar files without a sample: expected .npy members"
             )
-        index = pd.DataFrame({name: values for name, values in columns.items()}).astype(
-            {name: "str" for name in COLUMNS if name != "label"}
-        )
-        return index.astype({"label": "int8"}), _table(list(objects.values()))
+        self._tell_apart(objects, shard_of, named)
+        self.notes += [
+            f"{len(objects):,} samples in {len(self.paths):,} tar files, {len(columns['path']):,} images of "
+            f"{self.foreign.shape[0]}x{self.foreign.shape[1]} pixels",
+            *self.foreign.report(),
+        ]
+        sample = np.repeat(np.arange(len(objects)), counts)
+        index = pd.DataFrame(
+            {
+                "path": columns["path"],
+                "object": np.array([known["object"] for known in objects], dtype=object)[sample],
+                "band": columns["band"],
+                "domain": np.array([known["source_catalog"] for known in objects], dtype=object)[sample],
+                "label": columns["label"],
+            }
+        ).astype({name: "str" for name in COLUMNS if name != "label"})
+        return index[COLUMNS].astype({"label": "int8"}), metadata_table(objects)
+
+    def _tell_apart(self, objects: list[dict[str, Any]], shard_of: list[int], named: list[bool]) -> None:
+        """Keys that come again in another tar file get its name before them, all that are objects' names.
+        Raises: Mistake for an object that is there twice all the same.
+        """
+        seen: set[tuple[str, str]] = set()
+        again = [number for number, known in enumerate(objects) if _is_known(seen, known)]
+        if again and not any(named[number] for number in again):
+            for number, known in enumerate(objects):
+                if not named[number]:
+                    stem = os.path.basename(self.paths[shard_of[number]]).removesuffix(".tar")
+                    known["object"] = f"{stem}/{known['object']}"
+            self.notes.append(
+                f"keys that came before in another tar file: {len(again):,}; every object is <tar "
+                f"file>/<key>, the first again is {objects[again[0]]['object']}"
+            )
+            seen = set()
+            again = [number for number, known in enumerate(objects) if _is_known(seen, known)]
+        if again:
+            raise Mistake(
+                f"{self.paths[shard_of[again[0]]]}: object {clean(objects[again[0]]['object'])} was there "
+                "before: expected each object once"
+            )
 
     def _records(self, shard: int, row: int = 0) -> Iterator[dict[str, Any]]:
         """What is said of each sample of a shard (data/tar_shards/records.py), in order;
@@ -261,14 +327,13 @@ class TarShards:
                         f"{path}: {size:,} bytes that are not those of manifest.json ({told['size']:,}, by "
                         "sha256): copy it again"
                     )
-            for key, parts in samples(file, size, path):
-                member = _image_member(file, key, parts, path)
-                layout = npy_layout(head(file, member, HEAD), member.size, path, member.name)
-                record = (
-                    self._our_record(file, key, parts, layout, path)
-                    if self.manifest
-                    else self._foreign_record(file, key, parts, layout, path, row)
-                )
+            passed_over: list[str] = []
+            for key, parts in samples(file, size, path, passed_over):
+                if self.manifest:
+                    record, member, layout = self._our_record(file, key, parts, path)
+                else:
+                    found = self.foreign.sample(file, key, parts, path, row)
+                    record, member, layout = found.record | {"named": found.named}, found.member, found.layout
                 rows += record["rows"]
                 row += len(record["rows"])
                 channels += range(len(record["rows"]))
@@ -280,6 +345,11 @@ class TarShards:
                 sizes.append(member.size)
                 layouts.append(layout)
                 yield record
+        if passed_over and not self.manifest:
+            self.notes.append(
+                f"{os.path.basename(path)}: members without a suffix, hidden ones and __meta__, not used: "
+                f"{len(passed_over):,} ({first_of(list(map(clean, passed_over)))})"
+            )
         self.images[shard] = Images(
             *map(np.array, (rows, channels, members, starts, sizes)), layouts, reasons
         )
@@ -294,11 +364,12 @@ class TarShards:
             )
 
     def _our_record(
-        self, file: BinaryIO, key: str, parts: dict[str, Member], layout: Layout, path: str
-    ) -> dict[str, Any]:
-        if "json" not in parts:
-            raise refused(path, key, "has no .json: expected one in each sample of these shards")
-        member = parts["json"]
+        self, file: BinaryIO, key: str, parts: dict[str, Member], path: str
+    ) -> tuple[dict[str, Any], Member, Layout]:
+        if missing := {"npy", "json"} - parts.keys():
+            raise refused(path, key, f"has no .{min(missing)}: expected one in each sample of these shards")
+        image, member = parts["npy"], parts["json"]
+        layout = npy_layout(head(file, image, HEAD), image.size, path, image.name)
         if (
             layout.dtype != np.dtype("<f4")
             or layout.fortran
@@ -312,70 +383,10 @@ class TarShards:
                 f"{self.shape[1]}]",
             )
         record = strict_json(head(file, member, MOST_JSON + 1), path, member.name)
-        return checked_record(
+        checked = checked_record(
             record, self.manifest["images"], layout.shape[0], f"{path}: member {member.name}"
         )
-
-    def _foreign_record(
-        self, file: BinaryIO, key: str, parts: dict[str, Member], layout: Layout, path: str, row: int
-    ) -> dict[str, Any]:
-        sides = layout.shape if len(layout.shape) == 3 else (1, *layout.shape)
-        count, *shape = (
-            (sides[-1], *sides[:-1])
-            if self.recipe["channels"] == "last" and len(layout.shape) == 3
-            else sides
-        )
-        self.shape = self.shape or tuple(shape)
-        reason = (
-            ""
-            if tuple(shape) == self.shape
-            else f"is {shape[0]}x{shape[1]}, expected {self.shape[0]}x{self.shape[1]}"
-        )
-        told = {}
-        where = f"{path}: sample {clean(key)}"
-        if "json" in parts:
-            told = strict_json(head(file, parts["json"], MOST_JSON + 1), path, parts["json"].name)
-            if not isinstance(told, dict):
-                raise refused(
-                    path, parts["json"].name, "is a list or a single value: expected an object of JSON"
-                )
-        label = told.pop("label", -1) if self.recipe["labelled"] else -1
-        suffix = next((suffix for suffix in LABELS if suffix in parts), None)
-        if suffix and (self.recipe["labelled"] or suffix != "txt"):
-            number = integer(head(file, parts[suffix], MOST_TEXT + 1), path, parts[suffix].name)
-            label, told = (number, told) if self.recipe["labelled"] else (-1, told | {"cls": number})
-        if label not in (0, 1, -1):
-            raise Mistake(
-                f"{where}: label is {str(label)[:40]!r}: expected 1, 0 or -1; labelled=False keeps classes "
-                f"as {PREFIX}cls or {PREFIX}label"
-            )
-        bands = told.pop(
-            "bands",
-            list(self.recipe["bands"]) or ([""] if count == 1 else [str(number) for number in range(count)]),
-        )
-        bands = (
-            bands.split()
-            if isinstance(bands, str) and " " in bands
-            else list(bands)
-            if isinstance(bands, str) and len(bands) == count
-            else bands
-        )
-        record = dict(
-            object=str(told.pop("object", key)),
-            domain=told.pop("domain", self.recipe["domain"]),
-            label=int(label),
-            bands=[bands] if isinstance(bands, str) else bands,
-            paths=[f"{os.path.basename(path)}#{key}"] * count,
-            reasons=[reason] * count,
-            rows=list(range(row, row + count)),
-        )
-        flat = {
-            name: value
-            for name, value in told.items()
-            if value is None or isinstance(value, (int, float, str))
-        }
-        known = {name if field_of(name) else PREFIX + name: value for name, value in flat.items()}
-        return checked_record(record, row + count, count, where) | {"metadata": known}
+        return checked, image, layout
 
 
 def open_source(**options: Any) -> TarShards:
@@ -392,52 +403,27 @@ def tar_paths(directory: str) -> list[str]:
         return [directory]
     paths = files_of_folder(directory, (".tar",)).paths
     if not paths:
-        raise Mistake(f"{directory}: holds no .tar file: expected shards")
+        packed = _packed_beside(directory)
+        cure = f", but packed ones ({first_of(packed)}): unpack them" if packed else ": expected shards"
+        raise Mistake(f"{directory}: holds no .tar file{cure}")
     return paths
 
 
-def head(file: BinaryIO, member: Member, most: int) -> bytes:
-    """The first bytes of a member, at most so many."""
-    file.seek(member.start)
-    return file.read(min(member.size, most))
+def member_planes(content: bytes, layout: Layout | Picture | None) -> np.ndarray:
+    """[C, H, W] of the member that is an image. Raises: BadFile."""
+    if layout is None:
+        raise BadFile("not readable")
+    return picture_planes(content) if isinstance(layout, Picture) else npy_planes(content, layout)
 
 
-def _image_member(file: BinaryIO, key: str, parts: dict[str, Member], path: str) -> Member:
-    arrays = [suffix for suffix in parts if suffix == "npy" or suffix.endswith(".npy")]
-    for suffix in parts.keys() - set(arrays) - {"json", *LABELS}:
-        if is_pickle(head(file, parts[suffix], 2)):
-            raise refused(
-                path,
-                parts[suffix].name,
-                "is a pickle, which can run any program: expected npy, json and text",
-            )
-    if "npy" not in parts and len(arrays) != 1:
-        raise refused(
-            path,
-            key,
-            f"has {len(arrays) or 'no'} .npy members ({', '.join(sorted(parts))[:80]}): expected one, or one "
-            "named just .npy",
-        )
-    return parts["npy" if "npy" in parts else arrays[0]]
+def _packed_beside(directory: str) -> list[str]:
+    return files_of_folder(directory, PACKED).names if os.path.isdir(directory) else []
 
 
-def _table(objects: list[dict[str, Any]]) -> pd.DataFrame:
-    """One row an object; a column is of numbers where all that is there is one, else of text. Raises:
-    Mistake for too many columns.
-    """
-    names = list(dict.fromkeys(name for values in objects for name in values))
-    if len(names) > MOST_COLUMNS:
-        raise Mistake(
-            f"the JSON of the samples has {len(names):,} different fields: expected at most "
-            f"{MOST_COLUMNS:,}; leave them out of it"
-        )
-    columns = {}
-    for name in names:
-        values = [values.get(name) for values in objects]
-        if all(value is None or type(value) in (int, float) for value in values):
-            columns[name] = np.array(
-                [np.nan if value is None else value for value in values], dtype=np.float64
-            )
-        else:
-            columns[name] = pd.array(["" if value is None else str(value) for value in values], dtype="str")
-    return pd.DataFrame(columns)
+def _is_known(seen: set[tuple[str, str]], known: dict[str, Any]) -> bool:
+    """Whether an object was seen before; from now on it was."""
+    identity = (known["source_catalog"], known["object"])
+    if identity in seen:
+        return True
+    seen.add(identity)
+    return False

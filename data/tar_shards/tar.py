@@ -97,10 +97,13 @@ def open_plain(path: str | os.PathLike) -> BinaryIO:
     return file
 
 
-def samples(file: BinaryIO, size: int, where: str) -> Iterator[tuple[str, dict[str, Member]]]:
+def samples(
+    file: BinaryIO, size: int, where: str, passed_over: list[str] | None = None
+) -> Iterator[tuple[str, dict[str, Member]]]:
     """(key, {suffix in lower case: member}) of each sample of a tar file of `size` bytes, in order.
 
-    Members without a suffix, hidden ones and `__meta__` are passed over, as WebDataset does.
+    Members without a suffix, hidden ones and `__meta__` are passed over, as WebDataset does; `passed_over`
+    gets their names.
     Raises: Mistake that names `where`, the member, and what was expected.
     """
     key = None
@@ -110,6 +113,8 @@ def samples(file: BinaryIO, size: int, where: str) -> Iterator[tuple[str, dict[s
         folder, slash, base = member.name.rpartition("/")
         stem, dot, suffix = base.partition(".")
         if not stem or not dot or re.match(r"__[^/]*__($|/)", member.name):
+            if passed_over is not None:
+                passed_over.append(member.name)
             continue
         suffix = suffix.lower()
         if PICKLES & set(suffix.split(".")):

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
+from PIL import Image
 
 from data.catalogues.galaxy_zoo import Rule, open_source
 from data.cutouts.metadata import typed_metadata, validate_metadata
@@ -190,6 +191,111 @@ def test_campaigns_without_a_lens_column(tmp_path):
     )
 
 
+def pictures(folder, names, kind="png", mode="RGB", side=12):
+    """Pictures of noise: {name: their pixels}."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = (side, side, 3) if mode == "RGB" else (side, side)
+    pixels = {name: RNG.integers(0, 256, shape, dtype=np.uint8) for name in names}
+    for name, values in pixels.items():
+        Image.fromarray(values).save(folder / f"{name}.{kind}")
+    return pixels
+
+
+NAMES = ["J000411.19+020924.0", "J001655.18-002739.1", "J003937.09-032825.0"]
+
+
+def test_pictures_and_a_parquet_table_with_redshifts(tmp_path):
+    """As zoobot's catalogues have them: id_str, file_loc of elsewhere, redshift; ids above 2^53."""
+    made = pictures(tmp_path / "images" / "J000", NAMES)
+    (tmp_path / "images" / "J000" / f"{NAMES[0]}.x").mkdir()
+    (tmp_path / "images" / "J000" / f"{NAMES[0]}.x" / f"{NAMES[0]}.jpg").write_bytes(b"\xff\xd8")
+    pd.DataFrame(
+        {
+            "id_str": [*NAMES, "J999999.99+000000.0"],
+            "dr8_id": [588017703996096547 + n for n in range(4)],
+            "file_loc": [f"/elsewhere/{name}.png" for name in (*NAMES, "J999999.99+000000.0")],
+            "ra": [1.25, 2.5, 3.75, 4.0],
+            "dec": [1.0, -2.0, 3.0, 4.0],
+            "redshift": [0.05, -99.0, None, 0.3],
+            "smooth-or-featured_smooth_fraction": np.array([0.25, 0.5, 0.75, 1], "f4"),
+            "ring": [True, False, True, False],
+            "image": [{"bytes": b"1"}] * 4,
+        }
+    ).to_parquet(tmp_path / "t.parquet")
+    source = open_source(str(tmp_path / "images"), str(tmp_path / "t.parquet"))
+    assert source.index["object"].tolist() == np.repeat(NAMES, 3).tolist()
+    assert (
+        source.index["band"].tolist() == ["red", "green", "blue"] * 3 and (source.index["label"] == -1).all()
+    )
+    known = source.metadata
+    assert known["redshift"].tolist() == pytest.approx([0.05, np.nan, np.nan], nan_ok=True)
+    assert known["ra"].tolist() == [1.25, 2.5, 3.75] and known["bands"].tolist() == ["red green blue"] * 3
+    assert known["galaxy_zoo_smooth_or_featured_smooth_fraction"].tolist() == [0.25, 0.5, 0.75]
+    assert validate_metadata(known).empty
+    found, bad = source.read(range(9))
+    assert not bad and np.array_equal(
+        found, np.concatenate([np.moveaxis(made[name], 2, 0) for name in NAMES])
+    )
+    text = "\n".join(source.report)
+    assert "4 pictures (PNG or JPEG): " in text and "no physical flux" in text
+    assert "not packed: 1" in text and "rows without a file: 1" in text
+    assert "columns of the table, not kept: 4 (dr8_id, file_loc, ring, image)" in text
+    assert (
+        "redshift: column redshift, known of 1 of 3 rows; outside -0.01 to 15, taken for missing: 1" in text
+    )
+    again = from_recipe(source.recipe)
+    assert np.array_equal(again.read(range(2, 7))[0], found[2:7])
+
+
+def test_pictures_beside_fits_files_are_counted(tmp_path):
+    cube(tmp_path / "images" / f"{NAMES[0]}.fits", 12)
+    pictures(tmp_path / "images", NAMES)
+    source = open_source(str(tmp_path / "images"))
+    assert (
+        source.index["object"].tolist() == [NAMES[0]] * 3
+        and "beside FITS files, not read: 3" in source.report[0]
+    )
+
+
+def test_pictures_that_cannot_be_used_are_reasons(tmp_path):
+    pictures(tmp_path / "images", ["a", "b"])
+    pictures(tmp_path / "images", ["c"], mode="L")
+    (tmp_path / "images" / "d.jpeg").write_bytes(b"<html>")
+    (tmp_path / "images" / "e.PNG").write_bytes((tmp_path / "images" / "a.png").read_bytes()[:-80])
+    images, bad = open_source(str(tmp_path / "images")).read(range(15))
+    assert sorted(bad) == list(range(6, 15)) and images[:6].any()
+    assert "expected 3 planes" in bad[6] and "no PNG or JPEG" in bad[9] and "no whole picture" in bad[12]
+    grey = pictures(tmp_path / "grey", ["a"], mode="L")
+    single = open_source(str(tmp_path / "grey"), image_size=6)
+    assert single.index["band"].tolist() == [""]
+    assert single.read(range(1))[0].sum() == pytest.approx(grey["a"].sum(dtype=np.float64))
+
+
+@pytest.mark.parametrize(
+    "columns, taken",
+    [
+        ({"z": [0.1], "photo_z": [0.2]}, 0.1),
+        ({"g": [18.0], "z": [17.0], "photo_z": [0.2]}, 0.2),
+        ({"photo_z": [0.2], "SPEC_Z": [0.3]}, 0.3),
+        ({"mass": [1.0]}, None),
+    ],
+)
+def test_which_column_is_the_redshift(tmp_path, columns, taken):
+    pictures(tmp_path / "images", ["a"])
+    pd.DataFrame({"id_str": ["a"]} | columns).to_csv(tmp_path / "t.csv", index=False)
+    metadata = open_source(str(tmp_path / "images"), str(tmp_path / "t.csv")).metadata
+    assert ("redshift" in metadata) == (taken is not None)
+    assert taken is None or metadata["redshift"].tolist() == [taken]
+
+
+def test_pictures_inside_parquet_are_named(tmp_path):
+    pd.DataFrame({"image": [{"bytes": b"1"}]}).to_parquet(tmp_path / "train-0.parquet")
+    with pytest.raises(
+        Mistake, match="no FITS file and no picture .*inside Parquet are not read: write them as"
+    ):
+        open_source(str(tmp_path))
+
+
 def test_geometries(tmp_path):
     first, second = cube(tmp_path / "a.fits", 40), cube(tmp_path / "b.fits", 24)
     with pytest.raises(Mistake, match="2 geometries, .*40x40.*--image_size"):
@@ -303,3 +409,17 @@ def test_real_cubes_and_tables(shared_data, tmp_path):
         else:
             assert (known["ra"], known["dec"]) == pytest.approx(tuple(map(float, centre)), abs=1e-9)
         assert known["pixel_scale"] == pytest.approx(0.262, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["panoptes.csv", "example_ring_catalog_basic.csv"])
+def test_real_tables_as_parquet_with_pictures(shared_data, tmp_path, name):
+    """The real tables say the same as CSV and as Parquet, of pictures named as their columns name them."""
+    path = shared_data("lens/galaxy_zoo_decals") / name
+    table = pd.read_csv(path)
+    locations = table["file_loc" if "file_loc" in table else "png_loc"].head(3)
+    pictures(tmp_path / "images", [location.rpartition("/")[2].rpartition(".")[0] for location in locations])
+    table.to_parquet(tmp_path / "t.parquet")
+    sources = [open_source(str(tmp_path / "images"), str(found)) for found in (path, tmp_path / "t.parquet")]
+    pd.testing.assert_frame_equal(sources[0].metadata, sources[1].metadata)
+    assert len(sources[0].metadata) == 3 and sources[0].metadata["ra"].notna().all() == ("ra" in table)
+    assert [line for line in sources[1].report if line.startswith("columns of the table, not kept")]

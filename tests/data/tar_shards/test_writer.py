@@ -400,7 +400,7 @@ def test_classes_of_foreign_shards_are_kept_when_they_are_no_labels(tmp_path):
         and list(source.metadata["tar_shards_cls"]) == [0, 7, 14]
         and len(source.index) == 9
     )
-    with pytest.raises(Mistake, match="label is '7'.*labelled=False"):
+    with pytest.raises(Mistake, match="label is '7'.*--no_labelled"):
         shard_source.open_source(directory=folder, channels="last")
 
 

@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import h5py
@@ -58,11 +58,14 @@ def opened_hdf5(path: str) -> h5py.File:
 
 def hdf5_dataset(path: str, file: h5py.File, name: str) -> h5py.Dataset:
     """Refused unless its values are in this file, readable with what h5py brings."""
-    kind = file.id.links.get_info(name.encode()).type
-    if kind != h5py.h5l.TYPE_HARD:
-        raise Mistake(
-            f"{path!r}: {name} is a link to elsewhere, which is not followed: expected the data set itself"
-        )
+    parts = name.split("/")
+    for depth in range(1, len(parts) + 1):
+        part = "/".join(parts[:depth])
+        if file.id.links.get_info(part.encode()).type != h5py.h5l.TYPE_HARD:
+            raise Mistake(
+                f"{path!r}: {part} is a link to elsewhere, which is not followed: expected the data set "
+                "itself"
+            )
     data = h5py.h5d.open(file.id, name.encode())
     made = data.get_create_plist()
     if made.get_layout() == h5py.h5d.VIRTUAL or made.get_external_count():
@@ -115,10 +118,72 @@ def texts_of(path: str, name: str, data: h5py.Dataset) -> list[str]:
     values = (
         data[()].tolist() if h5py.check_string_dtype(data.dtype).length else _variable_texts(path, name, data)
     )
-    return [value.decode(errors="replace").rstrip("\0 ") for value in values]
+    return decoded(values)
+
+
+def decoded(values: Iterable[bytes]) -> list[str]:
+    """Texts without what fills them up: blanks, or all from the first zero byte on."""
+    return [value.partition(b"\0")[0].decode(errors="replace").rstrip(" ") for value in values]
+
+
+def has_variable_lengths(kind: np.dtype) -> bool:
+    """Whether values of a type, or of a field of it, are of variable length, or references."""
+    return kind.base.kind == "O" or any(
+        has_variable_lengths(field[0]) for field in (kind.fields or {}).values()
+    )
+
+
+def field_with_texts_beside(path: str, name: str, data: h5py.Dataset, field: str) -> np.ndarray:
+    """[N] or [N, k] a field of a compound table that `has_variable_lengths`; texts as bytes.
+
+    Of such a table h5py reads every field, whichever is asked for, and so the heap of its texts.
+    """
+    kind = data.id.get_type()
+    # in memory such a text is a pointer of 8 bytes, in the file a reference of 16
+    longer = REFERENCE.itemsize - 8
+    members = sorted((kind.get_member_offset(n), n) for n in range(kind.get_nmembers()))
+    shift = at = 0
+    for offset, number in members:
+        member = kind.get_member_type(number)
+        if kind.get_member_name(number) == field.encode():
+            at = offset + shift
+        if member.get_class() == h5py.h5t.STRING and member.is_variable_str():
+            shift += longer
+    inner = data.dtype.fields[field][0]
+    is_text = h5py.check_string_dtype(inner) is not None and inner.kind == "O"
+    row = np.dtype(
+        {
+            "names": ["value"],
+            "formats": [REFERENCE if is_text else inner],
+            "offsets": [at],
+            "itemsize": kind.get_size() + shift,
+        }
+    )
+    with open(path, "rb") as file:
+        values = _stored_rows(path, name, data, file.fileno(), row)["value"]
+    return np.array(list(_texts_at(path, name, values)), dtype=object) if is_text else values.copy()
+
+
+def unread_texts(data: h5py.Dataset) -> str:
+    """Why texts of variable length of a data set cannot be read, "" where they can."""
+    made, whole = data.file.id.get_create_plist(), data.id.get_create_plist()
+    if (
+        whole.get_nfilters()
+        or made.get_sizes()[0] != 8
+        or made.get_userblock()
+        or whole.get_layout() == h5py.h5d.COMPACT
+    ):
+        return "texts of variable length that are packed, which are not read"
+    return ""
 
 
 def _variable_texts(path: str, name: str, data: h5py.Dataset) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        references = _stored_rows(path, name, data, file.fileno(), REFERENCE)
+    return _texts_at(path, name, references)
+
+
+def _texts_at(path: str, name: str, references: np.ndarray) -> Iterator[bytes]:
     """Source: HDF5 File Format Specification 3.0, sections III.E (global heap)
     and VIII.B (references of variable length).
     """
@@ -126,7 +191,7 @@ def _variable_texts(path: str, name: str, data: h5py.Dataset) -> Iterator[bytes]
     with open(path, "rb") as file:
         # collections that overlap could hold the file many times
         room = min(LARGEST_HEAPS, os.path.getsize(path))
-        for row, (length, heap, number) in enumerate(_references(path, name, data, file.fileno()).tolist()):
+        for row, (length, heap, number) in enumerate(references.tolist()):
             if length > LONGEST_TEXT:
                 raise Mistake(
                     f"{path!r}: {name} of row {row} has {length} bytes, expected at most {LONGEST_TEXT}"
@@ -145,27 +210,23 @@ def _variable_texts(path: str, name: str, data: h5py.Dataset) -> Iterator[bytes]
             yield text[:length]
 
 
-def _references(path: str, name: str, data: h5py.Dataset, file: int) -> np.ndarray:
-    made, whole = data.file.id.get_create_plist(), data.id.get_create_plist()
-    if (
-        whole.get_nfilters()
-        or made.get_sizes()[0] != 8
-        or made.get_userblock()
-        or whole.get_layout() == h5py.h5d.COMPACT
-    ):
-        raise Mistake(
-            f"{path!r}: {name} holds texts of variable length that are packed, which are not read: repack "
-            "the file with h5repack -f NONE -l CONTI"
-        )
+def _stored_rows(path: str, name: str, data: h5py.Dataset, file: int, row: np.dtype) -> np.ndarray:
+    """[N] of a data set that is not packed, its bytes as they are in the file. Raises: Mistake."""
+    if why := unread_texts(data):
+        raise Mistake(f"{path!r}: {name} holds {why}: repack the file with h5repack -f NONE -l CONTI")
     if not data.chunks:
-        return np.frombuffer(
-            os.pread(file, len(data) * REFERENCE.itemsize, data.id.get_offset()), REFERENCE, len(data)
+        raw = os.pread(file, len(data) * row.itemsize, data.id.get_offset())
+        expected = len(data)
+    else:
+        firsts = range(0, len(data), data.chunks[0])
+        raw = b"".join(data.id.read_direct_chunk((first,))[1] for first in firsts)
+        expected = len(firsts) * data.chunks[0]
+    if len(raw) != expected * row.itemsize:
+        raise Mistake(
+            f"{path!r}: {name} has {len(raw):,} bytes, expected {expected * row.itemsize:,}: it is damaged, "
+            "or of another form"
         )
-    chunks = [
-        np.frombuffer(data.id.read_direct_chunk((first,))[1], REFERENCE)
-        for first in range(0, len(data), data.chunks[0])
-    ]
-    return np.concatenate(chunks)[: len(data)]
+    return np.frombuffer(raw, row)[: len(data)]
 
 
 def _heap(file: int, at: int) -> bytes:

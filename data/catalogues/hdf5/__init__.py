@@ -1,0 +1,1 @@
+"""HDF5 files of images and of what is known of their objects."""
