@@ -6,6 +6,7 @@ standard deviation, in the parameter's unit; empty where it is not known. A name
 position angle in degrees, of period 180.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -118,15 +119,19 @@ def together(tables: list[pd.DataFrame], ids: list) -> pd.DataFrame:
     return mixture(fused, fused["path"])
 
 
-def of_ids(paths: list[str], name, ids, warn) -> pd.DataFrame:
+def of_ids(
+    paths: list[str],
+    ids_of: Callable[[pd.DataFrame, str], pd.Series],
+    ids: pd.Series,
+    warn: Callable[[str], None],
+) -> pd.DataFrame:
     """The members' tables at these paths as one row for each of `ids` that they know.
-    name(path of a row) is its id.
+    ids_of(table, path of the table): the id of each row.
 
     Raises Mistake if none of the ids is in the tables.
     """
     tables = [read_inferred(path) for path in paths]
-    ids_of_rows = [[*map(name, table["path"])] for table in tables]
-    out = together(tables, ids_of_rows)
+    out = together(tables, [ids_of(table, path) for table, path in zip(tables, paths)])
     out = out[out["path"].isin(set(ids))].reset_index(drop=True)
     if not len(out):
         raise Mistake(

@@ -2,8 +2,8 @@
 that it is there says the shard is done.
 
     path     as in the shard's list, one row a line, in its order
-    id       object id, from the file's name
-    band     from the file's name, "" if it has none
+    id       object id, as the shard's store knows it
+    band     as the store knows it, "" if it has none
     prob     float32, of the example that the file is part of; null where there is none
     pred     int8, prob >= threshold
     reason   "" or why the file has no probability
@@ -39,7 +39,6 @@ FIELDS = [
 ]
 ROWS = 131_072  # of a row group: what a reader needs in memory
 KEY = b"starloop"
-NOT_FINITE = "the network's answer is not finite"
 
 
 class Damaged(Exception):
@@ -68,8 +67,7 @@ def prediction_table(
     rows = pd.concat(
         file_rows.frames_of_files(every_row, examples, prob.__getitem__, len(prob), threshold, False)
     )
-    rows = rows.assign(id=index["object"], band=index["band"])
-    rows.loc[(example >= 0) & rows["prob"].isna().to_numpy(), "reason"] = NOT_FINITE
+    rows = rows.rename(columns=dict(object="id"))
     for name in prediction_schema(networks).names[len(FIELDS) :]:
         each = np.full(len(rows), np.nan, np.float32)
         each[example >= 0] = columns.get(name, prob)[example[example >= 0]]

@@ -26,7 +26,7 @@ import torch
 import predict
 import survey
 from data import listing, parts
-from data.cutouts import store
+from data.cutouts import file_rows, store
 from data.survey import plan as shards, predictions, proof
 from tasks import lens
 from tests.data.cutouts.test_store import template
@@ -630,7 +630,7 @@ def test_an_answer_that_is_not_finite_has_a_reason(tmp_path, networks, monkeypat
     )
     run("predict", "--out", tmp_path / "S", "--model_path", networks["a"], "--device", "cpu")
     run("reduce", "--out", tmp_path / "S", "--model_path", networks["a"])
-    assert rows_of(tmp_path / "S")["reason"].tolist() == ["", "", "", "", predictions.NOT_FINITE, ""]
+    assert rows_of(tmp_path / "S")["reason"].tolist() == ["", "", "", "", file_rows.NOT_FINITE, ""]
 
 
 @pytest.mark.parametrize("name", shards.ARRAY_INDEX)

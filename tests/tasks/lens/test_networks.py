@@ -228,14 +228,16 @@ def test_images_are_changed_in_training_alone(arguments, tmp_path, flags):
 
 def test_quantities_that_no_table_tells_are_named(arguments, tmp_path, capsys, monkeypatch):
     config = config_of(arguments("robust_resnet", "--regression", "Rein"))
-    lens.build(config, tmp_path, 1)
-    assert "no quantity of any training lens" not in capsys.readouterr().out
+    assert "not_learnt" not in lens.build(config, tmp_path, 1).record
+    assert "no training lens tells" not in capsys.readouterr().out
     monkeypatch.setattr(
         "tasks.lens.inputs.truth.read_truth",
         lambda paths: pd.DataFrame(dict(object=pd.Series([], dtype=str))),
     )
-    lens.build(config, tmp_path, 1)
-    assert capsys.readouterr().out.count("no quantity of any training lens is known") == 1
+    assert lens.build(config, tmp_path, 1).record["not_learnt"] == ["Rein"]
+    assert (
+        capsys.readouterr().out.count("no training lens tells of Rein, which predict.py will not write") == 1
+    )
 
 
 def test_labels_of_one_domain_alone(arguments, tmp_path):
