@@ -71,7 +71,7 @@ def read_members(
     place = next(filter(lambda found: found is not None, map(identity.known_places, paths)), None)
     if place is not None:
         place = place.set_index("object").reindex(table["object"])
-    for name in ("path", "object", "band", "domain"):
+    for name in ("object", "band", "domain", "path"):
         if name in table:
             table = table.assign(**{name: unharmed(table[name], name, escape, warn)})
     stems = ids_of(table, "stem")

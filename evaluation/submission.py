@@ -35,36 +35,37 @@ CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def unharmed(texts: pd.Series, what: str, escape: bool, warn: Callable[[str], None]) -> pd.Series:
-    """Texts for a CSV file that people open in a spreadsheet: as they are, or with `escape` with an apostrophe
+    """Texts for a CSV file that people open in a spreadsheet: as they are, or with `escape` an apostrophe
     before those that it would run.
 
     what: "object", "domain", "band" or "path", for the message.
-    Raises Mistake for those, without `escape`; and for control characters, and an object without a name.
+    Raises Mistake for those, without `escape`; for control characters (in a path they are its folder's
+    affair), and for an object without a name.
     """
     run = RUN_PATH if what == "path" else RUN
     # nearly always there is nothing to find, and one look at all of them says so
     together = "\n".join(texts)
-    if together.count("\n") == len(texts) - 1 and not run.search(together):
-        if not CONTROL.search(together.replace("\n", "")) and not (what == "object" and (texts == "").any()):
-            return texts
-    names = pd.Series(pd.unique(texts))
-    runs = names.map(lambda name: bool(run.match(name))).to_numpy(bool)
-    # those that begin with one are run, and can be escaped
-    broken = names.map(lambda name: bool(CONTROL.search(name.lstrip("\t\r")))).to_numpy(bool)
-    broken |= (names == "").to_numpy() & (what == "object")
+    plain = together.count("\n") == len(texts) - 1 and not CONTROL.search(together.replace("\n", ""))
+    if plain and not run.search(together) and not (what == "object" and (texts == "").any()):
+        return texts
+    names = pd.Series(pd.unique(texts), dtype=object)
     kind = "ids" if what == "object" else f"{what}s"
+    # what begins with a tab is run, and can be escaped
+    broken = names.map(lambda name: bool(CONTROL.search(name.lstrip("\t"))) and what != "path")
+    broken |= (names == "") & (what == "object")
     if broken.any():
         raise Mistake(
             f"{broken.sum()} {kind} cannot be written, first {names[broken].iloc[0]!r}: they hold a control "
             "character, such as a newline, or nothing; rename them"
         )
+    runs = names.map(lambda name: bool(run.match(name))).astype(bool)
     if runs.any() and not escape:
         raise Mistake(
             f"{runs.sum()} {kind} cannot be written, first {names[runs].iloc[0]!r}: a spreadsheet runs what "
             "begins with = + @ a tab or a carriage return, or with a - that is no number; rename them, or "
             "--escape puts an apostrophe before them"
         )
-    quoted = pd.Series("'" + names[runs].to_numpy(dtype=object), index=names[runs].to_numpy(dtype=object))
+    quoted = ("'" + names[runs]).set_axis(names[runs])
     if (both := quoted.isin(names)).any():
         raise Mistake(
             f"--escape: {quoted[both].iloc[0]!r} is among the {kind} already; rename one of the two"

@@ -2,6 +2,7 @@
 a submission that holds each id once.
 """
 
+import csv
 import json
 import os
 import re
@@ -323,7 +324,9 @@ def test_a_file_that_one_member_could_not_read(members, tmp_path, capsys):
 
 def renamed(files: list[str], name: str) -> None:
     for path in files:
-        change(path, path=lambda table: table["path"].str.replace("object_00003", name, regex=False))
+        table = pd.read_csv(path, keep_default_na=False)
+        table["path"] = table["path"].str.replace("object_00003", name, regex=False)
+        table.to_csv(path, index=False, quoting=csv.QUOTE_ALL)
 
 
 LEGAL = [
@@ -350,9 +353,7 @@ def test_names_of_the_field_are_ids(members, tmp_path, name):
         assert rows[column][3] == name and len(rows) == 40
 
 
-@pytest.mark.parametrize(
-    "name", ["=cmd()", "+1", "@x", "\tx", "\rx", "-x", "-1+cmd|' /C calc'!A0", " =1+1", "--1"]
-)
+@pytest.mark.parametrize("name", ["=cmd()", "+1", "@x", "\tx", "-x", "-1+cmd|'calc'!A0", " =1+1", "--1"])
 def test_an_id_that_a_spreadsheet_would_run(members, tmp_path, capsys, name):
     renamed(members["test"], name)
     with pytest.raises(Mistake, match="1 ids cannot be written, first .*--escape"):
@@ -366,7 +367,7 @@ def test_an_id_that_a_spreadsheet_would_run(members, tmp_path, capsys, name):
         assert f"'{name}" in text and (rows[column] == f"'{name}").sum() == (5 if "files" in table else 1)
 
 
-@pytest.mark.parametrize("name", ["a\nb", "a\tb", "a\x7fb", "a\u2028b", "=\nb"])
+@pytest.mark.parametrize("name", ["a\nb", "a\rb", "\ra", "a\tb", "a\x7fb", "a\u2028b", "=\nb"])
 @pytest.mark.parametrize("flags", [[], ["--escape"]])
 def test_an_id_that_breaks_a_line(members, tmp_path, name, flags):
     renamed(members["test"], name)
