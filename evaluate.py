@@ -107,9 +107,7 @@ def read_table(options: Config) -> tuple[pd.DataFrame, np.ndarray | None]:
 
 def read_csv(path: str, by_object: bool) -> tuple[pd.DataFrame, np.ndarray | None]:
     """What read_table returns, for a CSV."""
-    table = identity.known_rows(predictions.read_predictions(path), path)
-    if "object" not in table:
-        table = identity.parsed_rows(table, path, tell)
+    table = identity.identified_rows(predictions.read_predictions(path), path, tell)
     table = table.assign(domain=submission.unharmed(table["domain"], "domain", True, tell))
     if not by_object:
         repeated = table.duplicated(["object", "domain", "label"]).any()

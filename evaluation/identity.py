@@ -51,6 +51,12 @@ def known_rows(table: pd.DataFrame, source: str) -> pd.DataFrame:
     return table.assign(**{name: known[name].to_numpy()[at] for name in ("object", "band")})
 
 
+def identified_rows(table: pd.DataFrame, source: str, tell: Callable[[str], None]) -> pd.DataFrame:
+    """The table with `object` and `band` of each row: as they are known, or else as names have them."""
+    table = known_rows(table, source)
+    return table if "object" in table else parsed_rows(table, source, tell)
+
+
 def parsed_rows(table: pd.DataFrame, source: str, tell: Callable[[str], None]) -> pd.DataFrame:
     """The table with `object` and `band` as the names of its files have them, and a line about it."""
     names = [parse_name(path) for path in table["path"]]

@@ -75,6 +75,20 @@ def prediction_table(
     return pa.Table.from_pandas(rows, prediction_schema(networks), preserve_index=False)
 
 
+def object_rows(rows: pa.Table, threshold: float) -> pd.DataFrame:
+    """object, prob (the mean over its files that have one), pred, bands (of these files) and reason of the
+    objects of a shard, in the order of their first files.
+    """
+    files = rows.select(["id", "band", "prob", "reason"]).to_pandas()
+    index = files[["id", "band"]].rename(columns=dict(id="object")).assign(domain="", label=-1)
+    objects = file_rows.Objects(index, np.arange(len(index)), np.full(len(index), ""))
+    objects.note(files)
+    table = pd.concat(objects.frames())
+    pred = pd.array(table["prob"] >= threshold, "Int8")
+    pred[table["prob"].isna().to_numpy()] = pd.NA
+    return table.assign(pred=pred)[["object", "prob", "pred", "bands", "reason"]]
+
+
 def write_predictions(path: Path, rows: pa.Table, record: dict) -> None:
     """Durable when it returns: the file's bytes, and its name."""
     content = io.BytesIO()

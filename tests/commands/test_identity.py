@@ -245,8 +245,8 @@ def test_what_may_be_a_band_is_asked_and_can_be_given(tmp_path, capsys):
     assert pd.read_csv(tmp_path / "out" / "submission.csv")["id"].tolist() == [f"X{k:02d}" for k in range(17)]
 
 
-def two_surveys(path: Path, count: int, both: int, labels=(None, None)) -> str:
-    """objects of `hsc`, the first `both` of them in `des` too, where they look the other way."""
+def two_surveys(path: Path, count: int, both: int) -> str:
+    """A table of objects of `hsc`, the first `both` of them in `des` too, where they look the other way."""
     number = np.arange(count)
     label = number % 2
     hsc = pd.DataFrame(

@@ -228,6 +228,16 @@ def test_any_tree_gets_one_row_a_file_in_order(seed, tmp_path, networks, by_pixe
     assert sum(summary["histogram"]) == summary["with_probability"]
     table = pd.read_csv(folder_of(out) / "pred.csv.gz", keep_default_na=False)
     assert table["path"].tolist() == expected and (table["pred"] == "").sum() == rows["prob"].isna().sum()
+    objects = pd.read_csv(folder_of(out) / "objects.csv.gz", keep_default_na=False)
+    assert objects.columns.tolist() == ["object", "prob", "pred", "bands", "reason"]
+    assert objects["object"].is_unique and set(objects["object"]) == set(rows["id"])
+    assert summary["objects"] == len(objects)
+    fused = rows.groupby("id")["prob"].mean().reindex(objects["object"]).to_numpy()
+    np.testing.assert_allclose(pd.to_numeric(objects["prob"]), fused, rtol=1e-6)
+    assert ((objects["reason"] != "") == np.isnan(fused)).all()
+    there = rows[rows["prob"].notna()].groupby("id")["band"].agg(set)
+    expected_bands = [there.get(name, set()) for name in objects["object"]]
+    assert [set(bands.split()) for bands in objects["bands"]] == expected_bands
     sizes = [count for count, _ in json.loads((out / "plan.json").read_text())["shards"]]
     assert all(count >= size for count in sizes[:-1]) and max(sizes) < size + 6
 
