@@ -186,6 +186,25 @@ def test_tables_of_objects_are_members_too(ensembled, tmp_path, capsys):
         ensemble.main(["--val", f"{pred}/objects_val.csv", "--id", "stem"])
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_parameters_are_of_the_same_objects(ensembled, tmp_path, beside):
+    """By the table beside them, or the paths of the test files."""
+    pred, _ = ensembled
+    files = read(pred / "files_test.csv")
+    number = files["object"].map({name_of(number): number for number in range(OBJECTS)})
+    (tmp_path / "p").mkdir()
+    table = pd.DataFrame(dict(path=files["path"], Rein=1 + number / 100, Rein_err=0.1))
+    table.to_csv(tmp_path / "p" / "parameters_test.csv", index=False)
+    if beside:
+        files.to_csv(tmp_path / "p" / "files_test.csv", index=False)
+    tables = [f"--{which}={pred}/pred_{which}.csv" for which in ("val", "test")]
+    flags = ["--test_parameters", str(tmp_path / "p" / "parameters_test.csv"), "--bootstrap", "0"]
+    ensemble.main([*tables, *flags, "--submit", "prob", "--out_dir", str(tmp_path)])
+    sent = read(tmp_path / "submission.csv").set_index("id")
+    expected = (1 + number / 100).groupby(files["object"]).first()
+    np.testing.assert_allclose(sent["Rein"].astype(float), expected[sent.index])
+
+
 def test_identity_of_other_files_is_refused(road, tmp_path):
     folder, _ = road
     for name in ("pred_val.csv", "files_val.csv"):
