@@ -41,14 +41,20 @@ def known_rows(table: pd.DataFrame, source: str) -> pd.DataFrame:
     path = beside(source, "files")
     if not path.is_file():
         return table
-    known = text_table(path, COLUMNS, source).drop_duplicates("path").set_index("path")
-    at = known.index.get_indexer(table["path"])
+    known = text_table(path, COLUMNS, source)
+    at = pd.Index(numbered(known["path"])).get_indexer(numbered(table["path"]))
     if (absent := at < 0).any():
         raise Mistake(
             f"{path}: lacks {absent.sum()} of the {len(table)} files of {source}, first "
             f"{table['path'][absent].iloc[0]!r}, so it was not written with it: predict again, or remove it"
         )
     return table.assign(**{name: known[name].to_numpy()[at] for name in ("object", "band")})
+
+
+def numbered(paths: pd.Series) -> pd.Series:
+    """The paths, with a number where they were there before: a file of two objects has a row for each."""
+    again = paths.groupby(paths).cumcount()
+    return paths.where(again == 0, paths + "\0" + again.astype("str")) if again.any() else paths
 
 
 def identified_rows(table: pd.DataFrame, source: str, tell: Callable[[str], None]) -> pd.DataFrame:
@@ -123,11 +129,14 @@ def judged_apart(table: pd.DataFrame, ids: str, tell: Callable[[str], None]) -> 
 
 
 def keys_of_rows(table: pd.DataFrame) -> pd.Series:
-    """What tells the rows of a table apart: the path, or the object, with domain and label where a table has
-    it twice.
+    """What tells the rows of a table apart: the path, or the object; where that is there twice with the object
+    of the path, or the domain and label of the object.
     """
     if "path" in table:
-        return table["path"]
+        key = table["path"]
+        if "object" in table and (twice := key.duplicated(keep=False)).any():
+            key = key.where(~twice, key + " (" + table["object"] + " " + table["band"] + ")")
+        return key
     key = table["object"]
     if (twice := key.duplicated(keep=False)).any():
         label = table["label"].map({0.0: "0", 1.0: "1"}).fillna("unknown")

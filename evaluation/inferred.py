@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from evaluation import identity
 from evaluation.figures_of_merit import ratio
 from evaluation.predictions import numbers, whole
 from utils.mistake import Mistake
@@ -62,7 +63,8 @@ def read_inferred(path: str) -> pd.DataFrame:
                 f"{path}: line {int(np.argmax(alone)) + 2} has {name} {table[name][alone].iloc[0]:g} without "
                 "an error; expected both"
             )
-    return whole(table, path)
+    whole(identity.known_rows(table, path), path)
+    return table
 
 
 def names_of(table: pd.DataFrame) -> list[str]:

@@ -21,10 +21,10 @@ EDGE = 2.0**-24
 
 def read_predictions(path: str) -> pd.DataFrame:
     """The table in a CSV file with the columns path (object or id, where a row is an object), domain, label
-    and prob, as predict.py and ensemble.py write it; with object and band, where it has those too.
+    and prob, as predict.py and ensemble.py write it; with object and band, where these are known.
 
     Raises Mistake for a missing file or column, an empty table, a row twice, a label or probability that
-    cannot be.
+    cannot be, and where the table that says what its files are is of others.
     """
     if not Path(path).is_file():
         raise Mistake(f"there is no file {path!r}: expected a table of predictions, such as pred_val.csv")
@@ -62,7 +62,7 @@ def read_predictions(path: str) -> pd.DataFrame:
                     else "a number from 0 to 1, or nothing where there is none"
                 )
             )
-    return whole(table, path)
+    return whole(identity.known_rows(table, path), path)
 
 
 def numbers(text: pd.Series) -> pd.Series:
@@ -132,7 +132,7 @@ def align_predictions(sources: list[str], match: str) -> tuple[pd.DataFrame, np.
     """
     if len({Path(source).resolve() for source in sources}) < len(sources):
         raise Mistake(f"{' '.join(sources)}: a member is given twice; expected a file for each seed")
-    tables = [identity.known_rows(read_predictions(source), source) for source in sources]
+    tables = [read_predictions(source) for source in sources]
     of_files = ["path" in table for table in tables]
     if any(of_files) and not all(of_files):
         raise Mistake(

@@ -15,7 +15,7 @@ import ensemble
 import evaluate
 import predict
 import train
-from evaluation import identity, predictions
+from evaluation import predictions
 from utils.mistake import Mistake
 
 OBJECTS = 48
@@ -212,9 +212,8 @@ def test_identity_of_other_files_is_refused(road, tmp_path):
     files = read(tmp_path / "files_val.csv")
     # another order is as good
     files[::-1].to_csv(tmp_path / "files_val.csv", index=False)
-    table = predictions.read_predictions(str(tmp_path / "pred_val.csv"))
-    again = identity.known_rows(table, str(tmp_path / "pred_val.csv"))
-    assert again["object"].tolist() == files["object"].tolist()
+    table = predictions.read_predictions(str(tmp_path / "pred_val.csv"))[::-1]
+    assert table["object"].tolist() == files["object"][::-1].tolist()
     files[2:].to_csv(tmp_path / "files_val.csv", index=False)
     for command in (ensemble.main, evaluate.main):
         flag = "--val" if command is ensemble.main else "--csv"
@@ -225,6 +224,27 @@ def test_identity_of_other_files_is_refused(road, tmp_path):
         Mistake, match="files_val.csv: should say what the rows of .*predict again, or remove"
     ):
         ensemble.main(["--val", str(tmp_path / "pred_val.csv")])
+
+
+def test_a_file_of_two_objects_has_a_row_for_each(tmp_path):
+    """As convert.py makes them of a table that names a file under two ids."""
+    count = 12
+    paths = [f"/d/{number // 2}.fits" for number in range(count)]
+    files = pd.DataFrame(dict(path=paths, object=[f"o{number}" for number in range(count)], band="g"))
+    label = np.arange(count) // 2 % 2
+    prob = 0.2 + label / 2 + np.arange(count) / 99
+    pred = pd.DataFrame(dict(path=paths, domain="d", label=label, prob=prob))
+    pred.to_csv(tmp_path / "pred_val.csv", index=False)
+    with pytest.raises(Mistake, match="names '/d/0.fits' twice"):
+        predictions.read_predictions(str(tmp_path / "pred_val.csv"))
+    files.to_csv(tmp_path / "files_val.csv", index=False)
+    val = str(tmp_path / "pred_val.csv")
+    out = tmp_path / "out"
+    ensemble.main(["--val", val, "--test", val, "--out_dir", str(out), "--bootstrap", "0"])
+    assert pd.read_csv(out / "submission.csv")["id"].tolist() == files["object"].tolist()
+    again = predictions.read_predictions(str(out / "val_ens.csv"))
+    assert again["object"].tolist() == files["object"].tolist()
+    assert again["prob"].tolist() == pred["prob"].tolist()
 
 
 @pytest.mark.parametrize(
