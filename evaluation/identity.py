@@ -129,8 +129,8 @@ def judged_apart(table: pd.DataFrame, ids: str, tell: Callable[[str], None]) -> 
 
 
 def keys_of_rows(table: pd.DataFrame) -> pd.Series:
-    """What tells the rows of a table apart: the path, or the object; where that is there twice with the object
-    of the path, or the domain and label of the object.
+    """What tells the rows of a table apart: the path, or the object; where that is there twice with the
+    object of the path, or the domain and label of the object.
     """
     if "path" in table:
         key = table["path"]
