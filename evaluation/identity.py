@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.names import in_order, parse_name
+from data.bands import in_order
+from data.names import parse_name
 from utils import files
 from utils.messages import first_of
 from utils.mistake import Mistake

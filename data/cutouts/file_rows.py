@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from data.cutouts.examples import Cutouts
-from data.names import in_order
+from data.bands import in_order
 from utils import files
 
 ROWS = 200_000  # rows of a table that are put into words at once
