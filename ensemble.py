@@ -12,18 +12,23 @@ write the submission.
    test_ens_labeled.csv if the test files have labels; one row a file, pred = 1 if prob >= t*. With stack or
    stack_logit the members have weights that are fitted on validation, and compared with the plain mean on
    objects held out: weights.json.
-2. The bands of an object are fused (--id): the mean of their probabilities, or of logits with --combine logit
-   or stack_logit: val_ens_objects.csv, test_ens_objects.csv. --calibrate calibrates what comes out, on
-   validation: calibration.json; a table of files that are bands keeps its raw prob then, and has no pred.
+2. The bands of an object, and its domains, are fused (--id): the mean of their probabilities, or of logits
+   with --combine logit or stack_logit: val_ens_objects.csv, test_ens_objects.csv. --calibrate calibrates what
+   comes out, on validation: calibration.json; a table of files that are bands keeps its raw prob then, and
+   has no pred.
+   What object and band a file is follows from files_<which>.csv, which predict.py writes beside
+   pred_<which>.csv; objects_<which>.csv can be given instead of that. Only names of other tables are taken
+   apart, and what was taken for a band is said.
 3. t* is Youden's threshold on validation alone, or with --threshold_by conformal the one that keeps 1 - alpha
    of new lenses, at the level that is submitted (objects, if bands were fused), since a mean of five bands is
    spread otherwise than one band: threshold.txt, metrics_val_ens.json (global.threshold).
-4. submission.csv: every id once, called a lens if prob >= t*. With --test_parameters those called lenses get
-   the parameters that networks inferred; what is not known, and every parameter of one that is called a
-   non-lens, is --fill.
+4. submission.csv: every id once, called a lens if prob >= t*, with RA and Dec where they are known. With
+   --test_parameters those called lenses get the parameters that networks inferred; what is not known, and
+   every parameter of one that is called a non-lens, is --fill.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -35,6 +40,7 @@ from evaluation import (
     calibration,
     conformal,
     folds,
+    identity,
     inferred as parameters,
     predictions,
     scores,
@@ -61,7 +67,7 @@ class Config(Options):
     combine: Literal["mean", "logit", "median", "stack", "stack_logit"] = "mean"
     # an earlier weights.json, instead of fitting --combine stack or stack_logit on --val
     weights_file: str = ""
-    # what is judged and submitted; auto: object if files are its bands
+    # what is judged and submitted; auto: object, and stem if nothing says that files are bands
     id: Literal["auto", "object", "stem"] = "auto"
     # map of the combined probability, fitted on --val
     calibrate: Literal["none", "temperature", "vector", "isotonic"] = "none"
@@ -83,6 +89,8 @@ class Config(Options):
     # an object without any probability is submitted as 0, or refused
     missing: Literal["nonlens", "error"] = "nonlens"
     submission: str = "submission.csv"  # its file name within --out_dir
+    # an apostrophe before ids and domains that a spreadsheet would run (= + @ tab, - that is no number)
+    escape: bool = False
     bootstrap: int = option(1000, least=0)  # replicates behind the 95 % intervals; 0 = none
     seed: int = option(42, least=0)  # of the bootstrap and of the folds
 
@@ -192,25 +200,39 @@ def settle(val: Members, options: Config, decision: Decision) -> Decision:
 def submitted(test: Members, decision: Decision, options: Config) -> pd.DataFrame:
     """Every id once, in order of first appearance, with its answer and the other columns."""
     rows = rows_of(test, decision, options, ["id"])
-    submission.check_ids(rows["path"])
     lost = rows["prob"].isna().to_numpy()
     if lost.any():
-        first = ", ".join(rows["path"][lost][:3])
+        first = ", ".join(rows["object"][lost][:3])
         text = f"{lost.sum()} of {len(rows)} ids have no probability (every file quarantined): {first}"
         if options.missing == "error":
             raise Mistake(f"{text}; mend those files, or --missing nonlens submits 0 for them")
         warn(f"{text}; submitted as 0")
     prob = rows["prob"].fillna(0.0).to_numpy()
     called = prob if options.submit == "prob" else ((prob >= decision.threshold) & ~lost).astype(np.int64)
-    assert set(rows["path"]) == set(test.table["id"]), "an id is lost"
+    assert set(rows["object"]) == set(test.table["id"]), "an id is lost"
     inferred = (
         parameters.of_ids(
-            options.test_parameters, lambda path: members.id_of(path, test.level), rows["path"], warn
+            options.test_parameters, partial(ids_of_parameters, test, options), rows["object"], warn
         )
         if options.test_parameters
         else None
     )
-    return submission.submission_table(rows["path"], called, options.columns, options.fill, inferred)
+    return submission.submission_table(
+        rows["object"], called, options.columns, options.fill, inferred, test.place
+    )
+
+
+def ids_of_parameters(test: Members, options: Config, table: pd.DataFrame, source: str) -> pd.Series:
+    """The id of each row of a table of parameters (path), as the test files have them."""
+    table = identity.known_rows(table, source)
+    if "object" not in table and test.of_files:
+        known = test.table.set_index("path")[["object", "band"]]
+        if table["path"].isin(known.index).all():  # escaped already
+            return members.ids_of(table.join(known, on="path"), test.level)
+    if "object" not in table:
+        table = identity.parsed_rows(table, source, warn)
+    objects = submission.unharmed(table["object"], "object", options.escape, lambda _: None)
+    return members.ids_of(table.assign(object=objects), test.level)
 
 
 def write(name: str, those: Members, decision: Decision, options: Config, folder: Path) -> None:
@@ -220,21 +242,22 @@ def write(name: str, those: Members, decision: Decision, options: Config, folder
     bands = those.level == "object"
     # t* does not hold for the raw prob of a band
     threshold = None if decision.calibration and bands else decision.threshold
+    path = folder / f"{name}.csv"
     predictions.write_predictions(
-        those.table.assign(prob=prob if bands else decision.calibrated(prob)),
-        folder / f"{name}.csv",
-        threshold,
+        those.table.assign(prob=prob if bands else decision.calibrated(prob)), path, threshold
     )
+    identity.write_identity(those.table, path)
     if bands:
+        placed = rows if those.place is None else rows.join(those.place, on="object")
         predictions.write_predictions(
-            rows, folder / f"{name.removesuffix('_labeled')}_objects.csv", decision.threshold
+            placed, folder / f"{name.removesuffix('_labeled')}_objects.csv", decision.threshold
         )
     if options.uncertainty:
         from evaluation.uncertainty import ensemble_parts  # torch, seconds that other runs need not pay
 
         weights = decision.weights["weights"] if options.combine == "stack" else None
         parts = ensemble_parts(those.by_row(options.fusion), weights)
-        table = pd.DataFrame(dict(id=rows["path"], domain=rows["domain"]) | parts._asdict())
+        table = pd.DataFrame(dict(id=rows["object"], domain=rows["domain"]) | parts._asdict())
         with files.whole(folder / f"uncertainty_{name.split('_')[0]}.csv") as temporary:
             (
                 table.assign(set=conformal.conformal_sets(decision.sets, rows["prob"]))
@@ -252,13 +275,15 @@ def main(argv: list[str]) -> None:
     val = None
     test = None
     if options.val:
-        val = members.read_members(options.val, options.match, options.id, warn)
+        val = members.read_members(options.val, options.match, options.id, warn, options.escape)
         decision = settle(val, options, decision)
     if options.test:
-        test = members.read_members(options.test, options.match, options.id, warn)
+        test = members.read_members(options.test, options.match, options.id, warn, options.escape)
         sent = submitted(test, decision, options)
     folder.mkdir(parents=True, exist_ok=True)
     if val:
+        used = rows_of(test, decision, options) if test else None
+        members.say_domains(rows_of(val, decision, options), used, warn)
         write_decision(decision, folder)
     by = (
         "Youden's J"

@@ -17,6 +17,7 @@ calibrated probabilities. With --report, one HTML page of what is in a store, an
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -24,8 +25,7 @@ import numpy as np
 import pandas as pd
 
 from data.cutouts import report as store_report, store
-from data.names import parse_name
-from evaluation import calibration, figures_of_merit, predictions, scores, thresholds
+from evaluation import calibration, figures_of_merit, identity, predictions, scores, submission, thresholds
 from evaluation.plots import (
     count_table,
     curve_table,
@@ -39,7 +39,10 @@ from evaluation.plots import (
 )
 from utils import config, files, plots
 from utils.config import Options, option
+from utils.messages import say
 from utils.mistake import Mistake
+
+tell = partial(say, script="evaluate.py")
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Config(Options):
     threshold_file: str = ""  # file that holds the threshold, as ensemble.py writes it
     # take the threshold with the largest Youden's J on these very predictions
     optimize_threshold: bool = False
-    by_object: bool = False  # fuse the bands of an object first: the mean of their probabilities
+    by_object: bool = False  # fuse the bands and domains of an object first: the mean of their probabilities
     per_domain: bool = False  # figures for each domain too
     calibrate: Literal["none", "temperature", "vector", "isotonic"] = "none"  # judge calibrated probabilities
     # table of labelled predictions that the calibration is fitted on, such as pred_val.csv
@@ -104,13 +107,16 @@ def read_table(options: Config) -> tuple[pd.DataFrame, np.ndarray | None]:
 
 def read_csv(path: str, by_object: bool) -> tuple[pd.DataFrame, np.ndarray | None]:
     """What read_table returns, for a CSV."""
-    table = predictions.read_predictions(path)
-    objects = pd.Series([parse_name(path)[0] for path in table["path"]])
+    table = identity.identified_rows(predictions.read_predictions(path), path, tell)
+    table = table.assign(domain=submission.unharmed(table["domain"], "domain", True, tell))
     if not by_object:
-        repeated = pd.MultiIndex.from_arrays([objects, table["domain"], table["label"]]).duplicated().any()
-        return table, np.asarray(objects) if repeated else None
-    fused = predictions.fuse_predictions(table, [objects.rename("object"), table["domain"], table["label"]])
-    print(f"{path}: {len(table)} rows fused to {len(fused)} objects (mean of the bands' probabilities)")
+        repeated = table.duplicated(["object", "domain", "label"]).any()
+        return table, table["object"].to_numpy() if repeated else None
+    table = table.assign(apart=identity.judged_apart(table, "object", tell))
+    fused = predictions.fuse_predictions(table, ["object", "apart"])
+    how = "fused to" if len(fused) < len(table) else "are"
+    mean = " (mean of the bands' probabilities)" if len(fused) < len(table) else ": there is nothing to fuse"
+    print(f"{path}: {len(table)} rows {how} {len(fused)} objects{mean}")
     return fused, None
 
 

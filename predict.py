@@ -6,8 +6,10 @@
         runs/nano_s42/pred_test
     python predict.py --model_path runs/nano_s42/best.pt --help
 
-Lenses: pred_<which>.csv (path,domain,label,prob,pred), probs_, labels_ and preds_<which>.npy, and
-quarantine_<which>.csv, which names each file that has no probability, with the reason. Light curves:
+Lenses: pred_<which>.csv (path,domain,label,prob,pred), probs_, labels_ and preds_<which>.npy, one row a file;
+files_<which>.csv (path,object,band), which says what each of these rows is; objects_<which>.csv, one row an
+object, with its place on the sky where that is known; and quarantine_<which>.csv, which names each file that
+has no probability, with the reason. Light curves:
 embedding_<which>.parquet. The task, its network, split and preprocessing come from the checkpoint;
 tasks/<task>/asked.py says what is asked and written. Interrupted, the same command goes on where it was;
 under torchrun the ranks share the work.

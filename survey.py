@@ -83,7 +83,7 @@ class ReduceConfig(Options):
     out: str = ""  # folder of the survey
     model_path: list[str] = several()  # as given to predict; none: account for the stores that were packed
     parts: int = option(1, least=1)  # as given to predict, to name the parts to run again
-    csv: bool = False  # write all rows to pred.csv.gz too
+    csv: bool = False  # write all rows to pred.csv.gz too, and one row an object to objects.csv.gz
 
 
 say = partial(messages.say, script="survey.py")
@@ -285,6 +285,11 @@ def reduce(options: ReduceConfig) -> None:
     survey.refuse(wanted)
     folder = survey.directory / "predictions" / name
     summary = proof.prove_survey(survey, folder, len(saved), options.parts, options.csv)
+    if options.csv and (apart := sum(count for _, _, count, _ in survey.plan["apart"])):
+        say(
+            f"warning: {folder}/objects.csv.gz has two rows of {apart:,} objects, whose files are in two "
+            "shards: to have one of each, sort the manifest by object and plan in another folder"
+        )
     print(
         f"{folder}/summary.json: {summary['files']:,} files, each in one row, "
         f"{summary['with_probability']:,} with a probability, {summary['positive']:,} of them at or above "

@@ -6,11 +6,13 @@ standard deviation, in the parameter's unit; empty where it is not known. A name
 position angle in degrees, of period 180.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from evaluation import identity
 from evaluation.figures_of_merit import ratio
 from evaluation.predictions import numbers, whole
 from utils.mistake import Mistake
@@ -61,7 +63,8 @@ def read_inferred(path: str) -> pd.DataFrame:
                 f"{path}: line {int(np.argmax(alone)) + 2} has {name} {table[name][alone].iloc[0]:g} without "
                 "an error; expected both"
             )
-    return whole(table, path)
+    whole(identity.known_rows(table, path), path)
+    return table
 
 
 def names_of(table: pd.DataFrame) -> list[str]:
@@ -118,15 +121,19 @@ def together(tables: list[pd.DataFrame], ids: list) -> pd.DataFrame:
     return mixture(fused, fused["path"])
 
 
-def of_ids(paths: list[str], name, ids, warn) -> pd.DataFrame:
+def of_ids(
+    paths: list[str],
+    ids_of: Callable[[pd.DataFrame, str], pd.Series],
+    ids: pd.Series,
+    warn: Callable[[str], None],
+) -> pd.DataFrame:
     """The members' tables at these paths as one row for each of `ids` that they know.
-    name(path of a row) is its id.
+    ids_of(table, path of the table): the id of each row.
 
     Raises Mistake if none of the ids is in the tables.
     """
     tables = [read_inferred(path) for path in paths]
-    ids_of_rows = [[*map(name, table["path"])] for table in tables]
-    out = together(tables, ids_of_rows)
+    out = together(tables, [ids_of(table, path) for table, path in zip(tables, paths)])
     out = out[out["path"].isin(set(ids))].reset_index(drop=True)
     if not len(out):
         raise Mistake(

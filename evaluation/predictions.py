@@ -1,7 +1,7 @@
 """Tables of predictions: read, check, bring into one order, combine the members of an ensemble, fuse rows.
 
-A table has one row a file (or an object): path, domain, label (1, 0, NaN unknown) and prob (NaN:
-quarantined), float64.
+A table has one row a file: path, domain, label (1, 0, NaN unknown) and prob (NaN: quarantined), float64;
+or one row an object, with `object` instead of path. evaluation/identity.py says what object a file is of.
 """
 
 from pathlib import Path, PurePath
@@ -9,32 +9,41 @@ from pathlib import Path, PurePath
 import numpy as np
 import pandas as pd
 
+from evaluation import identity
 from utils import files
 from utils.mistake import Mistake
 
 COLUMNS = ["path", "domain", "label", "prob"]
+IDENTITY = ["object", "id", "band"]  # where a table says itself what its rows are
 # float32 rounds a probability beyond 1 - 2^-24 to 1, so logits are kept within this on both sides
 EDGE = 2.0**-24
 
 
 def read_predictions(path: str) -> pd.DataFrame:
-    """The table in a CSV file with the columns path, domain, label and prob,
-    as predict.py and ensemble.py write it.
+    """The table in a CSV file with the columns path (object or id, where a row is an object), domain, label
+    and prob, as predict.py and ensemble.py write it; with object and band, where these are known.
 
-    Raises Mistake for a missing file or column, an empty table, a path twice, a label or probability that
-    cannot be.
+    Raises Mistake for a missing file or column, an empty table, a row twice, a label or probability that
+    cannot be, and where the table that says what its files are is of others.
     """
     if not Path(path).is_file():
         raise Mistake(f"there is no file {path!r}: expected a table of predictions, such as pred_val.csv")
     try:
-        table = pd.read_csv(path, usecols=lambda name: name in COLUMNS, dtype="str", keep_default_na=False)
+        wanted = {*COLUMNS, *IDENTITY}
+        table = pd.read_csv(path, usecols=lambda name: name in wanted, dtype="str", keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise Mistake(f"{path}: is not a CSV table: {' '.join(str(error).split())}") from error
-    if missing := [name for name in COLUMNS if name not in table]:
+    # beside a path, an id may be anything; with bands of it, it is the object
+    if "object" not in table and "id" in table and ("path" not in table or "band" in table):
+        table = table.rename(columns=dict(id="object"))
+    row = ["path"] if "path" in table or "object" not in table else []
+    if missing := [name for name in row + COLUMNS[1:] if name not in table]:
         raise Mistake(
-            f"{path}: has no column {missing[0]!r}; expected path,domain,label,prob as predict.py writes them"
+            f"{path}: has no column {missing[0]!r}; expected path,domain,label,prob as predict.py writes "
+            "them, or object instead of path where a row is an object"
         )
-    table = table[COLUMNS]
+    told = [name for name in ("object", "band") if "object" in table and name in table]
+    table = table[row + told + COLUMNS[1:]]
     for name in ("label", "prob"):
         text = table[name]
         table = table.assign(**{name: numbers(text)})
@@ -53,7 +62,7 @@ def read_predictions(path: str) -> pd.DataFrame:
                     else "a number from 0 to 1, or nothing where there is none"
                 )
             )
-    return whole(table, path)
+    return whole(identity.known_rows(table, path), path)
 
 
 def numbers(text: pd.Series) -> pd.Series:
@@ -70,13 +79,14 @@ def numbers(text: pd.Series) -> pd.Series:
 
 
 def whole(table: pd.DataFrame, source: str) -> pd.DataFrame:
-    """The table, if it has rows and names each path once."""
+    """The table, if it has rows and names each file, or object of a domain and label, once."""
     if not len(table):
         raise Mistake(f"{source}: holds no row; expected one a file")
-    if (twice := table["path"].duplicated()).any():
+    key = identity.keys_of_rows(table)
+    if (twice := key.duplicated()).any():
         raise Mistake(
-            f"{source}: names {table['path'][twice].iloc[0]!r} twice ({twice.sum()} rows too many); expected "
-            "each file once"
+            f"{source}: names {key[twice].iloc[0]!r} twice ({twice.sum()} rows too many); expected each "
+            f"{'file' if 'path' in table else 'object'} once"
         )
     return table
 
@@ -112,17 +122,26 @@ def array(path: str) -> np.ndarray:
 
 
 def align_predictions(sources: list[str], match: str) -> tuple[pd.DataFrame, np.ndarray, str]:
-    """The members of an ensemble in one order: (the first table, prob [members, N], "path" or "name":
-    what was matched).
+    """The members of an ensemble in one order: (the first table, with object and band where a member knows
+    them, prob [members, N], "path" or "name": what was matched).
 
     match: "path"; "name", the file's name without folders; or "auto": path, and name if the paths differ.
+        Rows that are objects are matched by these.
     Raises Mistake if a member is given twice, names are ambiguous,
-    files are missing or labels or domains disagree.
+    files are missing or labels, domains, objects or bands disagree.
     """
     if len({Path(source).resolve() for source in sources}) < len(sources):
         raise Mistake(f"{' '.join(sources)}: a member is given twice; expected a file for each seed")
     tables = [read_predictions(source) for source in sources]
-    keys = [pd.Index(table["path"].to_numpy(object)) for table in tables]
+    of_files = ["path" in table for table in tables]
+    if any(of_files) and not all(of_files):
+        raise Mistake(
+            f"{sources[of_files.index(False)]} has one row an object, {sources[of_files.index(True)]} one a "
+            "file: give objects_<which>.csv of every member, or pred_<which>.csv"
+        )
+    keys = [pd.Index(identity.keys_of_rows(table).to_numpy(object)) for table in tables]
+    if not any(of_files):
+        match = "path"
     if (
         match == "name"
         or match == "auto"
@@ -141,6 +160,7 @@ def align_predictions(sources: list[str], match: str) -> tuple[pd.DataFrame, np.
                 "by name; use --match path, and predictions of the same paths"
             )
     first = tables[0]
+    names = keys[0].to_series(index=first.index)
     probs = [tables[0]["prob"].to_numpy()]
     for table, key, source in zip(tables[1:], keys[1:], sources[1:]):
         here, back = key.get_indexer(keys[0]), keys[0].get_indexer(key)
@@ -152,10 +172,12 @@ def align_predictions(sources: list[str], match: str) -> tuple[pd.DataFrame, np.
                     + "; predict the same files with every member"
                 )
         table = table.iloc[here].reset_index(drop=True)
-        for name in ("label", "domain"):
+        if "object" in table and "object" not in first:
+            first = first.assign(object=table["object"], band=table["band"])
+        for name in ("label", "domain", *(("object", "band") if "object" in table else ())):
             if (differ := (table[name] != first[name]) & (table[name].notna() | first[name].notna())).any():
                 raise Mistake(
-                    f"{source}: {name} of {table['path'][differ].iloc[0]!r} is "
+                    f"{source}: {name} of {names[differ].iloc[0]!r} is "
                     f"{table[name][differ].iloc[0]}, in {sources[0]} {first[name][differ].iloc[0]} "
                     f"({differ.sum()} files); expected the same inputs"
                 )
@@ -181,17 +203,22 @@ def combine_probabilities(probs: np.ndarray, how: str) -> np.ndarray:
 def fuse_predictions(table: pd.DataFrame, keys: list, how: str = "mean") -> pd.DataFrame:
     """One row for each distinct value of `keys` (columns or arrays), in order of first appearance.
 
-    prob is the mean over its rows that have one (of logits if how = "logit"); label and domain are those of
-    its first row; path is the first key.
+    object is the first key; prob is the mean over its rows that have one (of logits if how = "logit"); label
+    is the first that is known; domain that of its rows, "a+b" where there are two.
     """
     values = table.assign(prob=logit(table["prob"]) if how == "logit" else table["prob"])
     groups = values.groupby(keys, sort=False, dropna=False)
     out = groups.agg(domain_=("domain", "first"), label_=("label", "first"), prob=("prob", "mean"))
-    path = out.index.get_level_values(0)
+    domain = out["domain_"].to_numpy(dtype=object).copy()
+    number = groups.ngroup().to_numpy()
+    apart = table["domain"].to_numpy(dtype=object) != domain[number]
+    if apart.any():
+        some = np.isin(number, number[apart])
+        joined = table["domain"][some].groupby(number[some]).agg(lambda names: "+".join(sorted(set(names))))
+        domain[joined.index] = joined.to_numpy(dtype=object)
     prob = sigmoid(out["prob"]) if how == "logit" else out["prob"]
-    return pd.DataFrame(
-        dict(path=path, domain=out["domain_"].array, label=out["label_"].array, prob=np.asarray(prob))
-    )
+    fused = dict(object=out.index.get_level_values(0), domain=domain, label=out["label_"].array)
+    return pd.DataFrame(fused | dict(prob=np.asarray(prob)))
 
 
 def logit(prob):
@@ -204,13 +231,15 @@ def sigmoid(x):
 
 
 def write_predictions(table: pd.DataFrame, path: Path, threshold: float | None = None) -> None:
-    """path,domain,label,prob,pred; pred = prob >= threshold (empty without one);
-    numbers are written to the last digit.
+    """path (object, where a row is one),domain,label,prob,pred; pred = prob >= threshold (empty without one);
+    numbers are written to the last digit; ra and dec behind them, where the table has them.
     """
     label = table["label"].astype("Int8")
     pred = pd.array(table["prob"] >= (np.inf if threshold is None else threshold), "Int8")
     pred[(table["prob"].isna() | (threshold is None)).to_numpy()] = pd.NA
+    row = "path" if "path" in table else "object"
+    place = table[[name for name in ("ra", "dec") if name in table]]
     with files.whole(path) as temporary:
-        table[["path", "domain"]].assign(label=label, prob=table["prob"], pred=pred).to_csv(
+        table[[row, "domain"]].assign(label=label, prob=table["prob"], pred=pred).join(place).to_csv(
             temporary, index=False
         )

@@ -102,6 +102,11 @@ def slices(names: tuple[str, ...]) -> dict[str, slice]:
     return places
 
 
+def columns_of(names: tuple[str, ...]) -> list[str]:
+    """The columns of the quantities `names` in the challenge's tables, each followed by that of its error."""
+    return [column for name in names for part in QUANTITIES[name].columns for column in (part, f"{part}_err")]
+
+
 def encode(name: str, columns: Tensor) -> Tensor:
     """Components [..., 1 or 2] of a quantity from its columns [..., 1 or 2];
     NaN where the columns are impossible.

@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 import predict  # noqa: E402  the path above comes first
 from contract import InPrecision  # noqa: E402
 from data.cutouts.buckets import DOMAINS  # noqa: E402
-from evaluation import calibration, figures_of_merit, folds, predictions  # noqa: E402
+from evaluation import calibration, figures_of_merit, folds, identity, predictions  # noqa: E402
 from physics.lens_parameters import GEOMETRY  # noqa: E402
 from tasks import lens  # noqa: E402
 from tasks.lens import inputs as lens_inputs  # noqa: E402
@@ -261,11 +261,12 @@ def best_calibration(path: Path) -> str:
     """
     table, loss = predictions.read_predictions(str(path)), {}
     logit, label = predictions.logit(table["prob"].to_numpy()), table["label"].to_numpy()
+    rows = identity.keys_of_rows(table)
     for kind in typing.get_args(calibration.Kind):
         # too few, or logits that do not rise with the label: it says nothing yet
         with contextlib.suppress(Mistake):
             loss[kind] = figures_of_merit.nll(
-                label, calibration.out_of_fold(kind, logit, label, folds.deal_folds(table["path"], label, 42))
+                label, calibration.out_of_fold(kind, logit, label, folds.deal_folds(rows, label, 42))
             )
     return min(loss, key=loss.get, default="none")
 

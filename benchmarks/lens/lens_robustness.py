@@ -39,9 +39,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks" / "lens")]
 from contract import Batch  # noqa: E402  the path above comes first
 from data.cutouts import metadata, store, truth  # noqa: E402
 from data.cutouts.buckets import DOMAINS  # noqa: E402
-from data.names import parse_name  # noqa: E402
 from lens_models import RECIPES, Runs, aligned, asked, finished, in_parallel, inputs, judged, opened, trained  # noqa: E402
-from evaluation import figures_of_merit, predictions  # noqa: E402
+from evaluation import figures_of_merit, identity, predictions  # noqa: E402
 from losses.adversarial import NORMS, attack  # noqa: E402
 from physics.noise import noise_rms  # noqa: E402
 from tasks.lens.losses import label_alone, network_outputs  # noqa: E402
@@ -75,11 +74,10 @@ class Config(Runs):
 
 
 def by_object(folder: Path, which: str) -> pd.DataFrame:
-    """path (the object), domain, label, prob of the predictions of a split."""
-    table = predictions.read_predictions(str(folder / f"pred_{which}.csv"))
-    return predictions.fuse_predictions(
-        table, [np.array([parse_name(path)[0] for path in table["path"]]), table["domain"], table["label"]]
-    )
+    """object, domain, label, prob of the predictions of a split."""
+    source = str(folder / f"pred_{which}.csv")
+    table = identity.identified_rows(predictions.read_predictions(source), source, print)
+    return predictions.fuse_predictions(table, ["object", "domain", "label"])
 
 
 def runs(options: Config, kinds: dict[str, tuple], data: list[str] | None = None) -> dict[tuple, Path]:
@@ -140,7 +138,7 @@ def ratio_added(table: pd.DataFrame, image: Path, out: Path) -> Path:
     for which in ("val", "test"):
         objects = by_object(image, which)
         ratio = (
-            (LINES * table.set_index("object")["line_snr"].reindex(objects["path"]) - LINES**2 / 2)
+            (LINES * table.set_index("object")["line_snr"].reindex(objects["object"]) - LINES**2 / 2)
             .fillna(0)
             .to_numpy()
         )

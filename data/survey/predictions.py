@@ -2,8 +2,8 @@
 that it is there says the shard is done.
 
     path     as in the shard's list, one row a line, in its order
-    id       object id, from the file's name
-    band     from the file's name, "" if it has none
+    id       object id, as the shard's store knows it
+    band     as the store knows it, "" if it has none
     prob     float32, of the example that the file is part of; null where there is none
     pred     int8, prob >= threshold
     reason   "" or why the file has no probability
@@ -39,7 +39,6 @@ FIELDS = [
 ]
 ROWS = 131_072  # of a row group: what a reader needs in memory
 KEY = b"starloop"
-NOT_FINITE = "the network's answer is not finite"
 
 
 class Damaged(Exception):
@@ -68,13 +67,26 @@ def prediction_table(
     rows = pd.concat(
         file_rows.frames_of_files(every_row, examples, prob.__getitem__, len(prob), threshold, False)
     )
-    rows = rows.assign(id=index["object"], band=index["band"])
-    rows.loc[(example >= 0) & rows["prob"].isna().to_numpy(), "reason"] = NOT_FINITE
+    rows = rows.rename(columns=dict(object="id"))
     for name in prediction_schema(networks).names[len(FIELDS) :]:
         each = np.full(len(rows), np.nan, np.float32)
         each[example >= 0] = columns.get(name, prob)[example[example >= 0]]
         rows[name] = each
     return pa.Table.from_pandas(rows, prediction_schema(networks), preserve_index=False)
+
+
+def object_rows(rows: pa.Table, threshold: float) -> pd.DataFrame:
+    """object, prob (the mean over its files that have one), pred, bands (of these files) and reason of the
+    objects of a shard, in the order of their first files.
+    """
+    files = rows.select(["id", "band", "prob", "reason"]).to_pandas()
+    index = files[["id", "band"]].rename(columns=dict(id="object")).assign(domain="", label=-1)
+    objects = file_rows.Objects(index, np.arange(len(index)), np.full(len(index), ""))
+    objects.note(files)
+    table = pd.concat(objects.frames())
+    pred = pd.array(table["prob"] >= threshold, "Int8")
+    pred[table["prob"].isna().to_numpy()] = pd.NA
+    return table.assign(pred=pred)[["object", "prob", "pred", "bands", "reason"]]
 
 
 def write_predictions(path: Path, rows: pa.Table, record: dict) -> None:

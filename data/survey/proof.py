@@ -64,8 +64,8 @@ class Totals:
 
 
 def prove_survey(survey: Survey, folder: Path, networks: int, parts: int, with_csv: bool) -> dict:
-    """What the predictions of a whole survey say, once each file has one row;
-    pred.csv.gz on the way, if wished.
+    """What the predictions of a whole survey say, once each file has one row; on the way, if wished,
+    pred.csv.gz, one row a file, and objects.csv.gz, one row an object of a shard.
 
     Raises: Mistake that names the shards that are missing or damaged (these are moved aside)
         and the parts to run again.
@@ -82,12 +82,18 @@ def prove_survey(survey: Survey, folder: Path, networks: int, parts: int, with_c
     known = {predictions.prediction_path(folder, shard).name for shard in range(len(survey))}
     if strangers := sorted(path.name for path in folder.glob("*.parquet") if path.name not in known):
         raise Mistake(f"{folder} holds {strangers[0]}, which is no shard of this plan: remove it")
-    for old in ("summary.json", "pred.csv.gz"):  # what they say must not outlive what they say it of
+    of_objects = 0
+    for old in (
+        "summary.json",
+        "pred.csv.gz",
+        "objects.csv.gz",
+    ):  # what they say must not outlive what they say it of
         (folder / old).unlink(missing_ok=True)
     with contextlib.ExitStack() as stack:
         if with_csv:
-            stream = stack.enter_context(
-                gzip.open(stack.enter_context(files.whole(folder / "pred.csv.gz")), "wb", 1)
+            stream, objects = (
+                stack.enter_context(gzip.open(stack.enter_context(files.whole(folder / name)), "wb", 1))
+                for name in ("pred.csv.gz", "objects.csv.gz")
             )
             table = stack.enter_context(csv.CSVWriter(stream, predictions.prediction_schema(networks)))
         for shard in range(len(survey)):
@@ -108,6 +114,9 @@ def prove_survey(survey: Survey, folder: Path, networks: int, parts: int, with_c
                 totals.add(rows, record)
                 if with_csv:
                     table.write(rows)
+                    fused = predictions.object_rows(rows, settings["threshold"])
+                    fused.to_csv(objects, index=False, header=of_objects == 0)
+                    of_objects += len(fused)
         if wrong:
             first = "; ".join(f"{shard:06d} {what}" for shard, what in list(wrong.items())[:5])
             raise Mistake(
@@ -120,6 +129,7 @@ def prove_survey(survey: Survey, folder: Path, networks: int, parts: int, with_c
         left.unlink(missing_ok=True)
     account = dict(count=found.count, sum=f"{found.sum:016x}", xor=f"{found.xor:016x}")
     summary = totals.summary() | dict(shards=len(survey), settings=settings, paths=account)
+    summary |= dict(objects=of_objects) if with_csv else {}
     write_durably(folder / "summary.json", json.dumps(summary, indent=1).encode())
     return summary
 

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from contract import Answer, Batch, Columns
 from data import split
 from data.bands import read_aliases
-from data.cutouts import buckets, examples as cutouts, file_rows, store
+from data.cutouts import buckets, examples as cutouts, file_rows, store, truth
 from data.parts import Parts
 from evaluation import calibration, predictions
 from evaluation.uncertainty import predictive_parts
 from models.layers.augment import dihedral
-from physics.lens_parameters import turn
+from physics.lens_parameters import GEOMETRY, columns_of, turn
 from physics.plausibility import Plausibility, plausibility
 from tasks.lens import explain as lens_explain, inputs
-from tasks.lens.config import Config, inferred_quantities
+from tasks.lens.config import Config, inferred_quantities, learnt_quantities
 from tasks.lens.losses import network_outputs
 from tasks.lens.network import rebuild
 from tasks.lens.tables import plausibility_table, quantity_table
@@ -59,7 +59,7 @@ def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Ans
     aliases = trained | read_aliases(task.band_alias)
     task = replace(task, band_alias=[f"{theirs}={ours}" for theirs, ours in aliases.items()])
     bands = bands_of(saved["record"])
-    packed, rows = read_index(options, own, task, bands)
+    packed, rows, splits = read_index(options, own, task, bands)
     inputs.refuse_other_bands(packed.index.iloc[rows], bands, task.band_mode)
     examples = cutouts.make_examples(packed, rows, bands, task.band_mode)
     examples = inputs.with_columns(examples, replace(task, quality_weight=False))
@@ -76,6 +76,7 @@ def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Ans
             "none"
         )
     names = inferred_quantities(task)
+    learnt = learnt_quantities(task, saved["record"]["data"])
     model = rebuild(saved["record"])
     if own.samples and not hasattr(model.network, "posterior"):
         raise Mistake(
@@ -107,7 +108,8 @@ def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Ans
         def parameters_of(wanted: np.ndarray) -> pd.DataFrame:
             columns = parts.take(wanted)
             table = quantity_table(names, columns["mean"], columns["variance"], found.get("quantities", {}))
-            if "plausibility" in columns:
+            table = table[columns_of(learnt)]
+            if "plausibility" in columns and set(GEOMETRY) <= set(learnt):
                 table = table.join(plausibility_table(columns["plausibility"], Plausibility._fields[1:]))
             return table
 
@@ -116,13 +118,17 @@ def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Ans
 
         refused_are_zero = own.quarantined == "nonlens"
         frames = file_rows.frames_of_files(rows, examples, prob_of, count, own.threshold, refused_are_zero)
-        without = file_rows.write_frames_of_files(frames, len(rows), out, which)
+        place, trouble = known_places(packed, rows)
+        objects = file_rows.Objects(packed.index, rows, splits, place)
+        without = file_rows.write_frames_of_files(frames, len(rows), out, which, objects)
         line = f"{out}/pred_{which}.csv: {len(rows)} files, {count} examples"
-        if names:
-            file_rows.write_more_of_files(
-                rows, examples, parameters_of, count, out / f"parameters_{which}.csv"
-            )
-            line += f", what they are like in parameters_{which}.csv"
+        line += f", {len(objects)} objects in objects_{which}.csv"
+        parameters = out / f"parameters_{which}.csv"
+        if learnt:
+            file_rows.write_more_of_files(rows, examples, parameters_of, count, parameters)
+            line += f", what they are like in {parameters.name}"
+        else:
+            parameters.unlink(missing_ok=True)  # of another network
         if own.samples:
             file_rows.write_more_of_files(
                 rows, examples, uncertainty_of, count, out / f"uncertainty_{which}.csv"
@@ -130,6 +136,9 @@ def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Ans
             line += f", what is not known in uncertainty_{which}.csv"
         if without:
             line += f", {without} without a probability (see quarantine_{which}.csv)"
+        if len(learnt) < len(names):
+            line += f"\n{unlearnt_line(names, learnt, parameters.name)}"
+        line += "".join(f"\n{text}" for text in trouble)
         if own.explain:
             best = most_probable(parts, own.explain)
             drawn = lens_explain.explain(
@@ -137,7 +146,7 @@ def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Ans
                 examples,
                 best,
                 prob_of(best),
-                parameters_of(best) if names else None,
+                parameters_of(best) if learnt else None,
                 task.pixel_scale,
                 options.batch_size,
                 out,
@@ -170,9 +179,34 @@ def most_probable(parts: Parts, count: int) -> np.ndarray:
     return best
 
 
-def read_index(options: Any, own: Asked, task: Config, bands: list[str]) -> tuple[store.Store, np.ndarray]:
-    """The packed inputs, their bands as the network names them, and which rows of their index are to be
-    predicted.
+def unlearnt_line(names: tuple[str, ...], learnt: tuple[str, ...], file: str) -> str:
+    """Why some of the quantities `names` that the network infers are not written to `file`."""
+    without = [name for name in names if name not in learnt]
+    return (
+        f"{'not in ' if learnt else 'no '}{file}: {' '.join(without)}, which the network was to infer, but "
+        f"no training lens told it ({truth.NAME} was not beside their files, or did not have them)"
+    )
+
+
+def known_places(packed: store.Store, rows: np.ndarray) -> tuple[pd.DataFrame | None, list[str]]:
+    """(object, ra, dec of the objects that something is known of, None: of none; lines about what could not
+    be read), from the metadata of the store or the challenge's tables beside the files.
+    """
+    about = packed.metadata
+    if about is None:
+        try:
+            about = truth.truth_metadata(truth.read_truth(packed.index["path"].iloc[rows]))
+        except Mistake as mistake:
+            return None, [f"ra and dec are empty: {mistake}"]
+    about = about.reindex(columns=["object", "ra", "dec"]).drop_duplicates("object")
+    return about.astype(dict(ra=np.float64, dec=np.float64)), []
+
+
+def read_index(
+    options: Any, own: Asked, task: Config, bands: list[str]
+) -> tuple[store.Store, np.ndarray, np.ndarray]:
+    """The packed inputs, their bands as the network names them, which rows of their index are to be
+    predicted, and the split of each row.
     """
     if task.stream:
         raise Mistake(
@@ -202,7 +236,7 @@ def read_index(options: Any, own: Asked, task: Config, bands: list[str]) -> tupl
             f"{count} {name or 'unused'}" for name, count in index["split"].value_counts().items()
         )
         raise Mistake(f"--which {options.which}: no such file among the {len(index)} inputs ({there})")
-    return packed, rows
+    return packed, rows, index["split"].to_numpy(dtype=object)
 
 
 def answer_batch(network: nn.Module, batch: Batch, names: tuple[str, ...], tta: bool) -> Columns:

@@ -1,5 +1,6 @@
 """The options of the lens task: where its inputs are, what is asked of a network, what the network is."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -62,6 +63,13 @@ def inferred_quantities(config: Any) -> tuple[str, ...]:
     )
     own = MODELS[config.model].infers if config.model in MODELS else ()
     return own + tuple(name for name in QUANTITIES if name in wanted and name not in own)
+
+
+def learnt_quantities(config: Any, record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Those of the inferred quantities that training had something to learn from, as the record of the data
+    says; all, where an older record says nothing.
+    """
+    return tuple(name for name in inferred_quantities(config) if name not in record.get("not_learnt", ()))
 
 
 def term_weights(terms: list[str]) -> dict[str, float]:

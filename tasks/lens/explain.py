@@ -153,7 +153,7 @@ def candidate(
     image = example["image"][0, there].cpu().numpy()
     noise = noise_rms(example["image"])[0, there].clamp(min=1e-12)[:, None, None].cpu().numpy()
     model = None
-    if "arcs" in outputs:
+    if "arcs" in outputs and {"x_l", "y_l", "Rein"} <= numbers.keys():  # of a geometry that was learnt
         seen, light, arcs, error = (
             outputs[key][0, there] for key in ("image", "light", "arcs", "pixel_error")
         )

@@ -27,6 +27,7 @@ from data.catalogues.hdu_bands import said_of_unread_bands
 from data.cutouts import buckets, examples as cutouts, metadata, quality_table, store, truth
 from data.names import written_bands
 from data.tar_shards import stream as streaming
+from physics.lens_parameters import GEOMETRY, slices
 from tasks.lens.config import inferred_quantities, metadata_columns
 from utils import distributed
 from utils.messages import say
@@ -235,6 +236,23 @@ def with_columns(
     return replace(examples, columns=columns)
 
 
+def quantities_without_truth(config: Any, data: cutouts.Cutouts | streaming.Streamed) -> list[str]:
+    """The inferred quantities that nothing is learnt of: no lens that training is told of has them, and no
+    lens model is fitted that would teach them (--use_physics).
+    """
+    told = np.asarray(data.label) == 1
+    if config.label_domain:
+        told &= np.asarray(data.domain) == buckets.DOMAINS.index(config.label_domain)
+    names = inferred_quantities(config)
+    by_itself = GEOMETRY if config.use_physics and config.physics_weight and told.any() else ()
+    targets = data.columns.get("targets") if config.regression_weight else None
+    known = {
+        name: targets is not None and np.isfinite(targets[told, place]).all(1).any()
+        for name, place in slices(names).items()
+    }
+    return [name for name in names if not (known[name] or name in by_itself)]
+
+
 def say_summary(
     index: pd.DataFrame, packed: store.Store, data: dict[str, cutouts.Cutouts], run_dir: Path
 ) -> None:
@@ -248,11 +266,6 @@ def say_summary(
         + packed.summary()
         + warnings
     )
-    if (targets := data["train"].columns.get("targets")) is not None and not np.isfinite(targets).any():
-        lines.append(
-            "no quantity of any training lens is known, and none is learnt from the data: expected "
-            f"{truth.NAME} beside their files"
-        )
     if len(twice):
         lines.append(f"{len(twice)} files share object and band with another: see {run_dir}/duplicates.csv")
         twice.to_csv(run_dir / "duplicates.csv", index=False)

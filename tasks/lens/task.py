@@ -5,11 +5,13 @@ from pathlib import Path
 
 from contract import Task
 from data.bands import usual_name
+from data.cutouts import truth
 from models.pretrained import load_pretrained
 from tasks.lens import judge, losses as lens_losses
 from tasks.lens.config import Config
-from tasks.lens.inputs import from_store, from_stream
+from tasks.lens.inputs import from_store, from_stream, quantities_without_truth
 from tasks.lens.network import build_network, channels_of, refuse_impossible
+from utils import distributed
 from utils.mistake import Mistake
 
 
@@ -23,6 +25,14 @@ def build(config: Config, run_dir: Path, workers: int) -> Task:
             "non-lenses, more objects, or a larger --val_frac"
         )
     model = build_network(config, channels_of(config, bands))
+    if without := quantities_without_truth(config, data["train"]):
+        record["not_learnt"] = without  # not there in a record of which nothing is to be said
+        if distributed.rank() == 0:
+            print(
+                f"no training lens tells of {' '.join(without)}, which predict.py will not write: expected "
+                f"them in {truth.NAME} beside the files",
+                flush=True,
+            )
     columns = data["train"].columns
     if config.use_metadata:
         (model.metadata or model.network).fit(columns["metadata"], columns["metadata_mask"])

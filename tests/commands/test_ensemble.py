@@ -2,6 +2,7 @@
 a submission that holds each id once.
 """
 
+import csv
 import json
 import os
 import re
@@ -98,7 +99,7 @@ def test_files_objects_threshold_and_submission(members, tmp_path, how):
     np.testing.assert_allclose(
         objects["prob"], expit(logit(bands).mean(1)) if how == "logit" else bands.mean(1), rtol=1e-12
     )
-    assert list(objects["path"]) == list(val["path"].str.extract(r"/d/(.*)_.\.fits")[0].unique())
+    assert list(objects["object"]) == list(val["path"].str.extract(r"/d/(.*)_.\.fits")[0].unique())
 
     threshold = float((out / "threshold.txt").read_text())
     sheet = json.loads((out / "metrics_val_ens.json").read_text())
@@ -110,7 +111,7 @@ def test_files_objects_threshold_and_submission(members, tmp_path, how):
 
     sent = pd.read_csv(out / "submission.csv")
     blind = pd.read_csv(out / "test_ens_objects.csv")
-    assert list(sent["id"]) == list(blind["path"]) == [f"object_{k:05d}" for k in range(40)]
+    assert list(sent["id"]) == list(blind["object"]) == [f"object_{k:05d}" for k in range(40)]
     assert (sent["preds"] == (blind["prob"] >= threshold)).all() and (blind["pred"] == sent["preds"]).all()
     assert (sent.iloc[:, 2:] == -99).all(axis=None)
     assert not (out / "test_ens_labeled.csv").exists() and not (out / "metrics_test_ens.json").exists()
@@ -321,13 +322,70 @@ def test_a_file_that_one_member_could_not_read(members, tmp_path, capsys):
     assert pd.read_csv(out / "val_ens.csv")["prob"][3] == pytest.approx(np.mean(rest))
 
 
-@pytest.mark.parametrize("name", ["=cmd()", "+1", "-1", "@x", "a b", "a;b", 'a"b', "a,b", "\tx", "é"])
-def test_an_id_that_a_spreadsheet_would_run(members, tmp_path, name):
-    for path in members["test"]:
-        change(path, path=lambda table: table["path"].str.replace("object_00003", name, regex=False))
-    with pytest.raises(Mistake, match="1 ids cannot be submitted, first .*rename those files"):
+def renamed(files: list[str], name: str) -> None:
+    for path in files:
+        table = pd.read_csv(path, keep_default_na=False)
+        table["path"] = table["path"].str.replace("object_00003", name, regex=False)
+        table.to_csv(path, index=False, quoting=csv.QUOTE_ALL)
+
+
+LEGAL = [
+    "J100000.35+101600.1",
+    "SDSSJ0029-0055",
+    "-5700402385077529",
+    "-1.5e3",
+    "DES J0408-5354",
+    "a b",
+    "a;b",
+    'a"b',
+    "a,b",
+    "é",
+    "星系",
+]
+
+
+@pytest.mark.parametrize("name", LEGAL)
+def test_names_of_the_field_are_ids(members, tmp_path, name):
+    renamed(members["test"], name)
+    out = run(tmp_path / "out", **members)
+    for table, column in (("submission", "id"), ("test_ens_objects", "object")):
+        rows = pd.read_csv(out / f"{table}.csv", dtype=str)
+        assert rows[column][3] == name and len(rows) == 40
+
+
+@pytest.mark.parametrize("name", ["=cmd()", "+1", "@x", "\tx", "-x", "-1+cmd|'calc'!A0", " =1+1", "--1"])
+def test_an_id_that_a_spreadsheet_would_run(members, tmp_path, capsys, name):
+    renamed(members["test"], name)
+    with pytest.raises(Mistake, match="1 ids cannot be written, first .*--escape"):
         run(tmp_path / "out", **members)
     assert not (tmp_path / "out").exists()
+    out = run(tmp_path / "out", "--escape", **members)
+    assert "1 ids that a spreadsheet would run have an apostrophe before them now" in capsys.readouterr().err
+    for table, column in (("submission", "id"), ("test_ens_objects", "object"), ("files_test_ens", "object")):
+        text = (out / f"{table}.csv").read_bytes().decode()
+        rows = pd.read_csv(out / f"{table}.csv", dtype=str)
+        assert f"'{name}" in text and (rows[column] == f"'{name}").sum() == (5 if "files" in table else 1)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\rb", "\ra", "a\tb", "a\x7fb", "a\u2028b", "=\nb"])
+@pytest.mark.parametrize("flags", [[], ["--escape"]])
+def test_an_id_that_breaks_a_line(members, tmp_path, name, flags):
+    renamed(members["test"], name)
+    with pytest.raises(Mistake, match="1 ids cannot be written, .* control character"):
+        run(tmp_path / "out", *flags, **members)
+
+
+@pytest.mark.parametrize("which", ["val", "test"])
+def test_domains_are_guarded_like_ids(members, tmp_path, capsys, which):
+    for path in members[which]:
+        change(path, domain=lambda table: "=HYPERLINK(0)")
+    with pytest.raises(Mistake, match="1 domains cannot be written, first '=HYPERLINK"):
+        run(tmp_path / "out", **members)
+    out = run(tmp_path / "out", "--escape", "--uncertainty", **members)
+    assert "1 domains that a spreadsheet would run" in capsys.readouterr().err
+    for table in out.glob("*.csv"):
+        cells = pd.read_csv(table, dtype=str, keep_default_na=False)
+        assert not cells.apply(lambda column: column.str.startswith("=")).any(axis=None), table
 
 
 def test_threshold_needs_labels_of_both_classes(members, tmp_path):
@@ -580,7 +638,7 @@ def test_uncertainty_has_a_row_for_each_object(members, tmp_path):
         )
         assert (
             list(table) == ["id", "domain", "total", "aleatoric", "epistemic", "members"]
-            and (table["id"] == objects["path"]).all()
+            and (table["id"] == objects["object"]).all()
         )
         p = objects["prob"]
         np.testing.assert_allclose(table["total"], -p * np.log(p) - (1 - p) * np.log(1 - p), rtol=1e-9)

@@ -141,6 +141,44 @@ def test_bad_files_keep_their_row_and_get_a_reason(run, trained, challenge, tmp_
     assert (zeroed.loc[zeroed["path"].isin(spoiled), ["prob", "pred"]] == 0).all(axis=None)
 
 
+@pytest.mark.parametrize("mode", ["single", "stack"])
+def test_an_object_has_one_row_whatever_its_files_are(run, trained, challenge, tmp_path, mode):
+    """Three of a bucket cannot be read, one in one of its bands; the challenge's table has their places."""
+    shutil.copytree(challenge, tmp_path / "D", ignore=shutil.ignore_patterns("test_dataset"))
+    spoil(tmp_path / "D" / "hsc_lenses")
+    half = sorted((tmp_path / "D" / "hsc_lenses").glob("*_r.fits"))[-1]
+    half.write_bytes(b"")
+    table = run(trained[mode], "--data", tmp_path / "D", "--which", "all")
+    out = table.attrs["out"]
+    files, objects = (pd.read_csv(out / f"{kind}_all.csv") for kind in ("files", "objects"))
+    assert len(objects) == 64 and objects["object"].tolist() == files["object"].unique().tolist()
+    whole = objects.set_index("object")
+    lost = whole[whole["prob"].isna()]
+    assert len(lost) == 3 and lost["reason"].notna().all() and whole["reason"].notna().sum() == 3
+    assert lost["bands"].isna().all() and (whole["bands"].drop(lost.index).value_counts()["g r"] == 60)
+    assert whole.loc[half.name.removesuffix("_r.fits"), "bands"] == "g"
+    mean = table["prob"].groupby(files["object"]).mean()[whole.index]
+    np.testing.assert_allclose(whole["prob"], mean, rtol=1e-6)
+    for bucket in ("hsc_lenses", "slsim_nonlenses"):
+        with fits.open(tmp_path / "D" / bucket / "parameters.fits") as hdus:
+            rows = hdus[1].data
+            ids = [str(name).strip() for name in rows[rows.names[0]]]
+            for ours, theirs in (("ra", "RA"), ("dec", "Dec")):
+                np.testing.assert_array_equal(whole.loc[ids, ours], rows[theirs].astype(float))
+    some = run(trained[mode], "--data", tmp_path / "D", "--which", "all", "--max_samples", "10")
+    objects = pd.read_csv(some.attrs["out"] / "objects_all.csv")
+    assert len(objects) == 64 and (objects["reason"] == "beyond --max_samples").sum() >= 45
+
+
+def test_a_table_of_places_that_cannot_be_read_is_said(run, trained, challenge, tmp_path, capsys):
+    shutil.copytree(challenge, tmp_path / "D", ignore=shutil.ignore_patterns("test_dataset"))
+    (tmp_path / "D" / "hsc_lenses" / "parameters.fits").write_text("no table")
+    table = run(trained["stack"], "--data", tmp_path / "D", "--which", "val")
+    assert "ra and dec are empty: " in capsys.readouterr().out
+    objects = pd.read_csv(table.attrs["out"] / "objects_val.csv")
+    assert objects["ra"].isna().all() and len(objects) * 2 == len(table)
+
+
 def test_the_symmetries_average_to_a_prediction_that_turning_does_not_change(
     run, trained, challenge, tmp_path
 ):

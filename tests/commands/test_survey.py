@@ -26,7 +26,7 @@ import torch
 import predict
 import survey
 from data import listing, parts
-from data.cutouts import store
+from data.cutouts import file_rows, store
 from data.survey import plan as shards, predictions, proof
 from tasks import lens
 from tests.data.cutouts.test_store import template
@@ -228,6 +228,16 @@ def test_any_tree_gets_one_row_a_file_in_order(seed, tmp_path, networks, by_pixe
     assert sum(summary["histogram"]) == summary["with_probability"]
     table = pd.read_csv(folder_of(out) / "pred.csv.gz", keep_default_na=False)
     assert table["path"].tolist() == expected and (table["pred"] == "").sum() == rows["prob"].isna().sum()
+    objects = pd.read_csv(folder_of(out) / "objects.csv.gz", keep_default_na=False)
+    assert objects.columns.tolist() == ["object", "prob", "pred", "bands", "reason"]
+    assert objects["object"].is_unique and set(objects["object"]) == set(rows["id"])
+    assert summary["objects"] == len(objects)
+    fused = rows.groupby("id")["prob"].mean().reindex(objects["object"]).to_numpy()
+    np.testing.assert_allclose(pd.to_numeric(objects["prob"]), fused, rtol=1e-6)
+    assert ((objects["reason"] != "") == np.isnan(fused)).all()
+    there = rows[rows["prob"].notna()].groupby("id")["band"].agg(set)
+    expected_bands = [there.get(name, set()) for name in objects["object"]]
+    assert [set(bands.split()) for bands in objects["bands"]] == expected_bands
     sizes = [count for count, _ in json.loads((out / "plan.json").read_text())["shards"]]
     assert all(count >= size for count in sizes[:-1]) and max(sizes) < size + 6
 
@@ -630,7 +640,7 @@ def test_an_answer_that_is_not_finite_has_a_reason(tmp_path, networks, monkeypat
     )
     run("predict", "--out", tmp_path / "S", "--model_path", networks["a"], "--device", "cpu")
     run("reduce", "--out", tmp_path / "S", "--model_path", networks["a"])
-    assert rows_of(tmp_path / "S")["reason"].tolist() == ["", "", "", "", predictions.NOT_FINITE, ""]
+    assert rows_of(tmp_path / "S")["reason"].tolist() == ["", "", "", "", file_rows.NOT_FINITE, ""]
 
 
 @pytest.mark.parametrize("name", shards.ARRAY_INDEX)

@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from astropy.table import Table
 
 import predict
 import train
 from contract import Objective
 from model import MODELS, create_model
+from physics.lens_parameters import GEOMETRY, QUANTITIES
 from tasks import lens
 from tasks.lens.losses import network_outputs
 from tests.conftest import ROOT
@@ -228,14 +230,76 @@ def test_images_are_changed_in_training_alone(arguments, tmp_path, flags):
 
 def test_quantities_that_no_table_tells_are_named(arguments, tmp_path, capsys, monkeypatch):
     config = config_of(arguments("robust_resnet", "--regression", "Rein"))
-    lens.build(config, tmp_path, 1)
-    assert "no quantity of any training lens" not in capsys.readouterr().out
+    assert "not_learnt" not in lens.build(config, tmp_path, 1).record
+    assert "no training lens tells" not in capsys.readouterr().out
     monkeypatch.setattr(
         "tasks.lens.inputs.truth.read_truth",
         lambda paths: pd.DataFrame(dict(object=pd.Series([], dtype=str))),
     )
-    lens.build(config, tmp_path, 1)
-    assert capsys.readouterr().out.count("no quantity of any training lens is known") == 1
+    assert lens.build(config, tmp_path, 1).record["not_learnt"] == ["Rein"]
+    assert (
+        capsys.readouterr().out.count("no training lens tells of Rein, which predict.py will not write") == 1
+    )
+
+
+def without_columns(challenge, folder, *columns) -> list[str]:
+    """The challenge's cutouts, linked, with tables that lack these columns; the flag that names them."""
+    for bucket in ("slsim_lenses", "slsim_nonlenses", "hsc_lenses", "hsc_nonlenses"):
+        (folder / bucket).mkdir(parents=True)
+        for path in (challenge / bucket).glob("*_?.fits"):
+            (folder / bucket / path.name).symlink_to(path)
+        table = Table.read(challenge / bucket / "parameters.fits")
+        table.remove_columns([name for name in columns if name in table.colnames])
+        table.write(folder / bucket / "parameters.fits")
+    return ["--data", str(folder)]
+
+
+@pytest.mark.parametrize(
+    "lacking, options, written, said",
+    [
+        ([], [], ["Rein", "zlens"], ""),
+        (["zlens"], [], ["Rein"], "not in parameters_val.csv: zlens, which the network was to infer"),
+        (["Rein", "zlens"], [], [], "no parameters_val.csv: Rein zlens, which the network was to infer"),
+        # a lens model that is fitted to the images teaches the geometry without a table
+        (["Rein", "zlens"], ["--use_physics"], GEOMETRY, "not in parameters_val.csv: zlens"),
+    ],
+)
+def test_only_what_was_learnt_is_written(
+    lacking, options, written, said, arguments, challenge, tmp_path, capsys
+):
+    data = without_columns(challenge, tmp_path / "D", *lacking)
+    few = ["--take_train_frac=0.5", "--take_test_frac=0.3"]
+    argv = arguments("robust_resnet", "--regression", "Rein", "zlens", *options, *data, *few)
+    train.main([*argv, "--epochs", "1", "--save_dir", str(tmp_path / "run")])
+    network = ["--model_path", str(tmp_path / "run" / "best.pt"), "--device", "cpu"]
+    stores = argv[argv.index("--store_dir") :][:2]
+    out = tmp_path / "pred" / "parameters_val.csv"
+    out.parent.mkdir()
+    out.write_text("path,Rein,Rein_err\n")  # of another network
+    capsys.readouterr()
+    predict.main([*network, *stores, *data, "--which", "val", "--output_dir", str(out.parent)])
+    heard = capsys.readouterr().out
+    assert said in heard and ("which the network was to infer" in heard) == bool(said)
+    assert out.exists() == bool(written)
+    if written:
+        found = [name for name in pd.read_csv(out) if name in QUANTITIES]
+        assert found == list(written)
+
+
+def test_a_geometry_that_was_not_learnt_is_neither_written_nor_drawn(challenge, arguments, tmp_path):
+    """pinn_lens fits a lens to each image, but only a table or --use_physics teaches it which."""
+    pytest.importorskip("captum")
+    data = without_columns(challenge, tmp_path / "D", "Rein", "ell_m")
+    few = [f"--take_{which}_frac=0.3" for which in ("train", "val", "test")]
+    argv = arguments("pinn_lens", *data, *few)
+    train.main([*argv, "--epochs", "1", "--save_dir", str(tmp_path / "run")])
+    network = ["--model_path", str(tmp_path / "run" / "best.pt"), "--device", "cpu"]
+    stores = argv[argv.index("--store_dir") :][:2]
+    out = ["--output_dir", str(tmp_path), "--max_samples", "4", "--explain", "1", "--which", "val"]
+    predict.main([*network, *stores, *data, *out])
+    table = pd.read_csv(tmp_path / "parameters_val.csv")
+    assert "sh" in table and not {"Rein", "ell_m", "plausibility"} & set(table)
+    assert not {"Rein", "plausibility"} & set(pd.read_csv(tmp_path / "explain_val.csv"))
 
 
 def test_labels_of_one_domain_alone(arguments, tmp_path):
