@@ -23,7 +23,7 @@ from physics import variability
 from tasks.light_curve import scores
 from tasks.light_curve.config import Config
 from tasks.light_curve.inputs import (
-    counts_and_likelihood,
+    noise_to_judge,
     make_examples,
     read_curves,
     split_curves,
