@@ -3,8 +3,8 @@ unevenly sampled and of any length.
 
 The encoder, a GRU over the points, gives a Gaussian of the latent vector; the decoder, a GRU that is told the
 latent vector and the sampling at every step, gives the rate in each band at each point. Standardisation is
-inside: rates go in and come out in the units of the files, whatever these are. B curve, T point (padded), C energy band,
-    L latent unit.
+inside: rates go in and come out in the units of the files, whatever these are.
+B curve, T point (padded), C energy band, L latent unit.
 """
 
 import math
@@ -25,7 +25,8 @@ class Reconstruction(NamedTuple):
     """What holds beyond a curve's length means nothing."""
 
     rate: Tensor  # [B, T, C], in the units of the input; > 0 but of a signed network
-    # [B, T, C] >= 0: standard deviation of the true rate about `rate`, in units of `spread` or, without, of it
+    # [B, T, C] >= 0: standard deviation of the true rate about `rate`, in units of `spread` or, without it,
+    # of `rate`
     scatter: Tensor
     mean: Tensor  # [B, L] of the posterior
     logvar: Tensor  # [B, L] log of its variance

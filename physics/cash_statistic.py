@@ -39,7 +39,7 @@ def cash_moments(expected: Tensor) -> tuple[Tensor, Tensor]:
 
 @lru_cache
 def moments_table() -> Tensor:
-    """[2, NODES] float64: mean and variance at expected counts from LEAST to MOST, even in their logarithm."""
+    """[2, NODES] float64: mean and variance at counts from LEAST to MOST, even in their logarithm."""
     expected = torch.logspace(math.log10(LEAST), math.log10(MOST), NODES, dtype=torch.float64)[:, None]
     counts = torch.arange(round(MOST + 12 * MOST**0.5), dtype=torch.float64)
     chance = (torch.xlogy(counts, expected) - expected - torch.lgamma(counts + 1)).exp()

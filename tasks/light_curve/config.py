@@ -21,7 +21,8 @@ class Lengths(Options):
     """How many points an example has."""
 
     min_points: int = option(3, least=2)  # shorter curves are left out
-    max_points: int = option(1024, least=2)  # longer curves are cut to their first so many
+    # of longer curves neighbouring points are joined until there are at most so many
+    max_points: int = option(1024, least=2)
 
 
 # The order of the bases is that of the flags, from right to left.
@@ -42,9 +43,9 @@ class Config(SplitOptions, Lengths, Inputs, Reading):
     harmonics: int = option(16, least=1)
     scatter: bool = True  # the decoder also says how far rates stray from what it says
     # auto: poisson if all curves have counts, else scaled_poisson, or student_t of signed rates
-    likelihood: Literal[
-        "auto", "poisson", "scaled_poisson", "student_t", "split_normal", "squared_error"
-    ] = "auto"
+    likelihood: Literal["auto", "poisson", "scaled_poisson", "student_t", "split_normal", "squared_error"] = (
+        "auto"
+    )
     # rates may be below zero (differences of images) and are described about the curve's mean;
     # auto: if more than 0.5 % are, by three errors
     signed: Literal["auto", "yes", "no"] = "auto"

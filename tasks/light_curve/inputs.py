@@ -14,6 +14,8 @@ from tasks.light_curve.scores import Noise
 from utils.mistake import Mistake
 
 FEW_BELOW = 0.005  # of rates below zero by three errors, a share that outliers may have
+TOGETHER = 5  # points that all bands have, below which statistics over all bands say nothing
+FEW_IN_TURN = 0.05  # of the curves, that may have fewer
 MANY = 2**20  # points that are looked at to say what a pack is like
 LEAST, MOST = 1e-30, 1e30  # typical rates that float32 holds, with errors, squares aside
 
@@ -70,7 +72,9 @@ def noise_to_judge(recorded: Mapping[str, Any], config: Config, packed: Packed) 
         if not counted:
             without = int((packed.good & ~packed.has_counts).sum())
             line = f"{without} curves have rates and no counts, which the network was trained with: all are "
-            return Noise("rates", "scaled_poisson"), [line + "judged by the counts that rates are equivalent to"]
+            return Noise("rates", "scaled_poisson"), [
+                line + "judged by the counts that rates are equivalent to"
+            ]
     notes = []
     if kind != "signed" and not counted:
         below, lowest = share_below_zero(packed)
@@ -80,6 +84,33 @@ def noise_to_judge(recorded: Mapping[str, Any], config: Config, packed: Packed) 
                 f"{lowest:.4g}), which the network was not trained for"
             ]
     return noise, notes
+
+
+def bands_in_turn(packed: Packed, chosen: np.ndarray, config: Config) -> str:
+    """A line where too few points of the curves `chosen` have all bands for statistics over all of them."""
+    if len(packed.bands) == 1:
+        return ""
+    number = np.concatenate([[0], np.cumsum(packed.fields["observed"].all(1))])
+    together = number[packed.first + packed.points] - number[packed.first]
+    few = chosen & (together < np.minimum(packed.points, max(config.min_points, TOGETHER)))
+    if few.sum() <= FEW_IN_TURN * chosen.sum():
+        return ""
+    return (
+        f"{int(few.sum()):,} of {int(chosen.sum()):,} curves have their bands observed in turn (fewer than "
+        f"{TOGETHER} points of all): statistics by hand are each band's own, hardness is of common windows"
+    )
+
+
+def line_of_long_curves(packed: Packed, chosen: np.ndarray, config: Config) -> str:
+    """What is done to curves longer than `max_points`, or nothing."""
+    points = packed.points[chosen]
+    long = points > config.max_points
+    if not long.any():
+        return ""
+    return (
+        f"{int(long.sum()):,} of {len(points):,} curves have more than {config.max_points:,} points (up to "
+        f"{points.max():,}): neighbouring points are joined, counts added up; --max_points takes more"
+    )
 
 
 def share_below_zero(packed: Packed) -> tuple[float, float]:

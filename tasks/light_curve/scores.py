@@ -19,6 +19,9 @@ ACTIVE = 0.01
 ENOUGH = 20  # curves to say so of a posterior that has collapsed
 # of a judged curve's points one in so many is kept from the encoder, to see how it is foretold
 HIDDEN_EVERY = 5
+VARYING = 0.6  # median deviance of a point about a constant, of curves that vary no more than errors: 0.45
+# of a median deviance, how far out a point is that counts as in the tail; the share of these that is a lot
+TAIL, TAILS = 100.0, 0.02
 # vectors of noise that curves take in turn, so that a curve's draw depends on nothing but its number
 DRAWS = 1009
 
@@ -196,9 +199,43 @@ def report(columns: Columns, examples: LightCurves, noise: Noise) -> dict[str, f
             short.append(torch.stack([best, -evidence.sum(1) - best]))
         best, log_normal = torch.cat(short, 1)
         figures["gain_log_normal"] = gain(columns["misfit"] + columns["kl"] - best, log_normal)
+    if figures["gain"] < 0 and len(examples):
+        say(
+            f"gain {figures['gain']:.3g}, below zero: a constant describes these {len(examples):,} curves "
+            f"better than the network; likely cause: {cause_of_no_gain(examples, noise)}"
+        )
     if not figures["active_units"] and len(examples) >= ENOUGH:
         say(
             "no latent unit is in use, the posterior has collapsed: try a smaller --kl_weight, a longer "
             "--kl_warm_up, or --free_nats"
         )
     return figures
+
+
+def cause_of_no_gain(examples: LightCurves, noise: Noise) -> str:
+    """What about the first curves may make a constant the better description, and what to try."""
+    batch = examples.__getitems__(range(min(len(examples), 512)))
+    observed = batch["observed"]
+    off = deviance(constant(batch, observed, noise.kind), batch, noise.kind)[observed]
+    typical = off.median().item()
+    tails = (off > TAIL * max(typical, 1.0)).double().mean().item()
+    causes = []
+    if typical < VARYING:
+        causes.append(
+            f"hardly any curve varies beyond its errors (half of the points are within {typical:.2g} of a "
+            "constant's deviance), so that there is nothing to gain"
+        )
+    if tails > TAILS:
+        causes.append(
+            f"heavy tails ({100 * tails:.2g} % of the points deviate {TAIL}-fold; a few decide the sum): "
+            "errors too small for them, or outliers; try --likelihood student_t"
+        )
+    if not noise.counted:
+        symmetric = bool((batch["error_low"] == batch["error_up"])[observed].all())
+        errors = "with symmetric errors" if symmetric else "with two errors"
+        causes.append(
+            f"the data are rates {errors} and no counts, and are trained by {noise.likelihood}: give counts "
+            "and exposures where there are any"
+        )
+    causes.append("too short a training, or too few curves")
+    return "; or ".join(causes)

@@ -18,10 +18,11 @@ from data.light_curves.packed import LightCurves
 from losses import vae
 from models.recurrent_vae import RecurrentVAE
 from physics import count_rates
-from tasks.light_curve import plots as curve_plots, scores
+from tasks.light_curve import anomaly, plots as curve_plots, scores
 from tasks.light_curve.config import Config
 from tasks.light_curve.inputs import (
     content_digest,
+    line_of_long_curves,
     make_examples,
     noise_of,
     read_curves,
@@ -77,17 +78,12 @@ def build(config: Config, run_dir: Path, workers: int) -> Task:
         noise = noise._replace(unit=unit_of(model.typical_rate))
     if distributed.rank() == 0:
         table = packed.curves.assign(split=splits)
-        print(
-            "\n".join(
-                packed.summary()
-                + [
-                    ", ".join(f"{len(data[name]):,} {name}" for name in split.SPLITS)
-                    + f"; {noise.likelihood} likelihood"
-                    + (" of rates about each curve's mean" if noise.kind == "signed" else "")
-                ]
-            ),
-            flush=True,
-        )
+        of_data = ", ".join(f"{len(data[name]):,} {name}" for name in split.SPLITS)
+        about = " of rates about each curve's mean" if noise.kind == "signed" else ""
+        lines = packed.summary()
+        lines += filter(None, [line_of_long_curves(packed, splits != "", config)])
+        lines.append(f"{of_data}; {noise.likelihood} likelihood{about}")
+        print("\n".join(lines), flush=True)
         table.to_parquet(run_dir / "split.parquet")
     record = dict(
         bands=list(packed.bands),
@@ -107,6 +103,7 @@ def build(config: Config, run_dir: Path, workers: int) -> Task:
         lambda columns: scores.report(
             columns, LightCurves(packed, columns["row"].numpy(), config.max_points), noise
         ),
+        calibrate=lambda _: anomaly.calibration(model, data["train"], noise),
         illustrate=partial(illustrate, data=data["val"], every=config.plot_every, run_dir=run_dir),
         record=record,
     )
