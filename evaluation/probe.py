@@ -31,8 +31,7 @@ def probe(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> dict[str, 
 
     classes, counts = np.unique(labels, return_counts=True)
     if len(classes) < 2 or counts.min() < FOLDS:
-        few = ", ".join(f"{name}: {count}" for name, count in zip(classes[:8], counts[:8]))
-        raise ValueError(f"a probe needs two classes with at least {FOLDS} examples each, got {few}")
+        raise too_few(classes, counts)
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     probes = dict(
         linear=make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
@@ -53,6 +52,25 @@ def probe(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> dict[str, 
             confusion=confusion_matrix(labels, predicted, labels=classes).tolist(),
         )
     return results
+
+
+def too_few(classes: np.ndarray, counts: np.ndarray) -> ValueError:
+    few = ", ".join(f"{name}: {count}" for name, count in zip(classes[:8], counts[:8]))
+    return ValueError(f"a probe needs two classes with at least {FOLDS} examples each, got {few}")
+
+
+def classes_to_probe(labels: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """[N] bool, the examples of classes that are large enough for a probe; lines that name the others.
+
+    Raises ValueError if fewer than two classes are.
+    """
+    classes, which, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    enough = counts >= FOLDS
+    if enough.sum() < 2:
+        raise too_few(classes, counts)
+    rare = ", ".join(f"{name} ({count})" for name, count in zip(classes[~enough], counts[~enough]))
+    lines = [f"classes of fewer than {FOLDS} examples are left out: {rare}"] if rare else []
+    return enough[which], lines
 
 
 def varied(features: pd.DataFrame) -> tuple[np.ndarray, list[str], list[str]]:

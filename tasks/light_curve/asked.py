@@ -16,9 +16,10 @@ from torch import nn
 from contract import Answer, Batch, Columns
 from data.light_curves.packed import LightCurves, Packed
 from data.parts import Parts
-from evaluation.probe import probe, probe_table, varied
+from evaluation.probe import classes_to_probe, probe, probe_table, varied
 from physics import variability
 from tasks.light_curve import alike, anomaly, plots as curve_plots, strangest as strange
+from tasks.light_curve.anomaly import embed
 from tasks.light_curve.config import Config
 from tasks.light_curve.embedding_files import csv_sink, h5_sink, parquet_sink
 from tasks.light_curve.inputs import (
@@ -115,7 +116,7 @@ def answer(options: Any, own: Asked, config: Config, saved: dict[str, Any]) -> A
     model = rebuild(saved["record"])
 
     def predict(network: nn.Module, batch: Batch) -> Columns:
-        return anomaly.embed(network, batch, noise) | dict(statistics=statistics_of(batch, known.by_band))
+        return embed(network, batch, noise) | dict(statistics=statistics_of(batch, known.by_band))
 
     def write(parts: Parts, out: Path) -> str:
         courses = saved.get("calibration") or anomaly.calibration(model, known.examples, noise)
@@ -250,6 +251,11 @@ def probed(frame: pd.DataFrame, labels: np.ndarray, path: Path) -> str:
     """Probe the embedding of labelled curves [N], and statistics by hand beside it;
     write the figures and return a table of them.
     """
+    try:
+        large, lines = classes_to_probe(labels)
+    except ValueError as error:
+        raise Mistake(f"--probe: {error}") from error
+    frame, labels = frame[large], labels[large]
     by_hand = [name for name in frame if name.startswith("stat_")]
     sets = dict(
         embedding=[name for name in frame if name.startswith(("z_", "s_"))],
@@ -258,16 +264,13 @@ def probed(frame: pd.DataFrame, labels: np.ndarray, path: Path) -> str:
     sets["nine_statistics" if len(by_hand) == 9 else "statistics_by_band"] = by_hand
     spread = frame[[name for name in frame if name.startswith("s_")]]
     features = frame.assign(**np.log(spread))
-    lines = [f"{path}: {len(labels)} labelled curves, five-fold cross-validation"]
+    lines.insert(0, f"{path}: {len(labels)} labelled curves, five-fold cross-validation")
     results = {}
-    try:
-        for name, columns in sets.items():
-            values, kept, said = varied(features[columns])
-            lines += [f"{name}: {line}" for line in said]
-            if kept:
-                results[name] = probe(values, labels)
-    except ValueError as error:
-        raise Mistake(f"--probe: {error}") from error
+    for name, columns in sets.items():
+        values, kept, said = varied(features[columns])
+        lines += [f"{name}: {line}" for line in said]
+        if kept:
+            results[name] = probe(values, labels)
     write_json(path, results)
     return "\n".join([*lines, probe_table(results)])
 

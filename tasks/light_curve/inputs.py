@@ -17,7 +17,7 @@ FEW_BELOW = 0.005  # of rates below zero by three errors, a share that outliers 
 TOGETHER = 5  # points that all bands have, below which statistics over all bands say nothing
 FEW_IN_TURN = 0.05  # of the curves, that may have fewer
 MANY = 2**20  # points that are looked at to say what a pack is like
-LEAST, MOST = 1e-30, 1e30  # typical rates that float32 holds, with errors, squares aside
+LEAST, MOST = 1e-33, 1e33  # typical rates that float32 holds, with errors and slopes
 
 
 def read_curves(config: Config, workers: int) -> Packed:

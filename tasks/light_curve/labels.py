@@ -31,13 +31,15 @@ def read_labels(given: str, packed: Packed) -> Labels:
     """
     path, column = split_column(given)
     table = read_table_of_labels(path)
+    if column and column not in table:
+        raise Mistake(f"--probe {path!r} has no column {column!r}; it has {', '.join(table.columns)}")
     key, row_of_name = matched_column(path, table, packed)
     choices = [name for name in table.columns if name != key]
     if not column:
         known = [name for name in OF_LABELS if name in choices]
         column = (known or choices[-1:] or [""])[0]
-    if column not in table:
-        raise Mistake(f"--probe {path!r} has no column {column!r}; it has {', '.join(table.columns)}")
+    if not column:
+        raise Mistake(f"--probe {path!r} has no column of labels beside {key!r}")
 
     names = names_of_curves(packed, key, row_of_name)
     rows = table[[key, column]][table[column] != ""].drop_duplicates()

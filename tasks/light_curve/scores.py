@@ -75,13 +75,16 @@ def misfit(reconstruction: Reconstruction, batch: Batch, noise: Noise) -> Tensor
         for error in (batch["error_low"], batch["error_up"])
     )
     limit = is_upper_limit(datum, batch["error_low"])
+    # of the density in units of the datum's own errors, nearly: a power of two moves no bit; a limit has a
+    # probability and no density
+    errors = torch.where(batch["observed"], batch["error_low"] + batch["error_up"], 1)
+    unit = torch.ldexp(torch.ones_like(errors), torch.frexp(errors).exponent)
+    scaled = [values / unit for values in (rate, datum, low, up)]
     if noise.likelihood == "student_t":
-        nats = vae.student_t_nll(rate, datum, low, up, limit, reconstruction.freedom)
+        nats = vae.student_t_nll(*scaled, limit, reconstruction.freedom)
     else:
-        nats = vae.split_normal_nll(rate, datum, low, up, limit)
-    # of the density in units of the datum's own errors; a limit has a probability
-    errors = batch["error_low"] + batch["error_up"]
-    return nats - torch.where(batch["observed"] & ~limit, errors, 1).log()
+        nats = vae.split_normal_nll(*scaled, limit)
+    return nats - torch.where(limit, 1, errors / unit).log()
 
 
 def least(batch: Batch, noise: Noise, freedom: Tensor | None = None) -> Tensor:
