@@ -23,8 +23,8 @@ from tasks.light_curve.scores import Noise
 SCORES = ("shortfall", "deviance", "excess", "constant_deviance", "constant_excess")
 COMPARED = 2048  # training curves at most that scores are counted from, and as many steady ones
 AT_ONCE = 128
-OF_A_NODE = 40  # curves of like brightness whose median is one node
-NODES = 12  # at most
+OF_A_NODE = 25  # curves of like brightness whose median is one node
+NODES = 16  # at most
 MAD = 1.4826  # of the median absolute deviation: the standard deviation of a normal
 
 
@@ -144,6 +144,7 @@ def course_with_signal(signal: np.ndarray, score: np.ndarray) -> dict[str, list[
 def counted_from(course: Mapping[str, Sequence[float]], signal: np.ndarray, score: np.ndarray) -> np.ndarray:
     """[N] float32: scores less the median of curves that are as bright, in units of their spread."""
     place = np.log1p(signal.astype(np.float64))
-    median = np.interp(place, course["signal"], course["median"])
-    spread = np.interp(place, course["signal"], course["spread"])
+    # between nodes both grow like powers of the signal
+    median = np.sinh(np.interp(place, course["signal"], np.arcsinh(course["median"])))
+    spread = np.exp(np.interp(place, course["signal"], np.log(course["spread"])))
     return ((score - median) / spread).astype(np.float32)

@@ -1,5 +1,6 @@
 """What a table says that the curves are: labels for probes and pictures."""
 
+import csv
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,29 +59,32 @@ def split_column(given: str) -> tuple[str, str]:
 
 
 def read_table_of_labels(path: str) -> pd.DataFrame:
+    """A table of text with one row of names, separated by whichever of SEPARATORS these have most of; lines
+    above it that begin with # are comments, and empty fields at the end of a row are none.
+    """
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            comments = 0
-            for head in file:
-                if head.strip() and not head.startswith("#"):
-                    break
-                comments += 1
-            else:
-                head = ""
-        separator = max(SEPARATORS, key=head.count)
-        table = pd.read_csv(
-            path,
-            dtype=str,
-            keep_default_na=False,
-            sep=separator,
-            skiprows=comments,
-            index_col=False,
-            encoding="utf-8-sig",
-        )
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            lines = [line for line in file.read().splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise Mistake(f"--probe {path!r} cannot be read as a CSV of labels: {error}") from error
-    table.columns = table.columns.str.strip()
-    return table.apply(lambda column: column.str.strip())
+    first = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    if first == len(lines):
+        raise Mistake(f"--probe {path!r} cannot be read as a CSV of labels: it has no line of names")
+    separator = max(SEPARATORS, key=lines[first].count)
+    rows = [[field.strip() for field in row] for row in csv.reader(lines[first:], delimiter=separator)]
+    names = rows[0]
+    while names and not names[-1]:
+        names.pop()
+    if len(set(names)) < len(names):
+        raise Mistake(f"--probe {path!r} has two columns of one name: {', '.join(names)}")
+    for number, row in enumerate(rows[1:], start=first + 2):
+        if any(row[len(names) :]):
+            raise Mistake(
+                f"--probe {path!r} cannot be read as a CSV of labels: row {number} has {len(row)} fields, "
+                f"and {len(names)} columns have names"
+            )
+    values = [row[: len(names)] + [""] * (len(names) - len(row)) for row in rows[1:]]
+    return pd.DataFrame(values, columns=names, dtype="str")
 
 
 def matched_column(path: str, table: pd.DataFrame, packed: Packed) -> tuple[str, dict[str, str]]:

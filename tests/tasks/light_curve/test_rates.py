@@ -101,9 +101,7 @@ def test_squared_errors_are_counted_in_the_units_own(built):
 
 
 def test_rates_that_float32_does_not_hold_are_refused_with_their_values(built):
-    with pytest.raises(
-        Mistake, match=r"rates are of about 1.01e-41 .*: multiply rates and errors"
-    ) as caught:
+    with pytest.raises(Mistake, match=r"rates are of about 1.01e-41 .*: multiply rates and errors") as caught:
         built(scaled(rows_of(6, 6), 1e-42))
     assert "\n" not in str(caught.value)
     with pytest.raises(Mistake, match="expected 1e-33 to 1e\\+33"):
