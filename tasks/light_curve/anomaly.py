@@ -23,8 +23,8 @@ from tasks.light_curve.scores import Noise
 SCORES = ("shortfall", "deviance", "excess", "constant_deviance", "constant_excess")
 COMPARED = 2048  # training curves at most that scores are counted from, and as many steady ones
 AT_ONCE = 128
-OF_A_NODE = 25  # curves of like brightness whose median is one node
-NODES = 16  # at most
+OF_A_NODE = 40  # curves of like brightness whose median is one node
+NODES = 12  # at most
 MAD = 1.4826  # of the median absolute deviation: the standard deviation of a normal
 
 
