@@ -34,7 +34,7 @@ from tasks.light_curve.labels import Labels, read_labels
 from tasks.light_curve.scores import Noise
 from tasks.light_curve.task import rebuild
 from utils import files, plots
-from utils.checkpoint import weights_of
+from utils.checkpoint import bands_of, weights_of
 from utils.config import Options, option, several
 from utils.files import write_json
 from utils.mistake import Mistake
@@ -87,7 +87,7 @@ def answer(options: Any, own: Asked, config: Config, saved: dict[str, Any]) -> A
         alike.refuse_without_umap()
     packed = read_curves(config, options.num_workers)
     record = saved["record"]["data"]
-    if list(packed.bands) != record["bands"]:
+    if list(packed.bands) != bands_of(saved["record"]):
         raise Mistake(
             f"--data {config.data}: bands {' '.join(packed.bands)}, but the network was trained with "
             f"{' '.join(record['bands'])}"
@@ -142,9 +142,14 @@ def answer(options: Any, own: Asked, config: Config, saved: dict[str, Any]) -> A
 
     if "calibration" not in saved:
         notes.append(
-            "the checkpoint has no calibration (an older one, or last.pt): anomaly is counted from the"
+            "the checkpoint has no calibration (an older one, or last.pt): anomaly is counted from the curves "
+            "predicted here"
         )
-        notes[-1] += " curves predicted here"
+    elif len(saved["calibration"]["training"]["signal"]) == 1:
+        notes.append(
+            f"anomaly is counted from fewer than {2 * anomaly.OF_A_NODE} training curves, too few to tell how "
+            "it goes with brightness, which it may follow"
+        )
     return Answer(
         model,
         known.examples,

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from data.light_curves.packed import Packed
+from utils import files
 from utils.messages import first_of
 from utils.mistake import Mistake
 
@@ -66,6 +67,8 @@ def read_table_of_labels(path: str) -> pd.DataFrame:
         with open(path, encoding="utf-8-sig", newline="") as file:
             lines = [line for line in file.read().splitlines() if line.strip()]
     except (OSError, ValueError) as error:
+        if files.is_trouble(error):
+            raise
         raise Mistake(f"--probe {path!r} cannot be read as a CSV of labels: {error}") from error
     first = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
     if first == len(lines):

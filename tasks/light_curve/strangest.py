@@ -99,7 +99,9 @@ def compared_scores(frame: pd.DataFrame, labels: np.ndarray | None) -> pd.DataFr
         values = frame[name].to_numpy(np.float64)
         row: dict[str, object] = dict(score=name)
         for other in ("signal", "points"):
-            row[f"rho_{other}"] = float(spearmanr(values, frame[other].to_numpy(np.float64))[0])
+            beside = frame[other].to_numpy(np.float64)
+            varies = np.ptp(values) > 0 and np.ptp(beside) > 0
+            row[f"rho_{other}"] = float(spearmanr(values, beside)[0]) if varies else np.nan
         if labels is not None:
             there = labels != ""
             for label in sorted(set(labels[there])):

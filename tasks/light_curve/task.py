@@ -41,7 +41,7 @@ def rebuild(record: dict[str, Any]) -> RecurrentVAE:
     """The network that a checkpoint's record describes, freshly initialised."""
     data = record["data"]
     config = recorded(Config, record["options"])
-    return build_network(config, len(bands_of(record)), data.get("kind", ""), data["likelihood"])
+    return build_network(config, len(bands_of(record)), data.get("kind", ""), data.get("likelihood", ""))
 
 
 def build_network(config: Config, bands: int, kind: str = "counts", likelihood: str = "") -> RecurrentVAE:

@@ -58,7 +58,9 @@ def test_what_is_unexplained_in_steady_curves_is_noise(kind):
 
 def test_flicker_alike_is_as_strange_in_bright_and_in_faint_curves():
     with torch.no_grad():
-        found = {name: values.numpy() for name, values in anomaly.embed(Mean(), curves(1000), COUNTED).items()}
+        found = {
+            name: values.numpy() for name, values in anomaly.embed(Mean(), curves(1000), COUNTED).items()
+        }
     raw, signal = found["unexplained"], found["signal"]
     assert spearmanr(raw, signal)[0] > 0.9
     half = np.arange(len(raw)) % 2 == 0
