@@ -24,6 +24,7 @@ from tasks.light_curve.config import Config
 from tasks.light_curve.embedding_files import csv_sink, h5_sink, parquet_sink
 from tasks.light_curve.inputs import (
     bands_in_turn,
+    line_of_another_unit,
     line_of_long_curves,
     make_examples,
     noise_to_judge,
@@ -111,7 +112,8 @@ def answer(options: Any, own: Asked, config: Config, saved: dict[str, Any]) -> A
         for source in sources:
             if (flag, source) != ("named", "strangest"):
                 alike.row_of_source(chosen, source, flag)  # a name that is not there is refused at once
-    notes += filter(None, [line_of_long_curves(packed, usable, config), in_turn])
+    other_unit = line_of_another_unit(packed, weights_of(saved)["typical_rate"].tolist())
+    notes += filter(None, [other_unit, line_of_long_curves(packed, usable, config), in_turn])
     notes += labels.lines if labels else []
     model = rebuild(saved["record"])
 
@@ -142,13 +144,13 @@ def answer(options: Any, own: Asked, config: Config, saved: dict[str, Any]) -> A
 
     if "calibration" not in saved:
         notes.append(
-            "the checkpoint has no calibration (an older one, or last.pt): anomaly is counted from the curves "
-            "predicted here"
+            "the checkpoint has no calibration (an older one, or last.pt): anomaly is counted from the "
+            "curves predicted here"
         )
     elif len(saved["calibration"]["training"]["signal"]) == 1:
         notes.append(
-            f"anomaly is counted from fewer than {2 * anomaly.OF_A_NODE} training curves, too few to tell how "
-            "it goes with brightness, which it may follow"
+            f"anomaly is counted from fewer than {2 * anomaly.OF_A_NODE} training curves, too few to tell "
+            "how it goes with brightness, which it may follow"
         )
     return Answer(
         model,

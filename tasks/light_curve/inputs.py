@@ -16,6 +16,7 @@ from utils.mistake import Mistake
 FEW_BELOW = 0.005  # of rates below zero by three errors, a share that outliers may have
 TOGETHER = 5  # points that all bands have, below which statistics over all bands say nothing
 FEW_IN_TURN = 0.05  # of the curves, that may have fewer
+OTHER_UNIT = 1e4  # times brighter or fainter than in training, which a sample by itself hardly is
 MANY = 2**20  # points that are looked at to say what a pack is like
 LEAST, MOST = 1e-33, 1e33  # typical rates that float32 holds, with errors and slopes
 
@@ -99,6 +100,20 @@ def bands_in_turn(packed: Packed, chosen: np.ndarray, config: Config) -> str:
         f"{int(few.sum()):,} of {int(chosen.sum()):,} curves have their bands observed in turn (fewer than "
         f"{TOGETHER} points of all): statistics by hand are each band's own, hardness is of common windows"
     )
+
+
+def line_of_another_unit(packed: Packed, typical: list[float]) -> str:
+    """A line where the rates are of quite another size than those [C] of training."""
+    rate, observed = some_of(packed.fields["rate"]), some_of(packed.fields["observed"])
+    for band, usual, sizes, there in zip(packed.bands, typical, rate.T, observed.T):
+        known = np.abs(sizes[there & (sizes != 0)])
+        here = float(np.median(known)) if len(known) else usual
+        if not 1 / OTHER_UNIT < here / usual < OTHER_UNIT:
+            return (
+                f"rates in band {band} are of about {here:.3g}, those of training of {usual:.3g}: is the "
+                "unit another? the network is told of it as of brightness"
+            )
+    return ""
 
 
 def line_of_long_curves(packed: Packed, chosen: np.ndarray, config: Config) -> str:

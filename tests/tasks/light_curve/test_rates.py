@@ -1,5 +1,7 @@
 """Curves of rates: in any unit, below zero, without counts, in bands that are observed in turn."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ from data.light_curves.packed import LightCurves
 from losses import vae
 from tasks import light_curve
 from tasks.light_curve import scores
+from tasks.light_curve.inputs import line_of_another_unit, refuse_unstorable
 from tasks.light_curve.scores import Noise
 from utils.mistake import Mistake
 
@@ -100,12 +103,29 @@ def test_squared_errors_are_counted_in_the_units_own(built):
     assert tiny.loss(tiny.model, whole(tiny), 0).terms["misfit"].min() > 1e-3
 
 
-def test_rates_that_float32_does_not_hold_are_refused_with_their_values(built):
-    with pytest.raises(Mistake, match=r"rates are of about 1.01e-41 .*: multiply rates and errors") as caught:
-        built(scaled(rows_of(6, 6), 1e-42))
+def held(factor: float, error: float = 0.1) -> SimpleNamespace:
+    """What a pack of rates in that unit holds."""
+    rate = (np.linspace(1, 10, 60).reshape(30, 2) * factor).astype("f4")
+    fields = dict(rate=rate, error_up=(rate * np.float32(error)), observed=rate > 0)
+    return SimpleNamespace(fields=fields, bands=("g", "r"))
+
+
+def test_rates_that_float32_does_not_hold_are_refused_with_their_values():
+    with pytest.raises(
+        Mistake, match=r"about 5.5e-42 .*expected 1e-33 to 1e\+33.*: multiply rates and"
+    ) as caught:
+        refuse_unstorable(held(1e-42))
     assert "\n" not in str(caught.value)
-    with pytest.raises(Mistake, match="expected 1e-33 to 1e\\+33"):
-        built(scaled(rows_of(6, 6), 1e-35))
+    with pytest.raises(Mistake, match="60 of 60 have an error of 0"):
+        refuse_unstorable(held(1e-42, 1e-6))
+    for factor in (1e-32, 1e-15, 1.0, 1e32):
+        refuse_unstorable(held(factor))
+
+
+def test_rates_of_another_unit_than_in_training_are_said():
+    assert line_of_another_unit(held(1.0), [5.0, 0.01]) == ""
+    line = line_of_another_unit(held(1e-27), [5.0, 5.0])
+    assert "rates in band g are of about 5.42e-27, those of training of 5" in line
 
 
 # below zero -------------------------------------------------------------------------------------------------
