@@ -72,10 +72,37 @@ def thinned(
     for use in training.
     """
     drawn = torch.binomial(*torch.broadcast_tensors(counts, kept))
-    exposure = (exposure * kept).clamp(min=1e-9)
+    exposure = torch.where(exposure > 0, exposure * kept, 1.0)  # what has none is not observed
     rate = ((drawn - background * kept) / exposure).clamp(min=0)
     low = torch.minimum((drawn.sqrt() - 1 / 3).clamp(min=0) / exposure, rate)
     return rate, low, torch.where(drawn > 0, drawn.sqrt() + 1 / 3, 0.5) / exposure
+
+
+def is_upper_limit(rate: Tensor, error_low: Tensor) -> Tensor:
+    """bool [...]: the lower error reaches just to zero, as `source_rate` has it where zero is not excluded.
+
+    An error that reaches below zero is that of a measurement without significance, and no limit.
+    """
+    return (rate >= 0) & ((error_low - rate).abs() <= 1e-5 * rate)
+
+
+def equivalent_counts(rate: Tensor, error_low: Tensor, error_up: Tensor) -> tuple[Tensor, Tensor]:
+    """(counts, exposure) [...] that have this rate and its errors: (rate / error)^2 counts in rate / error^2.
+
+    rate, error_low, error_up [...] of one unit, of whatever origin; the exposure is in the inverse of that
+    unit. A rate of zero is that of no counts, whose error_up is 1/2 / exposure (see `source_rate`); a rate
+    below zero is taken for zero. Errors that are measured with the rates are small where the rates came out
+    low; with these, as with counts, the model says how large they are, and no constant is drawn to low rates.
+    Source: Bohm & Zech 2014, NIM A 748, 1 (the scaled Poisson distribution).
+    """
+    error = torch.where(is_upper_limit(rate, error_low), error_up, (error_low + error_up) / 2)
+    positive = rate.clamp(min=0)
+    known = error > 0
+    error = torch.where(known, error, 1)
+    up = torch.where(known, error_up, 1)
+    exposure = torch.maximum(positive / error / error, 0.5 / up)
+    exposure = torch.where(known, exposure, 0)
+    return positive * exposure, exposure
 
 
 def noisier(rate: Tensor, error_low: Tensor, error_up: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:

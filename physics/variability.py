@@ -7,6 +7,7 @@ background), with counts, background [counts] and exposure [s] of shape [B, T, C
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ def constant_rate_of_errors(rate: Tensor, error_low: Tensor, error_up: Tensor, o
     low, high = torch.where(low.isfinite(), low, 0), torch.where(high.isfinite(), high, 0)
     for _ in range(60):
         level = (low + high) / 2
-        scale = torch.where(level > datum, up, down).clamp(min=1e-30)
+        scale = torch.where(level > datum, up, down).clamp(min=1e-150)
         slope = torch.where(observed, (level - datum) / scale.square(), 0).sum(1, keepdim=True)
         low, high = torch.where(slope < 0, level, low), torch.where(slope < 0, high, level)
     return ((low + high) / 2).to(rate.dtype)
@@ -147,6 +148,9 @@ def gauss_hermite(count: int, like: Tensor) -> tuple[Tensor, Tensor]:
     return value.to(like), (math.sqrt(math.pi) * vector[0].square()).to(like)
 
 
+FLOOR = 1e-3  # of the error of a mean, below which its logarithm is not followed
+WINDOWS = 8  # equal spans of a curve, in which bands that are observed in turn are compared
+
 STATISTICS = (
     "log_mean",
     "excess_variance",
@@ -164,8 +168,8 @@ def statistics(rate: Tensor, error_low: Tensor, error_up: Tensor, observed: Tens
     """[B, 9], STATISTICS of each curve, summed over its bands:
     what one would compute by hand before training anything.
 
-    rate, error_low, error_up [B, T, C] of one unit, observed [B, T, C] bool;
-    only points with all bands observed count.
+    rate, error_low, error_up [B, T, C] of one unit, whatever it is, observed [B, T, C] bool;
+    only points with all bands observed count: of a curve without any, all are NaN.
     log_mean            ln of the mean rate
     excess_variance     normalised by the mean's square (Vaughan et al. 2003, MNRAS 345, 1271, eq. 9)
     skewness, kurtosis  third and fourth standardised moments of the rates
@@ -180,11 +184,11 @@ def statistics(rate: Tensor, error_low: Tensor, error_up: Tensor, observed: Tens
     count = there.sum(1).clamp(min=1)
     total = torch.where(there, rate.double().sum(-1), 0)
     error = torch.where(there, ((error_low + error_up).double() / 2).square().sum(-1).sqrt(), 1).clamp(
-        min=1e-30
+        min=1e-100
     )
     mean = total.sum(1) / count
     off = torch.where(there, total - mean[:, None], 0)
-    tiny = 1e-12 * mean.square() + 1e-60
+    tiny = 1e-12 * mean.square() + 1e-140
     variance = off.square().sum(1) / count
     excess = (
         off.square().sum(1) / (count - 1).clamp(min=1) - torch.where(there, error.square(), 0).sum(1) / count
@@ -206,8 +210,9 @@ def statistics(rate: Tensor, error_low: Tensor, error_up: Tensor, observed: Tens
     amplitude = (total[at, highest] - total[at, lowest]) / torch.hypot(error[at, highest], error[at, lowest])
     band = torch.where(there[..., None], rate.double(), 0).sum(1) / count[:, None]
     hardness = (band[:, -1] - band[:, 0]) / (band.sum(1) + 1e-300)
+    error_of_mean = torch.where(there, error.square(), 0).sum(1).sqrt() / count
     columns = [
-        mean.clamp(min=1e-12).log(),
+        torch.maximum(mean, FLOOR * error_of_mean).clamp(min=1e-300).log(),
         excess,
         *moments,
         lag,
@@ -216,4 +221,42 @@ def statistics(rate: Tensor, error_low: Tensor, error_up: Tensor, observed: Tens
         amplitude,
         hardness,
     ]
-    return torch.stack(columns, 1).float()
+    return torch.where(there.any(1, keepdim=True), torch.stack(columns, 1), math.nan).float()
+
+
+def names_by_band(bands: Sequence[str]) -> list[str]:
+    """The names of `statistics_by_band`."""
+    of_band = [f"{name}_{band}" for band in bands for name in STATISTICS[:-1]]
+    return of_band + [f"hardness_{soft}_{hard}" for soft, hard in zip(bands, bands[1:])]
+
+
+def statistics_by_band(
+    rate: Tensor, error_low: Tensor, error_up: Tensor, observed: Tensor, time: Tensor
+) -> Tensor:
+    """[B, 9 C - 1]: the first eight of STATISTICS in each band by itself, which need not be observed with
+    the others, then the hardness of each pair of neighbouring bands; NaN where a band has no point.
+
+    time [B, T], rising, of any unit; else as for `statistics`. hardness: (second - first) / sum of the bands'
+    mean rates, where the curve's span is cut into WINDOWS equal ones and each that has points of both counts
+    once: what a source did while only one band looked is in neither.
+    """
+    B, T, C = rate.shape
+    order = torch.argsort(observed.byte(), dim=1, descending=True, stable=True)  # a band's points in a row
+
+    def alone(values: Tensor) -> Tensor:
+        return values.gather(1, order).transpose(1, 2).reshape(B * C, T, 1)
+
+    there = alone(observed)
+    each = statistics(alone(rate), alone(error_low), alone(error_up), there)[:, :-1]
+    window = torch.where(observed.any(2), time.double(), 0)
+    first = torch.where(observed.any(2), time.double(), math.inf).amin(1, keepdim=True)
+    span = (window.amax(1, keepdim=True) - first).clamp(min=1e-300)
+    window = ((window - first) / span * WINDOWS).clamp(0, WINDOWS - 1).long()
+    member = torch.nn.functional.one_hot(window, WINDOWS).double()  # [B, T, W]
+    count = torch.einsum("btw,btc->bwc", member, observed.double())
+    total = torch.einsum("btw,btc->bwc", member, torch.where(observed, rate.double(), 0))
+    mean = total / count.clamp(min=1)
+    both = (count[..., 1:] > 0) & (count[..., :-1] > 0)
+    soft, hard = (torch.where(both, part, 0).sum(1) for part in (mean[..., :-1], mean[..., 1:]))
+    hardness = torch.where(both.any(1), (hard - soft) / (hard.abs() + soft.abs() + 1e-300), math.nan)
+    return torch.cat([each.reshape(B, -1), hardness.float()], 1)

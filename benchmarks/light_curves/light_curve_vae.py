@@ -167,6 +167,7 @@ def main(argv: list[str]) -> None:
     frame = frame.merge(truth[["source", "process"]], on="source")
     frame = frame[(frame["process"] == ODD) | (frame["split"] == "test")]
     statistics = (
+        frame["shortfall"],
         frame.eval("deviance / points"),
         frame.eval("constant_deviance / points"),
         frame["stat_excess_variance"],
@@ -176,7 +177,7 @@ def main(argv: list[str]) -> None:
         + ", ".join(
             f"{name} {roc_auc_score(frame['process'] == ODD, values):.3f}"
             for name, values in zip(
-                ("anomaly", "deviance a point", "constant's deviance", "excess variance"),
+                ("anomaly", "shortfall", "deviance a point", "constant's deviance", "excess variance"),
                 (frame["anomaly"], *statistics),
             )
         )

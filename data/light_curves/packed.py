@@ -22,7 +22,7 @@ import os
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -36,6 +36,7 @@ from tqdm import tqdm
 from contract import Batch, Examples
 from data.cutouts.fits import BadFile
 from data.light_curves.bands import are_named, band_name, union_of_bands
+from data.light_curves.binned import binned_curve
 from data.light_curves.curve import Found, Note, Reading, with_rates
 from data.light_curves.files import SUFFIXES, TEXTS, find_light_curves, suffix_of
 from data.light_curves.tables.listing import is_table
@@ -64,6 +65,7 @@ MOST_NOTES = 24  # kinds of notes in a summary
 MOST_BANDS = 64  # of a pack: each takes room in every point of every curve
 # may well hold light curves: those in a folder are counted
 NOT_READ = (".json", ".h5", ".hdf5", ".zip", ".tar", ".xlsx", ".xls", ".feather", ".pkl")
+KEPT_POINTS = 2**21  # of long curves, joined, that a process keeps: some 200 MB in three bands
 MANIFESTS = (".txt", ".txt.gz")
 # what simulate.py puts beside the curves, what each source is; and what packs and runs hold
 NOT_CURVES = {"labels.csv", "curves.parquet", "split.parquet", "quarantine.csv"}
@@ -211,7 +213,9 @@ class LightCurves(Examples):
 
     packed: Packed
     rows: np.ndarray  # [N] int64 rows of packed.curves, none of them quarantined
-    max_points: int = 0  # longer curves are cut to their first so many; 0 = never
+    max_points: int = 0  # of longer curves neighbouring points are joined (binned.py); 0: never
+    # fields of long curves by row, which need not be joined anew each epoch
+    kept: dict[int, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
         assert self.packed.good[self.rows].all(), "a quarantined file has no points"
@@ -223,14 +227,20 @@ class LightCurves(Examples):
         index = np.asarray(indices, dtype=np.int64)
         rows = self.rows[index]
         first, length = self.packed.first[rows], self.packed.points[rows]
-        length = np.minimum(length, self.max_points) if self.max_points else length
+        long = np.flatnonzero(length > self.max_points) if self.max_points else ()
+        shorter = {place: self.binned(int(rows[place])) for place in long}
+        for place, fields in shorter.items():
+            length[place] = len(fields["time"])
         step = np.arange(length.max(initial=0))
         inside = step < length[:, None]
         at = np.where(inside, first[:, None] + step, first[:, None])
         batch = {name: np.asarray(self.packed.fields[name])[at] for name in FIELDS}
+        for place, fields in shorter.items():
+            for name, values in fields.items():
+                batch[name][place, : length[place]] = values
         batch["time"] = (batch["time"] - batch["time"][:, :1]).astype(np.float32)
-        for field in batch.values():
-            field[~inside] = 0
+        for values in batch.values():
+            values[~inside] = 0
         batch |= dict(length=length, has_counts=self.packed.has_counts[rows], index=index, row=rows)
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
@@ -238,6 +248,20 @@ class LightCurves(Examples):
         if not -len(self) <= example < len(self):
             raise IndexError(f"example {example} of {len(self)}")
         return self.__getitems__([example % len(self)])
+
+    def binned(self, row: int) -> dict[str, np.ndarray]:
+        """The fields of a curve that is longer than `max_points`, its neighbouring points joined."""
+        if row not in self.kept:
+            points = slice(self.packed.first[row], self.packed.first[row] + self.packed.points[row])
+            fields = {name: np.asarray(self.packed.fields[name][points]) for name in FIELDS}
+            shorter = binned_curve(fields, bool(self.packed.has_counts[row]), self.max_points)
+            if len(self.kept) * self.max_points >= KEPT_POINTS:
+                return shorter
+            self.kept[row] = shorter
+        return self.kept[row]
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | dict(kept={})
 
     @property
     def bands(self) -> tuple[str, ...]:

@@ -21,7 +21,8 @@ class Lengths(Options):
     """How many points an example has."""
 
     min_points: int = option(3, least=2)  # shorter curves are left out
-    max_points: int = option(1024, least=2)  # longer curves are cut to their first so many
+    # of longer curves neighbouring points are joined until there are at most so many
+    max_points: int = option(1024, least=2)
 
 
 # The order of the bases is that of the flags, from right to left.
@@ -41,8 +42,13 @@ class Config(SplitOptions, Lengths, Inputs, Reading):
     # cosines over the curve that carry the latent vector; 1: it is told as it is
     harmonics: int = option(16, least=1)
     scatter: bool = True  # the decoder also says how far rates stray from what it says
-    # auto: poisson if all curves have counts
-    likelihood: Literal["auto", "poisson", "split_normal", "squared_error"] = "auto"
+    # auto: poisson if all curves have counts, else scaled_poisson, or student_t of signed rates
+    likelihood: Literal["auto", "poisson", "scaled_poisson", "student_t", "split_normal", "squared_error"] = (
+        "auto"
+    )
+    # rates may be below zero (differences of images) and are described about the curve's mean;
+    # auto: if more than 0.5 % are, by three errors
+    signed: Literal["auto", "yes", "no"] = "auto"
     # of the KL divergence (with its half) beside the misfit; 1 is the evidence bound
     kl_weight: float = option(1.0, least=0)
     kl_warm_up: int = option(300, least=0)  # steps in which it rises from 0

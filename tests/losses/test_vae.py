@@ -17,6 +17,7 @@ from losses.vae import (
     scattered_poisson_nll,
     split_normal_nll,
     squared_error,
+    student_t_nll,
     sum_observed,
 )
 
@@ -279,3 +280,24 @@ def test_what_cannot_be_is_seen_where_it_is_observed():
 def test_a_mask_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"\[2, 3, 1\]"):
         sum_observed(torch.zeros(2, 3, 4), torch.ones(2, 3, 1, dtype=torch.bool))
+
+
+def test_student_t_is_scipys_and_tends_to_the_normal():
+    rates = torch.linspace(-3, 6, 50, dtype=torch.float64)
+    no = torch.tensor(False)
+
+    def nll(freedom, low=0.8, up=0.8, limit=no):
+        return student_t_nll(rates, f64(2.0), f64(low), f64(up), limit, f64(freedom))
+
+    assert np.allclose(nll(3.0), -stats.t.logpdf(rates, 3, 2, 0.8))
+    assert np.allclose(nll(1e9, 0.5, 1.5), split(rates), atol=1e-6)
+    assert torch.equal(nll(3.0, limit=~no), split(rates, low=0.8, up=0.8, limit=True))
+    density = integrate.quad(
+        lambda m: math.exp(-student_t_nll(f64(m), f64(2.0), f64(0.5), f64(1.5), no, f64(4.0)).item()), -90, 90
+    )
+    assert density[0] == pytest.approx(1, abs=1e-4)
+    freedom = f64(5.0).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda m, nu: student_t_nll(m, f64(2.0), f64(0.5), f64(1.5), no, nu),
+        (f64([0.3, 4.0]).requires_grad_(), freedom),
+    )

@@ -3,13 +3,14 @@ at its own times.
 """
 
 import io
+from typing import NamedTuple
 
 import pytest
 import torch
 
 from losses import vae
-from models.recurrent_vae import RecurrentVAE
-from tasks.light_curve.scores import misfit
+from models.recurrent_vae import Reconstruction, RecurrentVAE
+from tasks.light_curve.scores import Noise, misfit
 
 REQUEST = dict()
 RECOMMENDED = dict(
@@ -64,21 +65,30 @@ def curves(lengths=(9, 1, 4, 7, 2), dtype=torch.float64) -> dict[str, torch.Tens
     return batch | dict(time=time.to(dtype), length=length, observed=observed)
 
 
-def described(model: RecurrentVAE, batch: dict, noise=None, seen=None):
-    return model(
+class Described(NamedTuple):
+    rate: torch.Tensor
+    scatter: torch.Tensor
+    mean: torch.Tensor
+    logvar: torch.Tensor
+
+
+def described(model: RecurrentVAE, batch: dict, noise=None, seen=None) -> Described:
+    """Its tensors, to be compared; what a signed network adds has tests of its own."""
+    said = model(
         *(batch[name] for name in INPUTS),
         batch["observed"] if seen is None else seen,
         batch["time"],
         batch["length"],
         noise,
     )
+    return Described(*said[:4])
 
 
 def losses(model: RecurrentVAE, batch: dict, likelihood: str, noise=None) -> torch.Tensor:
     said = described(model, batch, noise)
-    return vae.sum_observed(misfit(said, batch, likelihood), batch["observed"]) + vae.kl_gaussian(
-        said.mean, said.logvar
-    )
+    return vae.sum_observed(
+        misfit(Reconstruction(*said), batch, Noise("", likelihood)), batch["observed"]
+    ) + vae.kl_gaussian(said.mean, said.logvar)
 
 
 def results(
@@ -246,7 +256,8 @@ def fitted(model: RecurrentVAE, batch: dict, steps: int) -> torch.Tensor:
     for _ in range(steps):
         optimizer.zero_grad()
         vae.sum_observed(
-            misfit(described(model, batch), batch, "poisson"), batch["observed"]
+            misfit(Reconstruction(*described(model, batch)), batch, Noise("counts", "poisson")),
+            batch["observed"],
         ).mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -365,9 +376,9 @@ def test_a_curve_of_upper_limits_or_of_nothing_is_finite(options):
     parameters = list(model.parameters())
     for seen in (batch["observed"], torch.zeros_like(batch["observed"])):
         said = described(model, batch, seen=seen)
-        value = vae.sum_observed(misfit(said, batch, likelihood), batch["observed"]) + vae.kl_gaussian(
-            said.mean, said.logvar
-        )
+        value = vae.sum_observed(
+            misfit(Reconstruction(*said), batch, Noise("", likelihood)), batch["observed"]
+        ) + vae.kl_gaussian(said.mean, said.logvar)
         assert all(x.isfinite().all() for x in (*said, value, *torch.autograd.grad(value.sum(), parameters)))
 
 
@@ -380,6 +391,8 @@ def test_a_curve_of_upper_limits_or_of_nothing_is_finite(options):
         ("squared_error", True),
         ("squared_error", False),
         ("split_normal", False),
+        ("scaled_poisson", True),
+        ("scaled_poisson", False),
     ],
 )
 def test_every_likelihood_has_finite_slopes_at_upper_limits_and_padding(likelihood, scatter):

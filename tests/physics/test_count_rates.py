@@ -12,7 +12,16 @@ from scipy import integrate, optimize, stats
 from scipy.special import gammaln
 
 from physics import count_rates
-from physics.count_rates import noisier, source_rate, srctool_error, srctool_rate, thinned, total_rate
+from physics.count_rates import (
+    equivalent_counts,
+    is_upper_limit,
+    noisier,
+    source_rate,
+    srctool_error,
+    srctool_rate,
+    thinned,
+    total_rate,
+)
 
 
 def tensor(*values) -> torch.Tensor:
@@ -339,3 +348,24 @@ def test_noisier_rates_scatter_as_their_errors_say():
     stray = skewed - true
     for side, error in ((stray > 0, 1.0), (stray < 0, 0.1)):
         assert stray[side].square().mean().sqrt().item() == pytest.approx(error, rel=0.02)
+
+
+def test_counts_are_equivalent_to_themselves():
+    """Rates and errors of counts give nearly those counts back, none too, in any unit."""
+    counts = torch.tensor([0.0, 1, 3, 10, 100, 1e4], dtype=torch.float64)
+    for exposure in (20.0, 1e-30, 1e30):
+        rate, low, up = total_rate(counts, exposure)
+        found, seconds = equivalent_counts(rate, low, up)
+        torch.testing.assert_close(found[2:], counts[2:], rtol=0.07, atol=0)
+        torch.testing.assert_close(seconds[2:], torch.full_like(seconds[2:], exposure), rtol=0.07, atol=0)
+        assert found[0] == 0 and seconds[0].item() == pytest.approx(exposure)  # an upper limit
+    found, exposure = equivalent_counts(*(torch.tensor([x]) for x in (-3.0, 1.0, 1.0)))
+    assert found == 0 and exposure == 0.5  # a rate below zero counts as none
+    assert [*map(float, equivalent_counts(*torch.zeros(3)))] == [0, 0]
+
+
+def test_an_upper_limit_is_one_whose_error_reaches_just_to_zero():
+    rate = torch.tensor([2.0, 2.0, 2.0, 0.0, -1.0, 0.0])
+    low = torch.tensor([2.0, 1.0, 3.0, 0.0, 1.0, 1.0])
+    assert is_upper_limit(rate, low).tolist() == [True, False, False, True, False, False]
+    assert is_upper_limit(rate * 1e-35, low * 1e-35).tolist() == is_upper_limit(rate, low).tolist()

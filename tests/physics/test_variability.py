@@ -13,7 +13,9 @@ from physics.variability import (
     constant_rate,
     constant_rate_of_errors,
     log_normal_evidence,
+    names_by_band,
     statistics,
+    statistics_by_band,
 )
 from simulations.light_curves.processes import PROCESSES
 from simulations.light_curves.survey import Survey, simulate
@@ -389,11 +391,69 @@ def test_statistics_of_scaled_shifted_turned_curves():
         ([2.0, 1, 1, 1], 1),
         ([1.0, 3, 1, 1], 2),
         ([0.0, 0, 0, 0], 4),
-        ([1.0, 1, 1, 1], 0),
     ],
 )
 def test_statistics_of_hardly_anything_are_finite(rate, points):
-    """A constant rate, upper limits among it, one point, two, upper limits alone, no point."""
+    """A constant rate, upper limits among it, one point, two, upper limits alone."""
     rate = torch.tensor(rate)[None, :, None].expand(1, 4, 3)
     observed = (torch.arange(4) < points)[None, :, None].expand(1, 4, 3)
     assert statistics(rate, torch.minimum(rate, torch.tensor(0.5)), 0 * rate + 0.5, observed).isfinite().all()
+
+
+# bands that are observed in turn ----------------------------------------------------------------------------
+
+
+def in_turn(points=40, bands=3) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
+    """Three curves of which each point is of one band, as surveys with one filter at a time have them."""
+    fields, observed = rates((points, points, points - 4), bands)
+    place = torch.arange(observed.shape[1])[:, None] % bands == torch.arange(bands)
+    time = torch.arange(observed.shape[1], dtype=torch.float64).expand(observed.shape[:2])
+    return fields, observed & place, time
+
+
+def test_without_points_of_all_bands_the_nine_are_unknown_and_not_one_value():
+    fields, observed, _ = in_turn()
+    assert statistics(*fields, observed).isnan().all()
+
+
+def test_statistics_by_band_are_those_of_each_band_alone():
+    fields, observed, time = in_turn()
+    ours = statistics_by_band(*fields, observed, time)
+    assert ours.shape == (3, 9 * 3 - 1) and names_by_band("gri")[0] == "log_mean_g"
+    assert names_by_band("gri")[-2:] == ["hardness_g_r", "hardness_r_i"] and len(names_by_band("gri")) == 26
+    for b in range(3):
+        for c in range(3):
+            there = observed[b, :, c]
+            theirs = by_hand(*(x[b, there][:, [c]].numpy() for x in fields))
+            np.testing.assert_allclose(
+                ours[b, 8 * c : 8 * c + 8], list(theirs.values())[:8], rtol=3e-5, atol=2e-5
+            )
+
+
+def test_hardness_is_of_common_windows():
+    """A source that brightens while only the second band looks is no harder for it."""
+    T = 80
+    rate = torch.ones(1, T, 2, dtype=torch.float64)
+    rate[..., 1] = 3
+    observed = torch.zeros(1, T, 2, dtype=torch.bool)
+    observed[:, ::2, 0] = observed[:, 1::2, 1] = True
+    observed[:, T // 2 :, 0] = False
+    rate[:, T // 2 + 10 :] *= 100
+    time = torch.arange(T, dtype=torch.float64)[None]
+    error = 0 * rate + 0.1
+    assert statistics_by_band(rate, error, error, observed, time)[0, -1].item() == pytest.approx(0.5)
+    alone = observed & torch.tensor([True, False])
+    found = statistics_by_band(rate, error, error, alone, time)[0]
+    assert found[-1].isnan() and found[8:16].isnan().all() and found[:8].isfinite().all()
+
+
+@pytest.mark.parametrize("unit", [2.0**-120, 1e-27, 1e27])
+def test_statistics_do_not_know_the_unit(unit):
+    fields, observed, time = in_turn()
+    for of in (
+        lambda *x: statistics(*x, observed | observed.any(2, keepdim=True)),
+        lambda *x: statistics_by_band(*x, observed, time),
+    ):
+        before, after = of(*fields), of(*(x * unit for x in fields))
+        move = torch.where((before - after).abs() > 1e-3, before - after, 0)
+        assert ((move == 0) | torch.isclose(move, torch.tensor(-math.log(unit)), rtol=1e-4)).all()

@@ -323,7 +323,7 @@ def test_inventory(folder, tmp_path):
 def slow_batch(data, indices) -> dict[str, np.ndarray]:
     """A curve and a point at a time."""
     packed, rows = data.packed, data.rows[indices]
-    length = [min(packed.points[row], data.max_points or 10**9) for row in rows]
+    length = [packed.points[row] for row in rows]
     batch = {}
     for name, kind in FIELDS.items():
         values = packed.fields[name]
@@ -342,7 +342,7 @@ def slow_batch(data, indices) -> dict[str, np.ndarray]:
     )
 
 
-@pytest.mark.parametrize("max_points", [0, 6])
+@pytest.mark.parametrize("max_points", [0, 17])
 def test_batches_against_a_slow_loop(folder, tmp_path, max_points):
     packed = pack_light_curves(list_light_curves(str(folder)), Reading(), tmp_path / "store")
     data = LightCurves(packed, np.arange(len(packed.curves))[::-1].copy(), max_points)
@@ -355,9 +355,26 @@ def test_batches_against_a_slow_loop(folder, tmp_path, max_points):
         assert (
             all((batch[name][padded] == 0).all() for name in FIELDS) and not batch["observed"][padded].any()
         )
-    assert batch["time"].dtype == torch.float32 and batch["length"].max() == (
-        max_points or packed.points.max()
-    )
+    assert batch["time"].dtype == torch.float32 and batch["length"].max() == packed.points.max() == 17
+
+
+def test_long_curves_are_joined_the_same_in_every_process_and_short_ones_left(folder, tmp_path):
+    packed = pack_light_curves(list_light_curves(str(folder)), Reading(), tmp_path / "store")
+    rows = np.arange(len(packed.curves))
+    whole, joined = LightCurves(packed, rows), LightCurves(packed, rows, 6)
+    before, after = whole.__getitems__(rows), joined.__getitems__(rows)
+    assert after["length"].max() <= 6 and len(joined.kept) == (packed.points > 6).sum() > 3
+    short = packed.points <= 6
+    for name in FIELDS:
+        torch.testing.assert_close(after[name][short], before[name][short][:, : after["time"].shape[1]])
+        assert (after[name][torch.arange(after["time"].shape[1]) >= after["length"][:, None]] == 0).all()
+    counted = packed.has_counts
+    for name in ("counts", "background", "exposure"):
+        torch.testing.assert_close(
+            after[name][counted].sum(1), before[name][counted].sum(1), rtol=1e-5, atol=1e-4
+        )
+    again = pickle.loads(pickle.dumps(joined))  # a worker joins them anew, and gets the same
+    assert not again.kept and all(torch.equal(again.__getitems__(rows)[name], after[name]) for name in after)
 
 
 def test_examples_are_named_and_sized(folder, tmp_path):

@@ -156,12 +156,17 @@ def test_one_row_a_curve_with_all_its_columns(run, survey):
         "source",
         "split",
         "points",
+        "signal",
         *(f"rate_{band}" for band in bands),
         *NAMES[0],
         *NAMES[1],
         "anomaly",
+        "anomaly_steady",
+        "shortfall",
         "deviance",
+        "excess",
         "constant_deviance",
+        "constant_excess",
         *(f"stat_{name}" for name in asked.variability.STATISTICS),
         "reason",
     ]
@@ -482,3 +487,69 @@ def test_max_samples_are_the_first_and_the_rest_has_no_embedding(run):
 def test_curves_beyond_max_samples_keep_their_row(run):
     table = run("--which", "all", "--max_samples", 7)
     assert len(table) == 48 and (table["reason"].iloc[7:] == "beyond --max_samples").all()
+
+
+# what one asks of an embedding ------------------------------------------------------------------------------
+
+
+def test_the_csv_is_the_parquet_as_text_and_can_be_left_out(run):
+    table = run("--which", "all")
+    text = pd.read_csv(Path(table.attrs["out"]) / "embedding_all.csv", keep_default_na=False, na_values=[""])
+    assert text.columns.tolist() == table.columns.tolist()
+    numbers = table.select_dtypes("number").columns
+    np.testing.assert_allclose(text[numbers].to_numpy(float), table[numbers].to_numpy(float), rtol=1e-6)
+    assert text["source"].astype(str).tolist() == table["source"].tolist()
+    table = run("--which", "val", "--no_csv")
+    assert not (Path(table.attrs["out"]) / "embedding_val.csv").exists()
+
+
+def test_neighbours_strangest_and_maps_are_written(run, survey, few_trees, capsys):
+    source = pd.read_csv(survey / "labels.csv", dtype=str)["source"][3]
+    labels = survey / "labels.csv"
+    table = run(
+        *("--which", "all", "--probe", labels, "--nearest", source, "--strangest", 7),
+        *("--maps", "pca", "--named", "strangest", source),
+    )
+    out, said = Path(table.attrs["out"]), capsys.readouterr().out
+    near = pd.read_csv(out / "nearest_all.csv")
+    assert len(near) == 10 and near["distance"].is_monotonic_increasing and source not in set(near["source"])
+    listed = pd.read_csv(out / "strangest_all.csv")
+    order = table.sort_values("anomaly", ascending=False)["source"]
+    assert listed["source"].tolist() == order[:7].tolist() and listed["rank"].tolist() == [*range(1, 8)]
+    assert {"label", "worst_band", "worst_time", "deviance_0.6-2.3", "anomaly_by_hand", "stat_lag_1"} <= set(
+        listed
+    )
+    assert (listed["worst_deviance"] > 0).all() and (listed["worst_time"] > 1e8).all()
+    for name in ("strangest_all_1", "strangest_all_2", "map_pca_all"):
+        assert (out / f"{name}.png").stat().st_size > 10_000 and (out / f"{name}.pdf").exists()
+    places = pd.read_csv(out / "maps_all.csv")
+    assert places["source"].tolist() == table["source"].tolist() and np.isfinite(places["pca_2"]).all()
+    compared = json.loads((out / "scores_all.json").read_text())
+    assert {"anomaly", "anomaly_by_hand", "shortfall"} <= compared.keys() and "auc_qpe" in compared["anomaly"]
+    assert "the 7 strangest of 48 curves" in said and "the curves nearest in the latent space" in said
+
+
+def test_a_source_that_is_not_there_is_refused_before_anything_is_predicted(run, monkeypatch):
+    monkeypatch.setattr(asked, "embed", None)
+    for flag in ("--nearest", "--named"):
+        with pytest.raises(Mistake, match=f"{flag} 'nobody': no curve with an embedding is of this source"):
+            run("--which", "all", flag, "nobody")
+
+
+def test_the_calibration_is_in_the_checkpoint_and_without_it_the_curves_at_hand_serve(run, trained, capsys):
+    saved = checkpoint.load(trained / "best.pt")
+    assert saved["calibration"].keys() == {"training", "steady"}
+    table = run("--which", "all")
+    assert abs(table["anomaly"].median()) < 1 and "no calibration" not in capsys.readouterr().err
+    last = run("--which", "all", "--model_path", trained / "last.pt")
+    assert np.isfinite(last["anomaly"]).all() and abs(last["anomaly"].median()) < 1e-3
+    assert "the checkpoint has no calibration" in capsys.readouterr().err
+
+
+def test_constant_statistics_are_no_baseline(tmp_path):
+    draw = np.random.default_rng(0)
+    table = pd.DataFrame(draw.normal(size=(40, 3)), columns=["z_00", "z_01", "s_00"]).assign(s_00=1.0)
+    table = table.assign(stat_hardness=0.0, stat_lag_1=np.nan, reason="")
+    said = asked.probed(table, np.array(["a", "b"] * 20), tmp_path / "probe.json")
+    assert "nine" not in json.loads((tmp_path / "probe.json").read_text())
+    assert "left out: stat_hardness, stat_lag_1" in said and "statistics_by_band  " not in said

@@ -304,7 +304,7 @@ def test_the_constant_rate_is_the_baseline(build):
         with torch.no_grad():
             return task.summarise(task.measure(Says(), batch))
 
-    constant = said(lambda seen: light_curve.scores.constant(batch, seen, True))
+    constant = said(lambda seen: light_curve.scores.constant(batch, seen, "counts"))
     assert constant["gain"] == pytest.approx(0, abs=1e-6) and constant["gain_hidden"] == pytest.approx(
         0, abs=1e-6
     )
@@ -442,8 +442,14 @@ def test_every_seed_shares_the_split_and_short_curves_are_in_none(build, tmp_pat
         assert task.data[name].source.tolist() == table["source"][table["split"] == name].tolist()
 
 
-def test_long_curves_are_cut(build):
-    assert build(max_points=5).data["train"].__getitems__(range(20))["length"].tolist() == [5] * 20
+def test_long_curves_are_joined_and_not_cut(build, capsys):
+    """Neighbouring points are one point, and every photon is there."""
+    whole, short = (build(max_points=most).data["train"].__getitems__(range(20)) for most in (1024, 5))
+    assert short["length"].max() <= 5 and whole["length"].min() >= 8
+    for name in ("counts", "background", "exposure"):
+        torch.testing.assert_close(short[name].sum(1), whole[name].sum(1), rtol=1e-5, atol=1e-4)
+    said = capsys.readouterr().out
+    assert "96 of 96 curves have more than 5 points (up to 16): neighbouring points are joined" in said
 
 
 # what a person can get wrong
@@ -484,7 +490,8 @@ def test_mistakes_are_one_line(build, options, message):
 
 def test_an_unknown_likelihood_is_refused_by_name(run, tmp_path):
     with pytest.raises(
-        Mistake, match="--likelihood: got 'gauss', expected one of auto, poisson, split_normal, squared_error"
+        Mistake,
+        match="--likelihood: got 'gauss', expected one of auto, poisson, scaled_poisson, student_t",
     ):
         run(tmp_path, "--likelihood", "gauss")
 
@@ -523,9 +530,9 @@ def test_training_goes_around_bad_files_and_names_them(survey, build, tmp_path, 
 # data without counts ----------------------------------------------------------------------------------------
 
 
-def test_rates_without_counts_have_the_split_normal(build, stars):
+def test_rates_without_counts_have_the_scaled_poisson(build, stars):
     task = build(data=str(stars))
-    assert task.record["likelihood"] == "split_normal" and task.record["bands"] == ["g", "r"]
+    assert task.record["likelihood"] == "scaled_poisson" and task.record["bands"] == ["g", "r"]
     batch = task.data["train"].__getitems__(range(10))
     assert not batch["has_counts"].any() and all(slope.isfinite().all() for slope in slopes(task, batch))
     task.model.eval()
@@ -535,7 +542,7 @@ def test_rates_without_counts_have_the_split_normal(build, stars):
         np.isfinite(value) for value in task.report(columns).values()
     )
     with pytest.raises(
-        Mistake, match="--likelihood poisson: 40 curves have rates and no counts; use split_normal, or auto"
+        Mistake, match="--likelihood poisson: 40 curves have rates and no counts; use scaled_poisson"
     ):
         build(data=str(stars), likelihood="poisson")
 
@@ -552,7 +559,9 @@ def test_a_few_curves_without_counts_decide_for_all(build, survey, tmp_path):
             kept.writeto(path, overwrite=True)
     options = dict(data=str(tmp_path / "D"), store_dir=str(tmp_path / "stores"))
     task = build(**options)
-    assert task.record["likelihood"] == "split_normal" and (~task.data["train"].packed.has_counts).sum() == 2
+    assert (
+        task.record["likelihood"] == "scaled_poisson" and (~task.data["train"].packed.has_counts).sum() == 2
+    )
     assert all(slope.isfinite().all() for slope in slopes(task, task.data["train"].__getitems__(range(30))))
     with pytest.raises(Mistake, match="--likelihood poisson: 2 curves have rates and no counts"):
         build(**options, likelihood="poisson")
