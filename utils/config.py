@@ -279,7 +279,8 @@ def described(kind: Any) -> str:
         return "one of " + ", ".join(map(str, typing.get_args(kind)))
     if typing.get_origin(kind) is list:
         return f"any number of: {described(typing.get_args(kind)[0])}"
-    if isinstance(kind, types.UnionType):
+    # of a Literal the one is made, of plain types the other
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
         return " or ".join(described(part) for part in typing.get_args(kind))
     return {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}[
         kind
@@ -454,7 +455,7 @@ def refuse_changes(before: dict[str, Any], now: dict[str, Any], *classes: type) 
     """
     changes = differences(before["options"], now["options"], fields_of(*classes))
     changes += [
-        f"{name} {before['data'].get(name)!r} -> {value!r}"
+        f"{name} {before['data'].get(name)!r:.200} -> {value!r:.200}"
         for name, value in now["data"].items()
         if before["data"].get(name) != value
     ]

@@ -1,6 +1,7 @@
 """The probability of a strong lens for each input file."""
 
 import mmap
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -59,7 +60,7 @@ def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Ans
     aliases = trained | read_aliases(task.band_alias)
     task = replace(task, band_alias=[f"{theirs}={ours}" for theirs, ours in aliases.items()])
     bands = bands_of(saved["record"])
-    packed, rows = read_index(options, own, task, bands)
+    packed, rows, asked_of = read_index(options, own, task, saved["record"]["data"], bands)
     inputs.refuse_other_bands(packed.index.iloc[rows], bands, task.band_mode)
     examples = cutouts.make_examples(packed, rows, bands, task.band_mode)
     examples = inputs.with_columns(examples, replace(task, quality_weight=False))
@@ -152,7 +153,7 @@ def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Ans
         ask,
         write,
         key=[packed.manifest["index"], own.tta, own.samples],
-        notes=examples.report,
+        notes=[asked_of, *examples.report],
     )
 
 
@@ -170,9 +171,13 @@ def most_probable(parts: Parts, count: int) -> np.ndarray:
     return best
 
 
-def read_index(options: Any, own: Asked, task: Config, bands: list[str]) -> tuple[store.Store, np.ndarray]:
-    """The packed inputs, their bands as the network names them, and which rows of their index are to be
-    predicted.
+def read_index(
+    options: Any, own: Asked, task: Config, record: Mapping[str, Any], bands: list[str]
+) -> tuple[store.Store, np.ndarray, str]:
+    """The packed inputs, their bands as the network names them, which rows of their index are to be
+    predicted, and a line that says how many are not.
+
+    record: what the checkpoint knows of the data it was trained on.
     """
     if task.stream:
         raise Mistake(
@@ -187,7 +192,7 @@ def read_index(options: Any, own: Asked, task: Config, bands: list[str]) -> tupl
     else:
         packed = inputs.open_inputs(task, options.num_workers)
     packed = inputs.with_names_of(packed, bands)
-    index = inputs.split_index(packed.index, task)
+    index = inputs.split_index(packed.index, task, packed.metadata, record)
     if options.which == "all":
         rows = np.arange(len(index))
     elif options.which == "blind":
@@ -197,12 +202,19 @@ def read_index(options: Any, own: Asked, task: Config, bands: list[str]) -> tupl
             index["object"], task.split_seed, getattr(task, f"take_{options.which}_frac")
         )
         rows = np.flatnonzero((index["split"] == options.which) & (taken | (index["label"] < 0)))
+    there = counted_splits(index["split"])
     if not len(rows):
-        there = ", ".join(
-            f"{count} {name or 'unused'}" for name, count in index["split"].value_counts().items()
-        )
         raise Mistake(f"--which {options.which}: no such file among the {len(index)} inputs ({there})")
-    return packed, rows
+    line = f"--which {options.which}: {len(rows):,} of {len(index):,} files"
+    if len(rows) < len(index):
+        others = counted_splits(index["split"].drop(index.index[rows]))
+        line += f"; left out: {others} (--which all predicts all of them)"
+    return packed, rows, line
+
+
+def counted_splits(splits: pd.Series) -> str:
+    """How many files each split has: 168 train, 36 val."""
+    return ", ".join(f"{count:,} {name or 'unused'}" for name, count in splits.value_counts().items())
 
 
 def answer_batch(network: nn.Module, batch: Batch, names: tuple[str, ...], tta: bool) -> Columns:
