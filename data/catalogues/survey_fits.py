@@ -65,7 +65,7 @@ from data.catalogues.planes import (
 )
 from data.catalogues.resample import rescaled_pixel_scale
 from data.catalogues.sky import card_value, place_on_sky
-from data.catalogues.tables import is_numeric, label_values, numeric_column, read_table
+from data.catalogues.tables import MISSING, is_numeric, label_values, numeric_column, read_table
 from data.cutouts.fits import BadFile
 from data.cutouts.metadata import FIELDS, field_of, is_placeholder, placeholder_lines
 from data.formats import Format
