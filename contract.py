@@ -74,6 +74,10 @@ class Examples(Dataset):
         """The order that the set must be read in, such as shard by shard; None: it is shuffled whole."""
         return None
 
+    def times(self, epoch: int) -> Sequence[int] | None:
+        """[len] how often each example is in that epoch (from 0) of its own order; None: once."""
+        return None
+
     def follow(self, order: Order, step: int) -> None:
         """Told once what will be read, from `step` on: a set that is far away reads ahead."""
 

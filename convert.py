@@ -7,6 +7,7 @@ docs/catalogues.md says what each takes.
     python convert.py castles    --input drizzled --output stores/castles --crop 99
     python convert.py bologna    --input Data.0 --labels classifications.csv --output stores/bologna
     python convert.py fits       --input cutouts --table survey.csv --output stores/survey
+    python convert.py fits       --input cutouts --output stores/unlabelled
     python convert.py shards     --input stores/zoo --output shards/zoo
     python convert.py shards     --from shards/zoo --output stores/again
     python convert.py shards     --from webdataset --labels classes.csv --bands g r i --output stores/theirs
@@ -105,7 +106,8 @@ class Bologna(Catalogue):
 
 @dataclass(frozen=True)
 class SurveyFits(Catalogue):
-    table: str = ""  # which files and objects there are, and what is known of them
+    # which files and objects there are, and what is known of them; empty: all files, by their names
+    table: str = ""
     columns: list[str] = several()  # names of its columns: ours=theirs, such as redshift=z_spec
     catalog: str = "survey"  # its name
     planes: list[str] = several()  # the bands of cubes
@@ -211,7 +213,9 @@ def shards(options: Shards) -> None:
 
 
 def match(options: Match) -> None:
-    """The objects of one store that another has too, by their places on the sky (docs/match.md)."""
+    """The objects of one store that another has too, by their places on the sky, at one epoch where it is
+    known how they move (docs/match.md).
+    """
     if len(options.input) != 2:
         raise Mistake(f"--input: got {len(options.input)} folders, expected two stores")
     tables = [store.open_store(folder).metadata for folder in options.input]
@@ -221,11 +225,14 @@ def match(options: Match) -> None:
                 f"--input {folder!r}: has no metadata.parquet, so no places on the sky; expected the store "
                 "of a catalogue"
             )
-    tables = [metadata.typed_metadata(table) for table in tables]
-    for folder, table in zip(options.input, tables):
+    left, right = (metadata.typed_metadata(table) for table in tables)
+    for folder, table in zip(options.input, (left, right)):
         _say_of_positions(folder, table)
-    found = metadata.match_positions(*tables, options.radius)
-    back = metadata.match_positions(*reversed(tables), options.radius)
+    left, right, lines = metadata.at_one_epoch(left, right, (options.input[0], options.input[1]))
+    for line in lines:
+        say(line)
+    found = metadata.match_positions(left, right, options.radius)
+    back = metadata.match_positions(right, left, options.radius)
     both_ways = set(zip(back["object_right"], back["object_left"]))
     found["mutual"] = [pair in both_ways for pair in zip(found["object_left"], found["object_right"])]
     with files.whole(Path(options.output)) as temporary:

@@ -50,6 +50,7 @@ from evaluation import (
 )
 from evaluation.decision import Decision, read_decision, write_decision
 from evaluation.members import ROW, Members
+from evaluation.prior_shift import PriorShift, prior_shift, purity_line
 from utils import config, files
 from utils.config import Options, option, several
 from utils.messages import say
@@ -86,6 +87,12 @@ class Config(Options):
     # 32 columns, the challenge's 41, or id and prediction
     columns: Literal["request", "official", "short"] = "request"
     submit: Literal["label", "prob"] = "label"  # 0 or 1, or the probability
+    # --submit prob: at this rate of lenses on the sky, such as 1e-4, instead of that of the training; 0: as
+    # it is
+    lens_rate: float = option(0.0, least=0, below=1)
+    # the rate that the probabilities were learnt at; 0: that of --val. Of networks that were trained with
+    # --balance or --class_weight balanced it is 0.5, unless they are calibrated
+    training_rate: float = option(0.0, least=0, below=1)
     # an object without any probability is submitted as 0, or refused
     missing: Literal["nonlens", "error"] = "nonlens"
     submission: str = "submission.csv"  # its file name within --out_dir
@@ -114,6 +121,15 @@ class Config(Options):
             raise Mistake(
                 f"--calibrate {self.calibrate}: is fitted on --val; give --calibration_file alone to use an "
                 "earlier one"
+            )
+        if self.training_rate and not self.lens_rate:
+            raise Mistake(
+                f"--training_rate {self.training_rate:g}: goes with --lens_rate, the rate that is wanted"
+            )
+        if self.lens_rate and not (self.val or self.training_rate):
+            raise Mistake(
+                f"--lens_rate {self.lens_rate:g}: from which rate is not known without --val; give "
+                "--training_rate"
             )
         if self.test_parameters and (not self.test or self.columns == "short"):
             raise Mistake(
@@ -197,7 +213,25 @@ def settle(val: Members, options: Config, decision: Decision) -> Decision:
     return decision._replace(threshold=threshold, sets=sets)
 
 
-def submitted(test: Members, decision: Decision, options: Config) -> pd.DataFrame:
+def shifted(val: Members | None, decision: Decision, options: Config) -> PriorShift:
+    """How probabilities are brought to --lens_rate; what that means for t* is said."""
+    rows = scores.labelled_rows(rows_of(val, decision, options)) if val else None
+    shift = prior_shift(options.lens_rate, options.training_rate, None if rows is None else rows["label"])
+    there = float(shift(decision.threshold))
+    print(
+        f"probabilities at a lens rate of {shift.lens_rate:g}, from {shift.training_rate:.4g}: t* is "
+        f"{there!r} there, so what is called a lens is the same; the tables of --val and --test keep the "
+        "rate of the training"
+    )
+    if rows is not None:
+        label, prob = rows["label"].to_numpy(), rows["prob"].to_numpy()
+        print(purity_line(label, prob, decision.threshold, shift.lens_rate))
+    return shift
+
+
+def submitted(
+    test: Members, decision: Decision, options: Config, shift: PriorShift | None = None
+) -> pd.DataFrame:
     """Every id once, in order of first appearance, with its answer and the other columns."""
     rows = rows_of(test, decision, options, ["id"])
     lost = rows["prob"].isna().to_numpy()
@@ -208,7 +242,8 @@ def submitted(test: Members, decision: Decision, options: Config) -> pd.DataFram
             raise Mistake(f"{text}; mend those files, or --missing nonlens submits 0 for them")
         warn(f"{text}; submitted as 0")
     prob = rows["prob"].fillna(0.0).to_numpy()
-    called = prob if options.submit == "prob" else ((prob >= decision.threshold) & ~lost).astype(np.int64)
+    answer = shift(prob) * ~lost if shift else prob
+    called = answer if options.submit == "prob" else ((prob >= decision.threshold) & ~lost).astype(np.int64)
     assert set(rows["object"]) == set(test.table["id"]), "an id is lost"
     inferred = (
         parameters.of_ids(
@@ -277,9 +312,10 @@ def main(argv: list[str]) -> None:
     if options.val:
         val = members.read_members(options.val, options.match, options.id, warn, options.escape)
         decision = settle(val, options, decision)
+    shift = shifted(val, decision, options) if options.lens_rate else None
     if options.test:
         test = members.read_members(options.test, options.match, options.id, warn, options.escape)
-        sent = submitted(test, decision, options)
+        sent = submitted(test, decision, options, shift)
     folder.mkdir(parents=True, exist_ok=True)
     if val:
         used = rows_of(test, decision, options) if test else None
@@ -331,6 +367,8 @@ def main(argv: list[str]) -> None:
         )
     for name, sheet in sheets.items():
         print(f"\n{scores.score_lines(sheet, name)}")
+        for line in scores.inverted_lines(sheet):
+            warn(f"{name}, {line}")
 
 
 if __name__ == "__main__":

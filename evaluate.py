@@ -7,6 +7,7 @@
         --optimize_threshold
     python evaluate.py --tag test --csv pred_test.csv --calibrate temperature --calibrate_on pred_val.csv \
         --by_object --plot
+    python evaluate.py --tag cnn --csv other_code.txt --columns id=objid prob=p_lens label=is_lens --scale 100
     python evaluate.py --report stores/galaxiesml
 
 Writes metrics_<tag>.json and metrics_<tag>.csv (scope,metric,value), and with --plot figures as PNG and PDF,
@@ -38,7 +39,7 @@ from evaluation.plots import (
     scope_title,
 )
 from utils import config, files, plots
-from utils.config import Options, option
+from utils.config import Options, option, several
 from utils.messages import say
 from utils.mistake import Mistake
 
@@ -49,7 +50,10 @@ tell = partial(say, script="evaluate.py")
 class Config(Options):
     tag: str = "test"  # names the outputs: metrics_<tag>.json
     from_csv: bool = False  # read --csv
-    csv: str = ""  # table path,domain,label,prob,pred of predict.py or ensemble.py
+    csv: str = ""  # table path,domain,label,prob,pred of predict.py or ensemble.py; of others with --columns
+    # of a table of another code (CSV, FITS, VOTable ...): id=NAME prob=NAME label=NAME domain=NAME
+    columns: list[str] = several()
+    scale: float = option(1.0, above=0)  # of prob in that table: what stands for certain, 100 of percents
     from_npy: bool = False  # read --labels and --probs
     labels: str = ""  # labels_<split>.npy
     probs: str = ""  # probs_<split>.npy
@@ -79,6 +83,10 @@ class Config(Options):
             raise Mistake("expected either --from_csv --csv FILE, or --from_npy --labels FILE --probs FILE")
         if self.from_csv and not self.csv or self.from_npy and not self.probs:
             raise Mistake("--from_csv goes with --csv FILE, --from_npy with --labels FILE and --probs FILE")
+        if (self.columns or self.scale != 1) and not self.csv:
+            raise Mistake("--columns and --scale go with --csv, the table of another code")
+        if wrong := [text for text in self.columns if not all(text.partition("="))]:
+            raise Mistake(f"--columns {wrong[0]!r}: expected id=NAME, prob=NAME, label=NAME or domain=NAME")
         if self.preds and self.csv:
             raise Mistake("--preds goes with --from_npy; a CSV has its own")
         if self.csv == "" and (self.by_object or self.per_domain):
@@ -98,11 +106,27 @@ def read_table(options: Config) -> tuple[pd.DataFrame, np.ndarray | None]:
     """The predictions, and for rows that are single bands the object of each (None if every row stands
     alone).
     """
+    if options.columns or options.scale != 1:
+        return read_others(options)
     return (
         read_csv(options.csv, options.by_object)
         if options.csv
         else (predictions.read_arrays(options.labels, options.probs), None)
     )
+
+
+def read_others(options: Config) -> tuple[pd.DataFrame, np.ndarray | None]:
+    """What read_table returns, for a table of another code: its ids are the objects, and nothing is cut off
+    them.
+    """
+    named = dict(text.split("=", 1) for text in options.columns)
+    table = predictions.read_foreign(options.csv, named, options.scale, say)
+    twice = bool(table["path"].duplicated().any())
+    if not (twice and options.by_object):
+        return table, table["path"].to_numpy(dtype=object) if twice else None
+    fused = predictions.fuse_predictions(table, [table["path"].rename("object"), "domain", "label"])
+    print(f"{options.csv}: {len(table)} rows fused to {len(fused)} objects (mean of their probabilities)")
+    return fused, None
 
 
 def read_csv(path: str, by_object: bool) -> tuple[pd.DataFrame, np.ndarray | None]:
@@ -269,6 +293,8 @@ def main(argv: list[str]) -> None:
     for scope, figures in sheet.items():
         if "undefined" in figures:
             print(f"{scope}: {figures['undefined']}")
+    for line in scores.inverted_lines(sheet):
+        say(f"warning: {line}", "evaluate.py")
     print(f"{Path(options.out_dir) / f'metrics_{options.tag}.json'}")
 
 

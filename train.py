@@ -362,7 +362,7 @@ def run(
                 columns = measure(task, ema.model, "val", options, device, lanes)
                 averages, saw = progress.close_epoch()
                 if order is shuffled:  # what a mode draws by an order of its own is its own business
-                    log.info(saw.checked(len(train_data), epoch))
+                    log.info(saw.checked(len(train_data), epoch, train_data.times(epoch - 1)))
                 row = dict(epoch=epoch)
                 row |= {f"train_{name}": mean for name, mean in averages.items()}
                 row |= {f"val_{name}": value for name, value in task.summarise(columns).items()}
@@ -576,7 +576,8 @@ def shown(results: dict[str, Any], monitors: Iterable[str]) -> str:
     figures = []
     for split in ("val", "test"):
         for name in monitors if split in results else ():
-            figures.append(f"{split}_{name} {results[split][name]:.4f}")
+            value = results[split][name]
+            figures.append(f"{split}_{name} " + (f"{value:.4f}" if math.isfinite(value) else "not defined"))
     return "  ".join(figures)
 
 

@@ -21,6 +21,7 @@ ROOMS = {
     "catalogues": "Catalogues",
     "tar_shards": "Tar shards",
     "light_curves": "Light curves",
+    "listing": "Lists of files",
 }
 SIGNS = re.compile(r"([<*])")
 COLUMNS = ("what", "known by", "read", "not read")

@@ -1,7 +1,8 @@
 """Which files there are: in a folder and those below it, or in a manifest; a stream, however many they are.
 
-A manifest is a text file, or a .gz of one, of one path a line: relative to its own folder, or absolute;
-empty lines and those that begin with # say nothing. It stands for a folder wherever a folder can stand.
+A manifest is a text file, or a .gz of one, of one path a line: relative to its own folder, or absolute, also
+by ~ or $HOME; empty lines and those that begin with # say nothing. It stands for a folder wherever a folder
+can stand.
 """
 
 import gzip
@@ -13,10 +14,19 @@ from collections.abc import Container, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
+from data.formats import Format
 from data.names import NOT_CUTOUTS, SUFFIXES, check_utf8, parse_name
 from utils.files import is_trouble
 from utils.mistake import Mistake
 
+FORMATS = (
+    Format(
+        "manifest",
+        "a text file, or a .gz of one, where a folder can stand",
+        "one path a line: absolute, by ~ or $NAME, or relative to the folder of the manifest; # is a comment",
+        "what is not UTF-8, or holds zero bytes; a name of an unknown user or variable is taken as it is",
+    ),
+)
 LINES = 65_536  # read at once
 LONGEST = 1_000  # files of one object that a shard may hold more than its size
 MOST_LINKS = 40  # in a row, as many as Linux follows
@@ -93,6 +103,7 @@ def read_listing(manifest: str, flag: str, home: str | None = None) -> Iterator[
                 names = [name for line in lines if (name := line.strip()) and name[0] != "#"]
                 if any("\0" in name for name in names):
                     raise Mistake(f"{flag} {manifest!r} is not text: expected a manifest (one path a line)")
+                names = [expanded(name) if name[0] in "~$" else name for name in names]
                 paths = [name if name[0] == "/" else home + name for name in names]
                 check_utf8(paths)
                 yield paths
@@ -102,6 +113,14 @@ def read_listing(manifest: str, flag: str, home: str | None = None) -> Iterator[
         raise Mistake(
             f"{flag} {manifest!r} cannot be read as a manifest (text, one path a line): {error}"
         ) from None
+
+
+def expanded(name: str) -> str:
+    """A path with its leading ~, ~user or $NAME as a shell reads it; as it is where there is no such user or
+    variable.
+    """
+    first, slash, rest = name.partition("/")
+    return (os.path.expanduser(first) if first[0] == "~" else os.path.expandvars(first)) + slash + rest
 
 
 class RealPaths:

@@ -4,6 +4,7 @@ A table has one row a file: path, domain, label (1, 0, NaN unknown) and prob (Na
 or one row an object, with `object` instead of path. evaluation/identity.py says what object a file is of.
 """
 
+from collections.abc import Callable
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -11,10 +12,18 @@ import pandas as pd
 
 from evaluation import identity
 from utils import files
+from utils.messages import first_of
 from utils.mistake import Mistake
 
 COLUMNS = ["path", "domain", "label", "prob"]
 IDENTITY = ["object", "id", "band"]  # where a table says itself what its rows are
+# of a table of another code: what it is called where --columns does not say it
+FOREIGN = {
+    "id": {"id", "object", "object_id", "objid", "name", "path"},
+    "prob": {"prob", "probability", "p_lens", "score"},
+    "label": {"label", "is_lens", "truth"},
+    "domain": {"domain"},
+}
 # float32 rounds a probability beyond 1 - 2^-24 to 1, so logits are kept within this on both sides
 EDGE = 2.0**-24
 
@@ -40,7 +49,8 @@ def read_predictions(path: str) -> pd.DataFrame:
     if missing := [name for name in row + COLUMNS[1:] if name not in table]:
         raise Mistake(
             f"{path}: has no column {missing[0]!r}; expected path,domain,label,prob as predict.py writes "
-            "them, or object instead of path where a row is an object"
+            "them, or object instead of path where a row is an object (evaluate.py takes a table of another "
+            "code: --columns prob=NAME)"
         )
     told = [name for name in ("object", "band") if "object" in table and name in table]
     table = table[row + told + COLUMNS[1:]]
@@ -59,10 +69,76 @@ def read_predictions(path: str) -> pd.DataFrame:
                 + (
                     "1, 0 or nothing"
                     if name == "label"
-                    else "a number from 0 to 1, or nothing where there is none"
+                    else "a number from 0 to 1, or nothing where there is none; of percents evaluate.py "
+                    "--scale 100"
                 )
             )
     return whole(identity.known_rows(table, path), path)
+
+
+def read_foreign(
+    path: str, columns: dict[str, str], scale: float, said: Callable[[str], object]
+) -> pd.DataFrame:
+    """The table of another code: path (its ids as they are, some maybe several times), domain, label and
+    prob.
+
+    path: one of data/catalogues/tables.FORMATS. columns: ours -> theirs, of id, prob, label and domain; what
+        is not mapped is looked for by its own name, and may be missing but for prob. scale: what stands for
+        certain, 100 of percents. said: where lines about what was taken go.
+    Raises: Mistake.
+    """
+    # astropy, seconds that other runs need not pay
+    from data.catalogues.tables import label_values, numeric_column, read_table
+    from data.cutouts.metadata import PLACEHOLDERS
+
+    table = read_table(path, "--csv", said=said)
+    if unknown := sorted(columns.keys() - FOREIGN.keys()):
+        raise Mistake(f"--columns {unknown[0]}=...: expected some of {', '.join(FOREIGN)}")
+    names = {}
+    for ours, others in FOREIGN.items():
+        if ours in columns and columns[ours] not in table:
+            raise Mistake(
+                f"--columns {ours}={columns[ours]}: {path!r} has no such column, it has "
+                f"{', '.join(table.columns[:12])}"
+            )
+        found = [name for name in table if name.lower() in others]
+        if ours in columns or found:
+            names[ours] = columns.get(ours) or found[0]
+    if "prob" not in names:
+        raise Mistake(
+            f"{path}: has no column prob, it has {', '.join(table.columns[:12])}: expected --columns "
+            "prob=NAME"
+        )
+    said(f"{path}: " + ", ".join(f"{ours} is column {theirs}" for ours, theirs in names.items()))
+    if unused := [name for name in table if name not in names.values()]:
+        said(f"{path}: columns not used: {first_of(unused, 12)}")
+    prob = numeric_column(table, names["prob"], path)
+    none = np.isin(prob, PLACEHOLDERS) & (prob < 0)
+    if none.any():
+        said(f"{path}: prob taken for missing: {int(none.sum()):,} ({prob[none][0]:g})")
+    prob[none] = np.nan
+    prob = prob / scale
+    if (wrong := (prob < 0) | (prob > 1)).any():
+        row = int(np.argmax(wrong))
+        raise Mistake(
+            f"{path}: row {row + 1} has {names['prob']} {table[names['prob']].iloc[row]!r}, expected 0 to "
+            f"{scale:g}" + ("; of percents --scale 100" if scale == 1 else "")
+        )
+    label = np.full(len(table), np.nan)
+    if "label" in names:
+        found, lines = label_values(table[names["label"]], path)
+        label = np.where(found < 0, np.nan, found)
+        for line in lines:
+            said(f"{path}: {line}")
+    rows = pd.Series(np.arange(len(table))).astype("str")
+    return pd.DataFrame(
+        dict(
+            path=table[names["id"]] if "id" in names else rows,
+            domain=table[names["domain"]] if "domain" in names else "",
+            label=label,
+            prob=prob,
+        )
+    )
 
 
 def numbers(text: pd.Series) -> pd.Series:

@@ -67,6 +67,19 @@ def score_table(
     return scores
 
 
+def inverted_lines(scores: Scores) -> list[str]:
+    """A remark for each scope whose probabilities look like those of the other class."""
+    lines = []
+    for scope, figures in scores.items():
+        auc = figures["roc_auc"]
+        if auc < 0.4 and figures.get("roc_auc_high", auc) < 0.5 and min(figures["lenses"], figures["n"]) >= 5:
+            lines.append(
+                f"{scope}: AUC {auc:.4f} is far below 0.5: is prob that of a non-lens, or are the labels "
+                "turned about? Of the other class it is 1 - prob"
+            )
+    return lines
+
+
 def write_scores(scores: Scores, folder: Path, tag: str, about: dict | None = None) -> None:
     """metrics_<tag>.json (undefined values are null) and metrics_<tag>.csv (scope,metric,value;
     undefined values are empty).

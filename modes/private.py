@@ -60,6 +60,12 @@ def build(config: Config, run: Run) -> "PrivateGradient":
             "this loss has weights of its own, whose per-example gradients Opacus cannot give; customer_data "
             "mode needs a loss without, such as fixed weights of its terms"
         )
+    if run.data.times(0) is not None:
+        raise Mistake(
+            "--balance: some examples would be drawn more often than others, where the guarantee of "
+            "customer_data mode is for batches that each example joins with one chance; leave it out, and "
+            "give --class_weight a number"
+        )
     if config.target_delta >= 1 / len(run.data):
         raise Mistake(
             f"--target_delta: got {config.target_delta:g}, expected less than 1 / examples = "

@@ -273,13 +273,18 @@ def explained(text: str, argv: list[str], fields: dict[str, dataclasses.Field]) 
     return shortened(text, 400)
 
 
+def is_union(kind: Any) -> bool:
+    """Whether a type is `a | b`, of plain types or of a Literal, which Python makes two kinds of."""
+    return isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
+
+
 def described(kind: Any) -> str:
     """A type in words."""
     if typing.get_origin(kind) is typing.Literal:
         return "one of " + ", ".join(map(str, typing.get_args(kind)))
     if typing.get_origin(kind) is list:
         return f"any number of: {described(typing.get_args(kind)[0])}"
-    if isinstance(kind, types.UnionType):
+    if is_union(kind):
         return " or ".join(described(part) for part in typing.get_args(kind))
     return {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}[
         kind
@@ -422,7 +427,7 @@ def is_of(value: Any, kind: Any) -> bool:
         return value in parts
     if typing.get_origin(kind) is list:
         return isinstance(value, list) and all(is_of(each, parts[0]) for each in value)
-    if isinstance(kind, types.UnionType):
+    if is_union(kind):
         return any(is_of(value, part) for part in parts)
     if isinstance(value, bool):
         return kind is bool
@@ -454,7 +459,7 @@ def refuse_changes(before: dict[str, Any], now: dict[str, Any], *classes: type) 
     """
     changes = differences(before["options"], now["options"], fields_of(*classes))
     changes += [
-        f"{name} {before['data'].get(name)!r} -> {value!r}"
+        f"{name} {before['data'].get(name)!r:.200} -> {value!r:.200}"
         for name, value in now["data"].items()
         if before["data"].get(name) != value
     ]

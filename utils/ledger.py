@@ -31,20 +31,26 @@ class Ledger:
         self.sum = (self.sum + int(np.add.reduce(words))) % WORDS
         self.xor ^= int(np.bitwise_xor.reduce(words))
 
-    def checked(self, size: int, epoch: int) -> str:
+    def checked(self, size: int, epoch: int, times: np.ndarray | None = None) -> str:
         """A line for the log. Raises RuntimeError unless the ids are those of a data set of this size,
-        0 to size - 1, once each.
+        0 to size - 1, once each, or so often as `times` [size] says.
         """
         last = size - 1
         expected = size, size * last // 2 % WORDS, (last, 1, size, 0)[last % 4]
+        often = "once"
+        if times is not None:
+            due = Ledger()
+            due.note(np.repeat(np.arange(size), times))
+            expected = due.numbers
+            often = "as often as it was due"
         if self.numbers != expected:
             raise RuntimeError(
-                f"epoch {epoch} has not seen each of the {size} training examples once: count, sum and xor "
-                f"of their ids are {self.numbers}, expected {expected}; does the data set's `index` say "
+                f"epoch {epoch} has not seen each of the {size} training examples {often}: count, sum and "
+                f"xor of their ids are {self.numbers}, expected {expected}; does the data set's `index` say "
                 "which examples were asked for?"
             )
         return (
-            f"epoch {epoch} saw each example once: {self.count} ids, their sum {self.sum}, their xor "
+            f"epoch {epoch} saw each example {often}: {self.count} ids, their sum {self.sum}, their xor "
             f"{self.xor}"
         )
 

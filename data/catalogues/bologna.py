@@ -138,7 +138,7 @@ class Bologna:
         )
 
     def _truth(self, labels: str) -> pd.DataFrame:
-        truth = read_table(labels, "--labels")
+        truth = read_table(labels, "--labels", said=self.report.append)
         key = next((name for name in truth.columns if name.lower() == "id"), None)
         if key is None:
             raise Mistake(

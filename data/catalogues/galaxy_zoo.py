@@ -287,6 +287,7 @@ class GalaxyZoo:
             labels,
             "--labels",
             lambda name: not there.append(name) and (name == id_column or _is_wanted(name)),
+            self.report.append,
         )
         columns = [id_column] if id_column else [name for name in table.columns if name.lower() in IDS]
         columns.sort(key=lambda name: IDS.index(name.lower()) if name.lower() in IDS else -1)

@@ -1,4 +1,4 @@
-"""FITS images of any survey, and a table that says which they are.
+"""FITS images of any survey, and a table that says which they are; or without one, as their names say it.
 
 A row of the table is an object or an image of it. Its columns are known by their names, in capitals or not,
 or by a mapping `ours=theirs`:
@@ -10,19 +10,22 @@ or by a mapping `ours=theirs`:
                         EXTVER), of the plane of a cube from 0 (a stack of objects)
     band                of that file; without it what the name says after the object, or at its end (_g, _Ks,
                         _F814W), or else HDUs that are named by bands, or else the card FILTER or its like
-    label               1 lens, 0 none, -1 or empty: unknown
+    label               1 lens, 0 none (1.00, True, lens ... too), -1 or empty: unknown; of an object whose
+                        rows contradict each other it is unknown
+    group               whose objects are never in two splits: copies, overlaps, one galaxy under several ids
     ra, dec, redshift, magnitude_g ... every field of data/cutouts/metadata.py
 
 A file whose images are named by bands (EXTNAME VIS, Y, J, H or SCI_g ...) gives an image a band. Bands get
 their usual names (data/bands.py) where a file or header says them, and by band_alias; those of the column and
 of `planes` stay as they are.
 
-A column that is mapped and is no such field is kept as <catalog>_<ours>; all others are left out. Where the
-table says no ra, dec or pixel_scale the headers do (data/catalogues/sky.py). With `planes` every file is a
-cube of these bands. A file with pixels that are not finite is refused, or, with max_masked, these are filled
-by the mean of their neighbours up to that share (data/catalogues/masked.py; <catalog>_masked_fraction says
-how many they were, the largest of an object's images). Rows that name no file, and files that no row names,
-are counted and named in the report; neither is packed.
+A column that is mapped and is no such field is kept as <catalog>_<ours>; all others are left out, and named.
+A number that stands for none (-99, 99, -999, 9999 and the like, where the column cannot have it) is missing.
+Where the table says no ra, dec or pixel_scale the headers do (data/catalogues/sky.py). With `planes` every
+file is a cube of these bands. A file with pixels that are not finite is refused, or, with max_masked, these
+are filled by the mean of their neighbours up to that share (data/catalogues/masked.py;
+<catalog>_masked_fraction says how many they were, the largest of an object's images). Rows that name no
+file, and files that no row names, are counted and named in the report; neither is packed.
 """
 
 import os
@@ -62,29 +65,22 @@ from data.catalogues.planes import (
 )
 from data.catalogues.resample import rescaled_pixel_scale
 from data.catalogues.sky import card_value, place_on_sky
-from data.catalogues.tables import MISSING, is_numeric, numeric_column, read_table
+from data.catalogues.tables import MISSING, is_numeric, label_values, numeric_column, read_table
 from data.cutouts.fits import BadFile
-from data.cutouts.metadata import FIELDS, field_of
+from data.cutouts.metadata import FIELDS, field_of, is_placeholder, placeholder_lines
 from data.formats import Format
 from data.names import name_pattern
 from utils.messages import first_of
 from utils.mistake import Mistake
 
 OURS = {"object", "file", "hdu", "plane", "band", "label"}
-ALIASES = {"id": "object", "filename": "file"}
+ALIASES = {"id": "object", "filename": "file", "ref_epoch": "epoch"}
+MAY_BE_LABEL = re.compile(r"(?i).*(lens|label|class|grade|target|truth).*|y")
+# sub-folders that say what their images are, without their blanks, _ and -
+LABEL_FOLDERS = dict.fromkeys(["lens", "lenses", "stronglens", "stronglenses", "slsimlenses", "hsclenses"], 1)
+LABEL_FOLDERS |= dict.fromkeys(["nonlens", "nonlenses", "notlens", "notlenses"], 0)
+LABEL_FOLDERS |= dict.fromkeys(["slsimnonlenses", "hscnonlenses"], 0)
 TEXTS = {field.name for field in FIELDS if field.type is str}
-LABELS = {
-    "1": 1,
-    "1.0": 1,
-    "true": 1,
-    "lens": 1,
-    "0": 0,
-    "0.0": 0,
-    "false": 0,
-    "nonlens": 0,
-    "-1": -1,
-    "-1.0": -1,
-} | dict.fromkeys(MISSING, -1)
 LOOKED_AT = 200
 FORMATS = (
     Format(
@@ -100,7 +96,7 @@ FORMATS = (
 
 def open_source(
     input: str,
-    table: str,
+    table: str = "",
     columns: list[str] | tuple[str, ...] = (),
     catalog: str = "survey",
     planes: list[str] | tuple[str, ...] = (),
@@ -110,7 +106,7 @@ def open_source(
     crop: int = 0,
     band_alias: list[str] | tuple[str, ...] = (),
 ) -> "SurveyFits":
-    """The images of a folder that a table names. Raises: Mistake.
+    """The images of a folder that a table names; without a table all of them. Raises: Mistake.
 
     columns: mapping, "ours=theirs" each. catalog: its name. planes: the bands of cubes. label_source:
         who says so, "": the catalog.
@@ -176,7 +172,7 @@ class SurveyFits:
         self.recipe: dict[str, Any] = {
             "kind": "survey_fits",
             "input": os.path.abspath(input),
-            "table": os.path.abspath(table),
+            "table": os.path.abspath(table) if table else "",
             "columns": columns,
             "catalog": catalog,
             "planes": planes,
@@ -190,12 +186,16 @@ class SurveyFits:
         self.aliases = read_aliases(band_alias)
         self.label_source = label_source or catalog
         files = fits_files(input)
-        if os.path.realpath(table) in map(os.path.realpath, files):  # a FITS table that lies among the images
+        if table and os.path.realpath(table) in map(
+            os.path.realpath, files
+        ):  # a FITS table that lies among the images
             files = [path for path in files if os.path.realpath(path) != os.path.realpath(table)]
         self.report: list[str] = []
         self.apart: dict[str, dict[int, str]] = {}  # files whose HDUs are bands
-        self.table = self._mapped(table, columns)
-        rows = self._rows(os.path.abspath(input), files)
+        top = os.path.abspath(input)
+        self.table = self._mapped(table, columns) if table else self._named_by_files(top, files, columns)
+        self.numbers = self._numbers()
+        rows = self._labelled_alike(self._each_image_once(self._rows(top, files)))
         # one object on adjacent rows, in the order of the table
         first: dict[str, int] = {}
         for number, row in enumerate(rows):
@@ -206,11 +206,12 @@ class SurveyFits:
             [(row[3].name, row[0], row[1], catalog, row[2]) for row in rows],
             columns=["path", "object", "band", "domain", "label"],
         ).astype({"label": np.int8})
+        self._report_objects(bool(table))
         self.shape = self._shape()
 
     def _mapped(self, path: str, columns: list[str]) -> pd.DataFrame:
         """The table under our names."""
-        table = read_table(path, "--table")
+        table = read_table(path, "--table", said=self.report.append)
         names = {}
         for text in columns:
             ours, equals, theirs = (part.strip() for part in text.partition("="))
@@ -221,6 +222,7 @@ class SurveyFits:
                     f"--columns {text!r}: {path!r} has no column {theirs!r}, it has "
                     f"{', '.join(table.columns[:12])}"
                 )
+            ours = ALIASES.get(ours.lower(), ours)
             names[ours if ours in OURS or field_of(ours) else f"{self.catalog}_{ours}"] = theirs
         for theirs in table.columns:
             ours = ALIASES.get(theirs.lower(), theirs.lower())
@@ -232,7 +234,143 @@ class SurveyFits:
                 f"--table {path!r} has no column that names its images, it has "
                 f"{', '.join(table.columns[:12])}: expected object (or id) or file, or --columns object=NAME"
             )
+        self._report_unused([name for name in table.columns if name not in names.values()], "label" in names)
         return pd.DataFrame({ours: table[theirs] for ours, theirs in names.items()})
+
+    def _report_unused(self, unused: list[str], has_label: bool) -> None:
+        if unused:
+            line = f"columns of the table that are not used: {len(unused)} ({first_of(unused, 12)})"
+            maybe = [name for name in unused if MAY_BE_LABEL.fullmatch(name)]
+            if maybe and not has_label:
+                line += f"; no label is known: is it {maybe[0]}? --columns label={maybe[0]}"
+            self.report.append(line)
+
+    def _named_by_files(self, top: str, files: list[str], columns: list[str]) -> pd.DataFrame:
+        """A table of what the names of files and folders say, where there is no other."""
+        if columns:
+            raise Mistake(f"--columns {columns[0]!r}: names a column of --table, which is not given")
+        relative = [os.path.relpath(path, top) for path in files]
+        named = [self._named(path, "") for path in files]
+        folders = [os.path.dirname(path) for path in relative]
+        table = pd.DataFrame(named, columns=["object", "band"]).assign(file=relative, folder=folders)
+        # two galaxies that were numbered alike: one folder each
+        twice = table["object"].isin(table["object"][table.duplicated(["object", "band"], keep=False)])
+        if twice.any():
+            within = table["folder"].str.replace(os.sep, "_") + "_"
+            table["object"] = np.where(
+                twice & (table["folder"] != ""), within + table["object"], table["object"]
+            )
+            self.report.append(
+                f"files that are named alike in several folders: {int(twice.sum()):,}; their objects are "
+                f"called by the folder too ({first_of(table['object'][twice].unique().tolist())})"
+            )
+        kinds = [
+            [name for name in path.split(os.sep) if _folder_word(name) in LABEL_FOLDERS] for path in folders
+        ]
+        table["label"] = [str(LABEL_FOLDERS[_folder_word(names[-1])]) if names else "" for names in kinds]
+        taken = pd.Series([names[-1] for names in kinds if names], dtype=object).value_counts()
+        said = ", ".join(
+            f"{name} {LABEL_FOLDERS[_folder_word(name)]} ({count:,} files)" for name, count in taken.items()
+        )
+        self.report.append(f"no --table: labels by the names of folders: {said or 'none, all unknown'}")
+        return table[["object", "file", "label"]]
+
+    def _numbers(self) -> dict[str, np.ndarray]:
+        """float64 [rows] of each column that holds numbers, NaN where they stand for none."""
+        numbers = {}
+        lost = {}
+        if "epoch" in self.table:  # J2016.0
+            self.table["epoch"] = self.table["epoch"].str.replace(r"^[Jj](?=\d)", "", regex=True)
+        for name in self.table.columns:
+            field = field_of(name)
+            if name in OURS or name in TEXTS or (not field and not is_numeric(self.table[name])):
+                continue
+            values = numeric_column(self.table, name, "--table")
+            none = is_placeholder(values, field)
+            lost[name] = values[none]
+            values[none] = np.nan
+            numbers[name] = values
+        self.report += placeholder_lines(lost)
+        return numbers
+
+    def _each_image_once(self, rows: list[tuple]) -> list[tuple]:
+        """Without those that name an image again for its object. `shared` has, for an object that has an
+        image of another, the first that had it.
+        """
+        owner: dict[Image, str] = {}
+        self.shared: dict[str, str] = {}
+        seen: set[tuple[str, Image]] = set()
+        kept = []
+        for row in rows:
+            name, image = row[0], row[3]
+            first = owner.setdefault(image, name)
+            if first != name:
+                self.shared.setdefault(name, self.shared.get(first, first))
+            if (name, image) not in seen:
+                kept.append(row)
+            seen.add((name, image))
+        if len(kept) < len(rows):
+            self.report.append(
+                f"rows that name an image of their object again, not used: {len(rows) - len(kept):,}"
+            )
+        if self.shared:
+            self.report.append(
+                f"objects that have an image of another object: {len(self.shared):,} "
+                f"({first_of(list(self.shared))}); they are one group, in one split"
+            )
+        return kept
+
+    def _labelled_alike(self, rows: list[tuple]) -> list[tuple]:
+        """Each object with one label: the one that its rows state, unknown where they contradict each
+        other.
+        """
+        stated: dict[str, set[int]] = {}
+        for name, _, label, *_ in rows:
+            stated.setdefault(name, set()).add(label)
+        against = [name for name, labels in stated.items() if {0, 1} <= labels]
+        partly = [name for name, labels in stated.items() if len(labels) == 2 and -1 in labels]
+        if against:
+            self.report.append(
+                f"objects whose rows have different labels, taken for unknown: {len(against):,} "
+                f"({first_of(against)})"
+            )
+        if partly:
+            self.report.append(
+                f"objects with a label in some of their rows, which is that of all: {len(partly):,} "
+                f"({first_of(partly)})"
+            )
+        one = {name: -1 if {0, 1} <= labels else max(labels) for name, labels in stated.items()}
+        return [(name, band, one[name], *others) for name, band, _, *others in rows]
+
+    def _report_objects(self, has_table: bool) -> None:
+        each = self.index.drop_duplicates("object")
+        lenses, others = int((each["label"] == 1).sum()), int((each["label"] == 0).sum())
+        self.report.append(
+            f"objects: {len(each):,}; {lenses:,} lenses, {others:,} non-lenses, "
+            f"{len(each) - lenses - others:,} of unknown label"
+        )
+        if "object" in self.table and self.table["object"].duplicated().any():
+            kinds = self.table.drop(
+                columns=[name for name in OURS if name in self.table and name != "object"]
+            )
+            several = kinds.groupby("object", sort=False).nunique()
+            differ = [
+                f"{name} ({(several[name] > 1).sum():,} objects)"
+                for name in several
+                if (several[name] > 1).any()
+            ]
+            if differ:
+                self.report.append(
+                    f"objects with several rows that differ in {', '.join(differ[:6])}: the first row counts"
+                )
+        if not has_table:
+            bands = ", ".join(
+                f"{band or 'none'} {count:,}" for band, count in self.index["band"].value_counts().items()
+            )
+            self.report.append(
+                f"taken from the names of files: objects ({first_of(each['object'].tolist())}), bands "
+                f"({bands})"
+            )
 
     def _rows(self, top: str, files: list[str]) -> list[tuple[str, str, int, Image, int, str]]:
         """(object, band, label, image, row of the table, band as it is written) of each image."""
@@ -240,10 +378,10 @@ class SurveyFits:
         by_object: dict[str, list[str]] = {}
         for path in files:
             by_name.setdefault(os.path.basename(path), []).append(path)
-            by_name.setdefault(os.path.relpath(path, top), [path])
             bare, _ = self._at_end(file_stem(path))
             for name in dict.fromkeys((file_stem(path), bare)):
                 by_object.setdefault(name, []).append(path)
+        by_name |= {os.path.relpath(path, top): [path] for path in files}
         labels = self._labels()
         hdu = self._hdu_column()
         plane = self._integers("plane")
@@ -264,7 +402,9 @@ class SurveyFits:
                         f"{paths[1]}): give its path below the folder"
                     )
             else:
-                paths = by_object.get(known, [])
+                paths = self._of_band(
+                    by_object.get(known, []), known, column["band"][row] if "band" in column else ""
+                )
             if not paths:
                 without.append(name or known)
             used.update(paths)
@@ -283,7 +423,8 @@ class SurveyFits:
                 f"with {without[0]!r}, the files with {os.path.basename(files[0])!r}: give the table of "
                 "these images, or --columns file=NAME"
             )
-        self.report.append(f"{len(rows):,} images, {len(self.table):,} rows of the table")
+        of_table = f", {len(self.table):,} rows of the table" if self.recipe["table"] else ""
+        self.report.append(f"{len(rows):,} images{of_table}")
         unused = [os.path.basename(path) for path in files if path not in used]
         for what, names in (
             ("rows without a file, not packed", without),
@@ -306,6 +447,16 @@ class SurveyFits:
             each = ", ".join(f"{number} {band}" for number, band in within.items())
             name = os.path.basename(path)
             self.report.append(f"files whose HDUs are an image a band: {len(self.apart):,} ({name}: {each})")
+
+    def _of_band(self, paths: list[str], known: str, band: str) -> list[str]:
+        """The files of an object that are of the band of the row, where the row has one and their names
+        do.
+        """
+        named = [self._named(path, known)[1] for path in paths]
+        if not band or not any(named):
+            return paths
+        wanted = band_called(band, self.aliases)
+        return [path for path, other in zip(paths, named) if band_called(other, self.aliases) == wanted]
 
     def _at_end(self, stem: str) -> tuple[str, str]:
         """(what stands before it, the band) of a name that ends in a band."""
@@ -363,14 +514,9 @@ class SurveyFits:
     def _labels(self) -> list[int]:
         if "label" not in self.table:
             return [-1] * len(self.table)
-        texts = self.table["label"].str.lower()
-        if (wrong := ~texts.isin(LABELS.keys())).any():
-            row = int(np.flatnonzero(wrong)[0])
-            raise Mistake(
-                f"--table: label {self.table['label'].iloc[row][:60]!r} in row {row + 1}, expected 1 (lens), "
-                "0, or -1 or nothing (unknown)"
-            )
-        return texts.map(LABELS).tolist()
+        labels, lines = label_values(self.table["label"], "--table")
+        self.report += lines
+        return labels.tolist()
 
     def _integers(self, name: str, texts: pd.Series | None = None) -> list[int | None]:
         if name not in self.table:
@@ -410,13 +556,14 @@ class SurveyFits:
         }
         for name in self.table.columns:
             if name not in OURS:
-                is_text = name in TEXTS or not field_of(name) and not is_numeric(self.table[name])
-                columns[name] = (
-                    self.table[name].to_numpy()[rows]
-                    if is_text
-                    else numeric_column(self.table, name, "--table")[rows]
-                )
+                values = self.numbers.get(name)
+                columns[name] = (self.table[name].to_numpy() if values is None else values)[rows]
         metadata = pd.DataFrame(columns)
+        if self.shared:  # one image under two ids: in one split
+            owner = metadata["object"].map(self.shared).fillna("")
+            stated = metadata["group"] if "group" in metadata else pd.Series("", metadata.index)
+            owned = owner.map(stated.set_axis(metadata["object"])).fillna("")
+            metadata["group"] = stated.where(stated != "", owned.where(owned != "", owner))
         metadata["bands"] = (
             self.index.groupby("object", sort=False)["band"]
             .agg(lambda bands: joined_bands(dict.fromkeys(bands)))
@@ -514,6 +661,10 @@ class SurveyFits:
     @staticmethod
     def _hdu(image: Image) -> tuple:
         return _hdu(image.path, image.hdu)
+
+
+def _folder_word(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name.lower())
 
 
 def _hdu(path: str, number: int | str | None) -> tuple:

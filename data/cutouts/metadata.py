@@ -6,12 +6,15 @@ One row an object. A missing number is NaN, a missing text is "". A label has a 
 """
 
 import re
+import warnings
 from difflib import get_close_matches
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from astropy import units
 from astropy.coordinates import SkyCoord
+from astropy.time import Time
 
 from utils.mistake import Mistake
 
@@ -94,7 +97,21 @@ FIELDS = (
     ),
     Field("label_source", "", str, ANY, ANY, False, "who says that it is a lens or none: kind:catalogue"),
     Field("label_confidence", "", float, (0, 1), (0, 1), False, "probability that the label is right"),
+    Field(
+        "group",
+        "",
+        str,
+        ANY,
+        ANY,
+        False,
+        "objects of one group are in one split: copies, overlaps, one galaxy under several ids",
+    ),
+    Field("pmra", "mas/yr", float, ANY, (-15000, 15000), False, "proper motion in RA times cos(Dec)"),
+    Field("pmdec", "mas/yr", float, ANY, (-15000, 15000), False, "proper motion in Dec"),
+    Field("epoch", "yr", float, ANY, (1850, 2150), False, "Julian year of ra and dec"),
 )
+# what tables write for a number that nobody knows
+PLACEHOLDERS = (-99.0, -999.0, -9999.0, -99.9, -99.99, -999.9, 99.0, 999.0, 9999.0, 99.9, 99.99, 999.9)
 
 
 def field_of(column: str) -> Field | None:
@@ -115,6 +132,33 @@ def field_of(column: str) -> Field | None:
 def band_names(bands: str) -> list[str]:
     """The bands of an object: "grizy" has five, "F814W" one, "F555W F814W" two."""
     return list(bands) if LETTERS.fullmatch(bands) else re.findall(BAND, bands)
+
+
+def is_placeholder(values: np.ndarray, field: Field | None) -> np.ndarray:
+    """[N] bool: the numbers -99, 99, 999 and their like, where they can be no value of this column.
+
+    Of a field: outside the range that is expected of it (an RA of 99 degrees is one). Of a column of a
+    catalogue's own (None): where no other number there is half as large.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    found = np.isin(values, PLACEHOLDERS)
+    if not found.any():
+        return found
+    if field:
+        low, high = field.expected
+        return found & ~((values >= low) & (values <= high))
+    others = np.abs(values[np.isfinite(values) & ~found])
+    return found & (np.abs(values) > 2 * others.max()) if len(others) else np.zeros(len(values), dtype=bool)
+
+
+def placeholder_lines(counts: dict[str, np.ndarray]) -> list[str]:
+    """One line for the log, of the placeholders that each column had."""
+    each = []
+    for name, values in counts.items():
+        if len(values):
+            kinds = ", ".join(f"{value:g}" for value in np.unique(values)[:3])
+            each.append(f"{name} {len(values):,} ({kinds})")
+    return [f"taken for missing: {'; '.join(each)}"] if each else []
 
 
 def typed_metadata(frame: pd.DataFrame) -> pd.DataFrame:
@@ -235,7 +279,8 @@ def validate_metadata(table: pd.DataFrame) -> pd.DataFrame:
 def match_positions(left: pd.DataFrame, right: pd.DataFrame, radius: float = 1.0) -> pd.DataFrame:
     """The objects of one catalogue that another has too: for each of the left its nearest of the right.
 
-    left, right: tables with object, ra, dec in deg. radius: arcsec, inclusive.
+    left, right: tables with object, ra, dec in deg, as `at_one_epoch` gives them where things move. radius:
+        arcsec, inclusive.
     Returns: object_left, object_right, separation in arcsec; only those within the radius,
         in the order of the left.
     Raises: Mistake for a radius that is not positive.
@@ -261,6 +306,70 @@ def match_positions(left: pd.DataFrame, right: pd.DataFrame, radius: float = 1.0
             "separation": separation.arcsec[near],
         }
     )
+
+
+def at_one_epoch(
+    left: pd.DataFrame, right: pd.DataFrame, names: tuple[str, str] = ("left", "right")
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """Two catalogues with the places that their objects had at one time, and lines for the log.
+
+    left, right: as `typed_metadata` gives them; pmra (times cos Dec) and pmdec in mas/yr and epoch in years
+        are used where an object has all three. The time is the median epoch of the catalogue that has no
+        motions, else of the right one: there the other is moved to. names: of both, for the lines.
+    """
+    tables = (left, right)
+    years = field_of("epoch").expected
+    dated = [table["epoch"].between(*years).to_numpy() for table in tables]
+    with_motion = [table[["ra", "dec", "pmra", "pmdec"]].notna().all(axis=1).to_numpy() for table in tables]
+    moving = [motion & year for motion, year in zip(with_motion, dated)]
+    lines = []
+    for table, motion, year, moves, name in zip(tables, with_motion, dated, moving, names):
+        if wrong := int((table["epoch"].notna() & ~year).sum()):
+            worst = table["epoch"][table["epoch"].notna() & ~year].iloc[0]
+            lines.append(f"{name}: epochs that are no year ({worst:g}), not used: {wrong:,}")
+        if lost := int((motion & ~moves).sum()):
+            lines.append(f"{name}: pmra and pmdec of {lost:,} objects not used: their epoch is not known")
+        if year.any() and not moves.any():
+            lines.append(
+                f"{name}: epoch {table['epoch'][year].median():g} of {int(year.sum()):,} objects, without "
+                "proper motions: places taken as they are"
+            )
+    if not (moving[0].any() or moving[1].any()):
+        return left, right, lines
+    target = 1 if not moving[1].any() or moving[0].any() else 0
+    if not dated[target].any():
+        lines.append(
+            f"{names[1 - target]}: pmra, pmdec and epoch not used: {names[target]} does not tell its epoch "
+            "(a column `epoch`, in years)"
+        )
+        return left, right, lines
+    year = float(tables[target]["epoch"][dated[target]].median())
+    moved = []
+    for table, moves, name in zip(tables, moving, names):
+        if moves.any():
+            table = _moved_to(table, np.flatnonzero(moves), year)
+            lines.append(f"{name}: {int(moves.sum()):,} of {len(table):,} objects moved to epoch {year:g}")
+        moved.append(table)
+    return moved[0], moved[1], lines
+
+
+def _moved_to(table: pd.DataFrame, rows: np.ndarray, year: float) -> pd.DataFrame:
+    some = table.iloc[rows]
+    before = SkyCoord(
+        some["ra"].to_numpy(),
+        some["dec"].to_numpy(),
+        unit="deg",
+        pm_ra_cosdec=some["pmra"].to_numpy() * units.mas / units.yr,
+        pm_dec=some["pmdec"].to_numpy() * units.mas / units.yr,
+        obstime=Time(some["epoch"].to_numpy(), format="jyear"),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that no distance is known: at these separations none is needed
+        after = before.apply_space_motion(Time(np.full(len(rows), year), format="jyear"))
+    table = table.copy()
+    table.loc[table.index[rows], "ra"] = after.ra.deg
+    table.loc[table.index[rows], "dec"] = after.dec.deg
+    return table
 
 
 def metadata_summary(table: pd.DataFrame, problems: pd.DataFrame) -> list[str]:

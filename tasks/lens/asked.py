@@ -1,9 +1,10 @@
 """The probability of a strong lens for each input file."""
 
 import mmap
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -59,7 +60,8 @@ def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Ans
     aliases = trained | read_aliases(task.band_alias)
     task = replace(task, band_alias=[f"{theirs}={ours}" for theirs, ours in aliases.items()])
     bands = bands_of(saved["record"])
-    packed, rows, splits = read_index(options, own, task, bands)
+    selection = read_index(options, own, task, saved["record"]["data"], bands)
+    packed, rows = selection.packed, selection.rows
     inputs.refuse_other_bands(packed.index.iloc[rows], bands, task.band_mode)
     examples = cutouts.make_examples(packed, rows, bands, task.band_mode)
     examples = inputs.with_columns(examples, replace(task, quality_weight=False))
@@ -119,7 +121,7 @@ def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Ans
         refused_are_zero = own.quarantined == "nonlens"
         frames = file_rows.frames_of_files(rows, examples, prob_of, count, own.threshold, refused_are_zero)
         place, trouble = known_places(packed, rows)
-        objects = file_rows.Objects(packed.index, rows, splits, place)
+        objects = file_rows.Objects(packed.index, rows, selection.split, place)
         without = file_rows.write_frames_of_files(frames, len(rows), out, which, objects)
         line = f"{out}/pred_{which}.csv: {len(rows)} files, {count} examples"
         line += f", {len(objects)} objects in objects_{which}.csv"
@@ -161,7 +163,7 @@ def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Ans
         ask,
         write,
         key=[packed.manifest["index"], own.tta, own.samples],
-        notes=examples.report,
+        notes=[selection.line, *examples.report],
     )
 
 
@@ -202,11 +204,21 @@ def known_places(packed: store.Store, rows: np.ndarray) -> tuple[pd.DataFrame | 
     return about.astype(dict(ra=np.float64, dec=np.float64)), []
 
 
+class Selection(NamedTuple):
+    """The packed inputs, and which of them are to be predicted."""
+
+    packed: store.Store
+    rows: np.ndarray  # [R] int64 of the index
+    split: np.ndarray  # [N] str, of each row of the index
+    line: str  # how many that is, and of how many
+
+
 def read_index(
-    options: Any, own: Asked, task: Config, bands: list[str]
-) -> tuple[store.Store, np.ndarray, np.ndarray]:
-    """The packed inputs, their bands as the network names them, which rows of their index are to be
-    predicted, and the split of each row.
+    options: Any, own: Asked, task: Config, record: Mapping[str, Any], bands: list[str]
+) -> Selection:
+    """What is to be predicted, its bands as the network names them.
+
+    record: what the checkpoint knows of the data it was trained on.
     """
     if task.stream:
         raise Mistake(
@@ -221,7 +233,7 @@ def read_index(
     else:
         packed = inputs.open_inputs(task, options.num_workers)
     packed = inputs.with_names_of(packed, bands)
-    index = inputs.split_index(packed.index, task)
+    index = inputs.split_index(packed.index, task, packed.metadata, record)
     if options.which == "all":
         rows = np.arange(len(index))
     elif options.which == "blind":
@@ -231,12 +243,19 @@ def read_index(
             index["object"], task.split_seed, getattr(task, f"take_{options.which}_frac")
         )
         rows = np.flatnonzero((index["split"] == options.which) & (taken | (index["label"] < 0)))
+    there = counted_splits(index["split"])
     if not len(rows):
-        there = ", ".join(
-            f"{count} {name or 'unused'}" for name, count in index["split"].value_counts().items()
-        )
         raise Mistake(f"--which {options.which}: no such file among the {len(index)} inputs ({there})")
-    return packed, rows, index["split"].to_numpy(dtype=object)
+    line = f"--which {options.which}: {len(rows):,} of {len(index):,} files"
+    if len(rows) < len(index):
+        others = counted_splits(index["split"].drop(index.index[rows]))
+        line += f"; left out: {others} (--which all predicts all of them)"
+    return Selection(packed, rows, index["split"].to_numpy(dtype=object), line)
+
+
+def counted_splits(splits: pd.Series) -> str:
+    """How many files each split has: 168 train, 36 val."""
+    return ", ".join(f"{count:,} {name or 'unused'}" for name, count in splits.value_counts().items())
 
 
 def answer_batch(network: nn.Module, batch: Batch, names: tuple[str, ...], tta: bool) -> Columns:

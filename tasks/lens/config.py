@@ -1,5 +1,6 @@
 """The options of the lens task: where its inputs are, what is asked of a network, what the network is."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,8 +18,14 @@ from utils.mistake import Mistake
 
 @dataclass(frozen=True)
 class Losses(Options):
-    """Terms of the loss besides the label's."""
+    """Terms of the loss besides the label's, and what a class weighs."""
 
+    # weight of lenses in the loss of the label, where non-lenses have 1: a number; balanced: both classes
+    # weigh as much as a whole; none: 1. Validation is judged without weights
+    class_weight: float | Literal["none", "balanced"] = "none"
+    # training: lenses are drawn as often as non-lenses: each of the larger class once an epoch, those of the
+    # smaller in turn, as often as that takes
+    balance: bool = False
     # quantities to infer, by their first column in parameters.fits: Rein ell_m sh srcx zlens ...; all
     regression: list[str] = several()
     # of their likelihood, a mean over the quantities, in nats
@@ -50,6 +57,27 @@ class Losses(Options):
                 "nothing for all"
             )
         term_weights(self.physics_terms)
+        fixed_weight(self.class_weight)
+        if self.balance and self.class_weight == "balanced":
+            raise Mistake(
+                "--balance and --class_weight balanced: each gives both classes one weight, give one"
+            )
+
+
+def fixed_weight(text: float | str) -> float | None:
+    """The weight of lenses that --class_weight states; None for `balanced`."""
+    if text == "balanced":
+        return None
+    try:
+        weight = 1.0 if text == "none" else float(text)
+    except ValueError:
+        weight = math.nan
+    if not (math.isfinite(weight) and weight > 0):
+        raise Mistake(
+            f"--class_weight: got {text!r}, expected none, balanced, or the weight of lenses, a number "
+            "above 0"
+        )
+    return weight
 
 
 def inferred_quantities(config: Any) -> tuple[str, ...]:
@@ -143,6 +171,8 @@ class Images(Options):
 # The order of the bases is that of the flags, from right to left.
 @dataclass(frozen=True)
 class Config(SplitOptions, Images, Losses, Inputs):
+    # arcsec: objects whose places lie within it of each other, under other ids, are in one split; 0: off
+    match_radius: float = option(1.0, least=0)
     take_train_frac: float = option(1.0, least=0, most=1)  # use this part of the training split
     take_val_frac: float = option(1.0, least=0, most=1)  # ... of the validation split
     take_test_frac: float = option(1.0, least=0, most=1)  # ... of the test split

@@ -3,9 +3,10 @@ and what is known besides the pixels.
 """
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,8 +25,8 @@ from data.bands import (
     usual_name,
 )
 from data.catalogues.hdu_bands import said_of_unread_bands
-from data.cutouts import buckets, examples as cutouts, metadata, quality_table, store, truth
-from data.names import written_bands
+from data.cutouts import buckets, examples as cutouts, groups, metadata, quality_table, store, truth
+from data.names import is_blind, written_bands
 from data.tar_shards import stream as streaming
 from physics.lens_parameters import GEOMETRY, slices
 from tasks.lens.config import inferred_quantities, metadata_columns
@@ -39,9 +40,12 @@ def from_store(
 ) -> tuple[dict[str, cutouts.Cutouts], list[str], dict[str, Any]]:
     """(the examples of each split, the bands, what predict must know of the data)."""
     packed = open_inputs(config, workers)
-    index = split_index(packed.index, config)
+    refuse_unlabelled(packed.index, f"--store {config.store!r}" if config.store else "the files")
+    table, lines = known_truth(packed, config)
+    about = truth.truth_metadata(table) if table is not None and packed.metadata is None else packed.metadata
+    divided = divide_index(packed.index, config, about, packed.metadata is not None)
+    index = divided.index
     bands = used_bands(index, config.bands)
-    table = truth.read_truth(index["path"]) if config.use_metadata or inferred_quantities(config) else None
     data = {
         name: with_columns(
             cutouts.make_examples(packed, rows_of_split(index, name, config), bands, config.band_mode),
@@ -51,14 +55,16 @@ def from_store(
         for name in split.SPLITS
     }
     if distributed.rank() == 0:
-        say_summary(index, packed, data, run_dir)
-    return data, bands, dict(bands=bands, files=len(index), digest=content_digest(index))
+        say_summary(index, packed, data, run_dir, lines + divided.lines)
+    return data, bands, dict(bands=bands, files=len(index), digest=content_digest(index)) | divided.record
 
 
 def from_stream(config: Any) -> tuple[dict[str, streaming.Streamed], list[str], dict[str, Any]]:
     """The same of shards that are not packed."""
     others = [
-        name for name in ("store", "use_metadata", "quality_weight", "regression") if getattr(config, name)
+        name
+        for name in ("store", "use_metadata", "quality_weight", "regression", "balance")
+        if getattr(config, name)
     ] + list(config.sources())
     if others:
         raise Mistake(
@@ -77,17 +83,23 @@ def from_stream(config: Any) -> tuple[dict[str, streaming.Streamed], list[str], 
             f"--image_size: got {config.image_size}, but the images of --stream {config.stream!r} have "
             f"{'x'.join(map(str, stream.manifest['shape']))} pixels"
         )
-    index = split_index(pd.DataFrame(dict(object=stream.object, label=stream.label)), config)
+    known = pd.DataFrame(dict(object=stream.object, label=stream.label))
+    refuse_unlabelled(known, f"--stream {config.stream!r}")
+    divided = divide_index(known, config)
+    index = divided.index
     data = {name: stream.part(rows_of_split(index, name, config)) for name in split.SPLITS}
     if distributed.rank() == 0:
         say(
             f"{len(stream.manifest['shards']):,} shards of {config.stream}, bands {' '.join(stream.bands)}: "
             + ", ".join(f"{name} {len(part):,}" for name, part in data.items())
         )
+        say("split by object id alone: the table of shards tells no groups and no places on the sky")
+        for line in divided.lines:
+            say(line)
     return (
         data,
         list(stream.bands),
-        dict(bands=list(stream.bands), files=len(stream), digest=stream.manifest["digest"]),
+        dict(bands=list(stream.bands), files=len(stream), digest=stream.manifest["digest"]) | divided.record,
     )
 
 
@@ -174,10 +186,104 @@ def content_digest(index: pd.DataFrame) -> str:
     return hashlib.blake2b(table.encode(), digest_size=16).hexdigest()
 
 
-def split_index(index: pd.DataFrame, config: Any) -> pd.DataFrame:
-    """The index with its `split` column; an unlabelled file can only be tested."""
-    splits = split.split_of(index["object"], config)
-    return index.assign(split=np.where(index["label"].to_numpy() < 0, "test", splits))
+def refuse_unlabelled(index: pd.DataFrame, what: str) -> None:
+    """Raises Mistake where there is nothing to learn from."""
+    labels = set(index["label"].unique().tolist())
+    if not labels & {0, 1}:
+        raise Mistake(
+            f"no labels: none of the {len(index):,} images of {what} is known to be a lens (1) or none (0); "
+            "give convert.py a table with labels (--columns label=NAME), or the four folders. A trained "
+            "network is asked of them by predict.py --which blind"
+        )
+    if len(labels & {0, 1}) < 2:
+        there, lacking = ("lens", "non-lens") if 1 in labels else ("non-lens", "lens")
+        raise Mistake(
+            f"labels of one class: each labelled image of {what} is a {there}, none a {lacking}; expected "
+            "both"
+        )
+
+
+class Divided(NamedTuple):
+    """An index with its column `split`."""
+
+    index: pd.DataFrame
+    lines: list[str]  # for the log: groups, and who was moved for a rare class
+    record: dict[str, Any]  # `moved`: object -> split, where that is not what the hash of its name says
+
+
+def divide_index(
+    index: pd.DataFrame, config: Any, about: pd.DataFrame | None = None, kept: bool = False
+) -> Divided:
+    """Every object in a split: by the hash of its id or `group`; what lies at one place is together, and each
+    split has some of a rare class. An unlabelled file can only be tested.
+
+    about: a row an object, with `group`, `ra`, `dec` as far as they are known. kept: whether the store has
+        it, so that predict finds the groups there and the record need not name their objects.
+    """
+    number, objects = pd.factorize(index["object"].to_numpy(dtype=object))
+    named = groups.group_names(objects, about)
+    joined, lines = groups.joined_names(objects, named, about, config.match_radius)
+    of_object, units = pd.factorize(joined)
+
+    # What the challenge tests blindly stays a test, and with it whatever is the same galaxy.
+    blind = np.array([is_blind(name) for name in objects], dtype=bool)
+    fixed = np.zeros(len(units), dtype=bool)
+    fixed[of_object[blind]] = True
+    by_hash = np.where(fixed, "test", split.split_of(units, config))
+
+    label = index["label"].to_numpy()
+    good = (index["reason"] == "").to_numpy() if "reason" in index else np.ones(len(index), dtype=bool)
+    has = {}
+    for value in split.CLASSES:
+        has[value] = np.zeros(len(units), dtype=bool)
+        has[value][of_object[number[good & (label == value)]]] = True
+    splits, moves = split.fill_empty_splits(by_hash, units, has, fixed, config)
+    of_each = splits[of_object]
+    usual = named if kept else objects
+    as_usual = by_hash[of_object] if (joined == usual).all() else hashed_split(objects, usual, config)
+    differ = of_each != as_usual
+    moved = dict(zip(objects[differ].tolist(), of_each[differ].tolist()))
+    divided = index.assign(split=np.where(label < 0, "test", of_each[number]))
+    return Divided(divided, lines + moves, dict(moved=moved) if moved else {})
+
+
+def hashed_split(objects: np.ndarray, names: np.ndarray, config: Any) -> np.ndarray:
+    """[U] str, the split by the hash of each name; the blind test is a test."""
+    blind = np.array([is_blind(name) for name in objects], dtype=bool)
+    return np.where(blind, "test", split.split_of(names, config))
+
+
+def split_index(
+    index: pd.DataFrame,
+    config: Any,
+    about: pd.DataFrame | None = None,
+    record: Mapping[str, Any] | None = None,
+) -> pd.DataFrame:
+    """The index with its `split` column as a run had it: what its record says, else the hash of the id or
+    group.
+
+    about: as in `divide_index`. record: what a checkpoint knows of the data.
+    """
+    number, objects = pd.factorize(index["object"].to_numpy(dtype=object))
+    splits = hashed_split(objects, groups.group_names(objects, about), config)
+    if moved := (record or {}).get("moved"):
+        recorded = pd.Series(objects, dtype=object).map(moved)
+        splits = np.where(recorded.notna(), recorded, splits)
+    return index.assign(split=np.where(index["label"].to_numpy() < 0, "test", splits[number]))
+
+
+def known_truth(packed: store.Store, config: Any) -> tuple[pd.DataFrame | None, list[str]]:
+    """(the tables of parameters that lie beside the files, as far as they are of use; lines for the log)."""
+    needed = config.use_metadata or inferred_quantities(config)
+    if not needed and (packed.metadata is not None or not config.match_radius):
+        return None, []
+    try:
+        return truth.read_truth(packed.index["path"]), []
+    except Mistake as mistake:
+        if needed:
+            raise
+        # one who asks for nothing of it need not mend it
+        return None, [f"places on the sky are not known, so duplicates were not looked for: {mistake}"]
 
 
 def used_bands(index: pd.DataFrame, wanted: list[str]) -> list[str]:
@@ -254,9 +360,15 @@ def quantities_without_truth(config: Any, data: cutouts.Cutouts | streaming.Stre
 
 
 def say_summary(
-    index: pd.DataFrame, packed: store.Store, data: dict[str, cutouts.Cutouts], run_dir: Path
+    index: pd.DataFrame,
+    packed: store.Store,
+    data: dict[str, cutouts.Cutouts],
+    run_dir: Path,
+    told: Sequence[str] = (),
 ) -> None:
-    """Say what was found, what was refused and how even the split is; keep the split beside the run."""
+    """Say what was found, what was refused and how even the split is; keep the split beside the run.
+    told: further lines.
+    """
     shares, warnings = split.stratification(index)
     twice = buckets.duplicate_files(index)
     bands = said_of_bands(index["band"], index["band"])
@@ -265,6 +377,7 @@ def say_summary(
         [f"{name}: {line}" for name, examples in data.items() for line in examples.report]
         + packed.summary()
         + warnings
+        + [*told]
     )
     if len(twice):
         lines.append(f"{len(twice)} files share object and band with another: see {run_dir}/duplicates.csv")

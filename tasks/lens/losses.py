@@ -5,6 +5,7 @@ one answer for all domains, robustness.
 from functools import reduce
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +17,8 @@ from losses.domain import domain_confusion
 from losses.lens_constraints import TERMS
 from losses.regression import gaussian_nll
 from physics.lens_parameters import slices
-from tasks.lens.config import inferred_quantities, term_weights
+from tasks.lens.config import fixed_weight, inferred_quantities, term_weights
+from utils.mistake import Mistake
 
 METADATA = ("metadata", "metadata_mask")
 
@@ -55,10 +57,31 @@ def withstands_attack(config: Any, model: nn.Module, batch: Batch) -> Tensor:
     return ((network_outputs(model, worst)["logit"] > 0) == (batch["label"] > 0.5)).float()
 
 
-def build_loss(config: Any, examples: int) -> LossFn:
-    """The loss of the label and of all terms that are asked for, for training on so many examples;
-    each term is logged by its name.
+def class_weights(config: Any, label: np.ndarray, domain: np.ndarray) -> tuple[float, float]:
+    """(weight of non-lenses, of lenses) in the loss of the label, by --class_weight.
+
+    label, domain: [E], of the training examples. `balanced` is examples / (2 examples of the class), whose
+    mean over all of them is 1; only those whose label is told (--label_domain) count.
     """
+    weight = fixed_weight(config.class_weight)
+    if weight is not None:
+        return 1.0, weight
+    told = domain == DOMAINS.index(config.label_domain) if config.label_domain else np.ones(len(label), bool)
+    lenses = int((label[told] > 0.5).sum())
+    others = int(told.sum()) - lenses
+    if not (lenses and others):
+        raise Mistake(
+            f"--class_weight balanced: the training split has {lenses} lenses and {others} non-lenses, "
+            "expected both; give more objects, or a number"
+        )
+    return (lenses + others) / (2 * others), (lenses + others) / (2 * lenses)
+
+
+def build_loss(config: Any, examples: int, weights: tuple[float, float] = (1.0, 1.0)) -> LossFn:
+    """The loss of the label and of all terms that are asked for, for training on so many examples;
+    each term is logged by its name. weights: of the label's loss of a non-lens, and of a lens.
+    """
+    of_other, of_lens = weights
     physics = term_weights(config.physics_terms) if config.use_physics else {}
     places = slices(inferred_quantities(config))
 
@@ -69,6 +92,8 @@ def build_loss(config: Any, examples: int) -> LossFn:
         parts = dict(label=label_loss(outputs, label))
         if "weight" in batch:
             parts["label"] = parts["label"] * batch["weight"]
+        if weights != (1.0, 1.0):
+            parts["label"] = parts["label"] * torch.where(label > 0.5, of_lens, of_other)
         if (
             "prior" in outputs
         ):  # of all weights: its share of each example makes the posterior of the whole data

@@ -4,6 +4,8 @@ from functools import partial
 from pathlib import Path
 
 from contract import Task
+from data import split
+from data.balance import Balanced
 from data.bands import usual_name
 from data.cutouts import truth
 from models.pretrained import load_pretrained
@@ -12,6 +14,7 @@ from tasks.lens.config import Config
 from tasks.lens.inputs import from_store, from_stream, quantities_without_truth
 from tasks.lens.network import build_network, channels_of, refuse_impossible
 from utils import distributed
+from utils.messages import say
 from utils.mistake import Mistake
 
 
@@ -23,6 +26,11 @@ def build(config: Config, run_dir: Path, workers: int) -> Task:
         raise Mistake(
             f"the validation split holds {len(data['val'])} examples of one class: give lenses and "
             "non-lenses, more objects, or a larger --val_frac"
+        )
+    if len(data["test"]) and len(only := set(data["test"].label.tolist())) < 2 and distributed.rank() == 0:
+        say(
+            f"the test split holds {len(data['test'])} examples, all {split.CLASSES[int(only.pop())]}: its "
+            "AUC and its like are not defined; more objects or a larger --test_frac give it both classes"
         )
     model = build_network(config, channels_of(config, bands))
     if without := quantities_without_truth(config, data["train"]):
@@ -45,10 +53,20 @@ def build(config: Config, run_dir: Path, workers: int) -> Task:
             print(load_pretrained(body, config.initial_checkpoint, of_channels, usual_name))
         except ValueError as error:
             raise Mistake(f"--initial_checkpoint: {error}") from error
+    label, domain = data["train"].label, data["train"].domain
+    weights = lens_losses.class_weights(config, label, domain)
+    if config.balance:
+        data = data | dict(train=Balanced(data["train"], label > 0.5))
+    if distributed.rank() == 0 and (weights != (1.0, 1.0) or config.balance):
+        say(
+            f"training: {int((label > 0.5).sum()):,} lenses and {int((label < 0.5).sum()):,} non-lenses, "
+            f"weights in the loss {weights[1]:.4g} and {weights[0]:.4g}"
+            + (", drawn as often as each other (--balance)" if config.balance else "")
+        )
     return Task(
         model,
         data,
-        lens_losses.build_loss(config, len(data["train"])),
+        lens_losses.build_loss(config, len(data["train"]), weights),
         partial(judge.measure, config=config),
         {"auc": "max", "loss": "min", "acc": "max"},
         lambda columns: judge.summarise(judge.trusted_rows(config, columns)),

@@ -62,7 +62,8 @@ def test_nearest_both_ways_and_what_is_not_used(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert "3 of 4 objects" in out and "2 are the nearest of each other, 2 share theirs" in out
     assert "objects without ra and dec, not matched: 1 (a3)" in err
-    assert "survey_parallax, survey_ref_epoch not used: places are compared as they are" in err
+    assert "survey_parallax not used: places are compared as they are" in err
+    assert "epoch 2016 of 4 objects, without proper motions: places taken as they are" in err
     back = matched(tmp_path, right, left)
     assert back[["object_left", "object_right", "mutual"]].values.tolist() == [
         ["b0", "a0", True],

@@ -702,3 +702,57 @@ def test_the_command_runs_and_prints_its_table(members, tmp_path):
     )
     assert out.returncode == 0, out.stderr
     assert "t* = " in out.stdout and "AUC [95 %]" in out.stdout and "submission.csv: 40 ids" in out.stdout
+
+
+def test_probabilities_at_the_rate_of_the_sky(members, tmp_path, capsys):
+    plain = run(tmp_path / "plain", "--submit", "prob", **members)
+    labels = run(tmp_path / "labels", **members)
+    capsys.readouterr()
+    out = run(tmp_path / "sky", "--submit", "prob", "--lens_rate", "1e-4", **members)
+    told = capsys.readouterr().out
+    val = pd.read_csv(out / "val_ens_objects.csv")
+    rate = val["label"].mean()
+    sent, before = (pd.read_csv(folder / "submission.csv") for folder in (out, plain))
+    assert list(sent) == list(before)
+    prob = before.iloc[:, 1]
+    weight = np.stack([prob * 1e-4 / rate, (1 - prob) * (1 - 1e-4) / (1 - rate)])
+    np.testing.assert_allclose(sent.iloc[:, 1], weight[0] / weight.sum(0), rtol=1e-9)
+    threshold = re.search(r"from 0.5: t\* is (\S+) there, so what is called a lens is the same", told)
+    called = (sent.iloc[:, 1] >= float(threshold[1])).astype(int)
+    assert called.tolist() == pd.read_csv(labels / "submission.csv")["preds"].tolist()
+    assert "purity at a lens rate of 0.0001:" in told
+    for name in ("val_ens.csv", "test_ens.csv", "threshold.txt"):
+        assert (out / name).read_bytes() == (plain / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (
+            ["--test", "T", "--threshold_file", "t", "--lens_rate", "1e-4"],
+            "without --val; give --training_rate",
+        ),
+        (["--val", "V", "--training_rate", "0.5"], "goes with --lens_rate"),
+        (["--val", "V", "--lens_rate", "1"], "--lens_rate: got 1"),
+    ],
+)
+def test_rates_that_cannot_be(flags, message):
+    with pytest.raises(Mistake, match=message):
+        ensemble.main(flags)
+
+
+def test_a_rate_is_stated_where_there_is_no_validation(members, tmp_path):
+    val = run(tmp_path / "val", val=members["val"])
+    flags = ["--threshold_file", val / "threshold.txt", "--submit", "prob", "--lens_rate", "0.01"]
+    one = run(tmp_path / "one", *flags, "--training_rate", "0.5", test=members["test"])
+    other = run(tmp_path / "other", "--submit", "prob", "--lens_rate", "0.01", **members)
+    assert (one / "submission.csv").read_text() == (other / "submission.csv").read_text()
+
+
+def test_probabilities_of_the_other_class_are_remarked(members, tmp_path, capsys):
+    run(tmp_path / "right", val=members["val"])
+    assert "far below 0.5" not in capsys.readouterr().err
+    for path in members["val"]:
+        change(path, prob=lambda table: 1 - table["prob"])
+    run(tmp_path / "wrong", val=members["val"])
+    assert "warning: val, global: AUC 0." in (told := capsys.readouterr().err) and "far below 0.5" in told

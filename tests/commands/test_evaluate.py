@@ -273,6 +273,70 @@ def test_flags_that_cannot_be(table, tmp_path, flags, message):
         evaluate.main([path if word == "P" else word for word in flags] + ["--out_dir", str(tmp_path)])
 
 
+def foreign(table, path, separator, **columns):
+    """As another code writes it: an object a row, percents, labels as words."""
+    objects = table.iloc[::5].dropna().reset_index(drop=True)
+    out = pd.DataFrame(
+        dict(
+            SourceName="DES J" + objects["path"].str[6:10] + "-5354_g",
+            P=100 * objects["prob"],
+            truth=objects["label"].map({1: "True", 0: "False"}),
+            seeing=0.8,
+        )
+    )
+    out.to_csv(path, sep=separator, index=False)
+    return objects
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_tables_of_other_codes(table, tmp_path, capsys, separator):
+    objects = foreign(table, tmp_path / "cnn.txt", separator)
+    flags = ["--tag", "cnn", "--out_dir", tmp_path, "--csv", tmp_path / "cnn.txt", "--scale", "100"]
+    found = run(*flags, "--columns", "id=SourceName", "prob=P")["global"]
+    label = objects["label"].astype(int)
+    assert found["roc_auc"] == pytest.approx(metrics.roc_auc_score(label, objects["prob"]), abs=1e-12)
+    assert found["n"] == len(objects) and "domain" not in found
+    told = capsys.readouterr()
+    assert "id is column SourceName, prob is column P, label is column truth" in told.err
+    assert "columns not used: seeing" in told.err and "far below" not in told.err
+    assert "rows of one object" not in told.out  # nothing is cut off an id that ends like a band
+
+
+def test_rows_of_one_id_in_a_table_of_another_code(table, tmp_path, capsys):
+    foreign(table, tmp_path / "a.csv", ",")
+    rows = pd.read_csv(tmp_path / "a.csv")
+    pd.concat([rows, rows.assign(P=rows["P"] / 2)]).to_csv(tmp_path / "b.csv", index=False)
+    flags = ["--tag", "b", "--out_dir", tmp_path, "--csv", tmp_path / "b.csv", "--scale", "100"]
+    flags += ["--columns", "id=SourceName", "prob=P", "--by_object"]
+    assert run(*flags)["global"]["n"] == len(rows)
+    assert f"{2 * len(rows)} rows fused to {len(rows)} objects" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["prob=P"], "row 1 has P .*, expected 0 to 1; of percents --scale 100"),
+        (["prob=q"], "--columns prob=q: .* has no such column, it has SourceName, P, truth, seeing"),
+        (["id=SourceName"], "has no column prob, it has SourceName, P.*: expected --columns prob=NAME"),
+        (["prob=P", "colour=seeing"], "--columns colour=...: expected some of id, prob, label, domain"),
+        (["prob"], "--columns 'prob': expected id=NAME"),
+        (["prob=P", "label=seeing"], "label '0.8' in row 1"),
+    ],
+)
+def test_tables_of_other_codes_that_cannot_be(table, tmp_path, flags, message):
+    foreign(table, tmp_path / "cnn.csv", ",")
+    scale = ["--scale", "100"] * ("label=seeing" in flags)
+    with pytest.raises(Mistake, match=message) as told:
+        run("--tag", "x", "--out_dir", tmp_path, "--csv", tmp_path / "cnn.csv", *scale, "--columns", *flags)
+    assert "\n" not in str(told.value)
+
+
+def test_probabilities_of_the_other_class_are_remarked(table, tmp_path, capsys):
+    path = written(table.assign(prob=1 - table["prob"]), tmp_path / "p.csv")
+    run("--tag", "x", "--out_dir", tmp_path, "--csv", path)
+    assert "warning: global: AUC 0." in (told := capsys.readouterr().err) and "far below 0.5" in told
+
+
 def test_hostile_arrays_are_refused(tmp_path):
     np.save(tmp_path / "object.npy", np.array([{}, 1], dtype=object), allow_pickle=True)
     np.save(tmp_path / "square.npy", np.zeros((2, 2)))

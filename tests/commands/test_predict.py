@@ -69,12 +69,15 @@ def test_one_row_a_file_in_input_order(run, trained, challenge):
     np.testing.assert_array_equal(np.load(table.attrs["out"] / "labels_all.npy"), table["label"])
 
 
-def test_splits_are_those_of_training_and_cover_everything(run, trained, challenge):
+def test_splits_are_those_of_training_and_cover_everything(run, trained, challenge, capsys):
     parts = {
         which: set(run(trained["single"], "--data", challenge, "--which", which)["path"])
         for which in ("train", "val", "test")
     }
     assert sum(map(len, parts.values())) == len(set.union(*parts.values())) == 128
+    told = [line for line in capsys.readouterr().err.splitlines() if "--which" in line]
+    counts = {which: len(paths) for which, paths in parts.items()}
+    assert f"--which test: {counts['test']} of 128 files; left out: {counts['train']} train, " in told[2]
     split = pd.read_parquet(trained["single"] / "split.parquet")
     assert {which: set(split["path"][split["split"] == which]) for which in parts} == parts
 

@@ -160,3 +160,20 @@ def test_no_cut_parts_the_bands_of_an_object():
     named = [[f"/x/{name}_{band}.fits" for band in ("H", "HSC-G", "VIS", "my.B")] for name in "ab"]
     assert list(map(len, listing.cut_between_objects(iter(named), 2, {"my.B": "B"}))) == [4, 4]
     assert list(map(len, listing.cut_between_objects(iter(named), 2))) == [3, 4, 1]  # a_my.B is an object
+
+
+def test_home_and_variables_in_a_manifest(tmp_path, monkeypatch):
+    """As a shell reads them; what is no user and no variable is a name."""
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("CUTOUTS", "/data/cutouts")
+    monkeypatch.delenv("NOWHERE", raising=False)
+    names = ["~/a_g.fits", "$HOME/b_g.fits", "${CUTOUTS}/x$HOME_g.fits", "$NOWHERE/c.fits", "~nobody!/d.fits"]
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    home = str(tmp_path) + "/"
+    assert [*read_listing(str(tmp_path / "list.txt"), "--images")][0] == [
+        "/home/me/a_g.fits",
+        "/home/me/b_g.fits",
+        "/data/cutouts/x$HOME_g.fits",
+        home + "$NOWHERE/c.fits",
+        home + "~nobody!/d.fits",
+    ]

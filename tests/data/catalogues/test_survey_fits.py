@@ -167,6 +167,113 @@ def test_wrong_tables_are_mistakes(tmp_path, columns, mapping, words):
     assert "\n" not in str(told.value)
 
 
+def lines_with(source, *words):
+    found = [line for line in source.report if all(word in line for word in words)]
+    assert len(found) == 1, (words, source.report)
+    return found[0]
+
+
+def test_labels_that_contradict_each_other_are_unknown(tmp_path):
+    for name in ("a", "b", "c", "d"):
+        for band in "gr":
+            image(tmp_path / "images" / f"{name}_{band}.fits")
+    made = table(
+        tmp_path / "t.csv",
+        id=["a", "a", "b", "c", "c", "d"],
+        band=["g", "r", "", "g", "r", ""],
+        label=["1.00", "0", "True", "1", "", "-99"],
+        redshift=[0.1, 0.2, 0.3, 0.4, 0.4, ""],
+    )
+    source = open_source(str(tmp_path / "images"), made)
+    assert dict(zip(source.index["object"], source.index["label"])) == dict(a=-1, b=1, c=1, d=-1)
+    assert source.index["band"].tolist() == ["g", "r"] * 4  # a row of a band is that band's file alone
+    lines_with(source, "different labels, taken for unknown: 1 (a)")
+    lines_with(source, "a label in some of their rows, which is that of all: 1 (c)")
+    lines_with(source, "labels taken for unknown: 1 (-99)")
+    lines_with(source, "objects with several rows that differ in redshift (1 objects): the first row counts")
+    lines_with(source, "objects: 4; 2 lenses, 0 non-lenses, 2 of unknown label")
+
+
+def test_rows_of_a_key_twice_and_images_of_two_objects(tmp_path):
+    for name in ("a", "b"):
+        image(tmp_path / "images" / f"{name}_g.fits")
+    twice = open_source(
+        str(tmp_path / "images"), table(tmp_path / "t.csv", id=["a", "b", "a"], label=[1, 0, 1])
+    )
+    assert twice.index["object"].tolist() == ["a", "b"]
+    lines_with(twice, "name an image of their object again, not used: 1")
+    made = table(tmp_path / "u.csv", id=["x", "y", "z"], file=["a_g.fits", "b_g.fits", "a_g.fits"])
+    shared = open_source(str(tmp_path / "images"), made)
+    assert shared.metadata.set_index("object")["group"].to_dict() == dict(x="", y="", z="x")
+    lines_with(shared, "objects that have an image of another object: 1 (z)")
+
+
+def test_numbers_that_stand_for_none_and_columns_that_are_not_used(tmp_path):
+    names = [f"o{number}" for number in range(6)]
+    for name in names:
+        image(tmp_path / "images" / f"{name}_g.fits")
+    made = table(
+        tmp_path / "t.csv",
+        id=names,
+        ra=[99, 10, 11, 12, 13, -999],
+        dec=[9, 10, 11, 12, 13, -999],
+        magnitude_g=[20.5, 99, -99, 21, 9999, ""],
+        redshift=[0.5, -99.0, 0.1, 0.2, 0.3, -1],
+        snr_g=[99, 50, -9, 3, 3, 3],
+        n_visits=[99, 100, 3, 4, 5, 6],
+        sersic=[1, 2, 3, -99, 5, 999],
+        group=["7", "", "7", "", "", ""],
+        is_lens=[1, 0, 1, 0, 1, 0],
+        note=["x"] * 6,
+    )
+    source = open_source(str(tmp_path / "images"), made, ["visits=n_visits", "index=sersic"])
+    known = typed_metadata(source.metadata)
+    assert np.isnan(known["magnitude_g"]).tolist() == [False, True, True, False, True, True]
+    assert known["ra"].tolist()[:5] == [99, 10, 11, 12, 13] and np.isnan(known["ra"][5])
+    assert np.isnan(known["redshift"]).tolist() == [False, True, False, False, False, False]
+    assert known["snr_g"].tolist() == [99, 50, -9, 3, 3, 3] and known["survey_visits"].tolist()[0] == 99
+    assert np.isnan(known["survey_index"]).tolist() == [False, False, False, True, False, True]
+    assert known["group"].tolist() == ["7", "", "7", "", "", ""]
+    line = lines_with(source, "taken for missing")
+    assert "magnitude_g 3 (-99, 99, 9999)" in line and "ra 1 (-999)" in line and "redshift 1 (-99)" in line
+    assert "survey_index 2 (-99, 999)" in line and "snr_g" not in line and "visits" not in line
+    line = lines_with(source, "columns of the table that are not used: 2 (is_lens, note)")
+    assert line.endswith("is it is_lens? --columns label=is_lens")
+
+
+def test_a_folder_without_a_table(tmp_path):
+    for name in ("lenses/a_g", "lenses/a_r", "Non-Lenses/b_g", "Non-Lenses/b_r", "more/c_g", "more/d"):
+        image(tmp_path / "images" / f"{name}.fits")
+    source = open_source(str(tmp_path / "images"))
+    assert source.index[["object", "band", "label"]].values.tolist() == [
+        ["b", "g", 0],
+        ["b", "r", 0],
+        ["a", "g", 1],
+        ["a", "r", 1],
+        ["c", "g", -1],
+        ["d", "", -1],
+    ]
+    line = lines_with(source, "no --table")
+    assert "lenses 1 (2 files)" in line and "Non-Lenses 0 (2 files)" in line
+    lines_with(source, "taken from the names of files: objects (b, a, c, ...), bands (g 3, r 2, none 1)")
+    again = from_recipe(source.recipe)
+    assert again.index.equals(source.index) and validate_metadata(source.metadata)["field"].tolist() == []
+
+
+def test_namesakes_in_two_folders_stay_apart_without_a_table(tmp_path):
+    for name in ("lenses/1_g", "nonlenses/1_g", "nonlenses/2_g"):
+        image(tmp_path / "images" / f"{name}.fits")
+    source = open_source(str(tmp_path / "images"))
+    assert dict(zip(source.index["object"], source.index["label"])) == {
+        "lenses_1": 1,
+        "nonlenses_1": 0,
+        "2": 0,
+    }
+    lines_with(source, "named alike in several folders: 2")
+    with pytest.raises(Mistake, match="names a column of --table, which is not given"):
+        open_source(str(tmp_path / "images"), columns=["redshift=z"])
+
+
 def test_real_hsc_stars(shared_data):
     """Stars are where their catalogue says; the band is the header's."""
     root = shared_data("lens/hsc_stars")

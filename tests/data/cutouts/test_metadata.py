@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 from astropy import units
 from astropy.coordinates import SkyCoord, angular_separation, search_around_sky
+from astropy.io import fits
 from astropy.table import Table
 
 from data.cutouts.metadata import (
     FIELDS,
+    at_one_epoch,
     band_names,
     field_of,
     match_positions,
@@ -395,3 +397,74 @@ def test_arrays():
     ):
         with pytest.raises(Mistake, match=message):
             metadata_arrays(table, [column])
+
+
+def moving(count=40, **columns):
+    rng = np.random.default_rng(5)
+    ra, dec = rng.uniform(0, 360, count), rng.uniform(-80, 80, count)
+    return typed_metadata(objects(ra=ra, dec=dec, **columns))
+
+
+def test_things_that_move_are_matched_at_one_epoch():
+    """Against the closed form of small motions: pmra cos-corrected, times the years between."""
+    rng = np.random.default_rng(6)
+    pmra, pmdec = rng.normal(0, 400, 40), rng.normal(0, 400, 40)
+    now = moving(pmra=pmra, pmdec=pmdec, epoch=np.full(40, 2016.0))
+    then = now[["object"]].assign(
+        ra=(now["ra"] - 16 * pmra / 3.6e6 / np.cos(np.radians(now["dec"]))) % 360,
+        dec=now["dec"] - 16 * pmdec / 3.6e6,
+        epoch=2000.0,
+    )
+    then = typed_metadata(then)
+    assert len(match_positions(now, then, 1.0)) < 5
+    left, right, lines = at_one_epoch(now, then, ("gaia", "old"))
+    found = match_positions(left, right, 1.0)
+    assert found["object_left"].equals(found["object_right"]) and len(found) == 40
+    assert found["separation"].max() < 0.01 and right is then
+    assert "gaia: 40 of 40 objects moved to epoch 2000" in lines
+    assert any("old: epoch 2000 of 40 objects, without proper motions" in line for line in lines)
+    other, moved, _ = at_one_epoch(then, now)  # whichever is the first
+    assert match_positions(other, moved, 1.0)["separation"].max() < 0.01
+
+
+@pytest.mark.parametrize(
+    "left, right, words",
+    [
+        (dict(pmra=1.0, pmdec=1.0), {}, "pmra and pmdec of 40 objects not used: their epoch is not known"),
+        (dict(pmra=1.0, pmdec=1.0, epoch=2016.0), {}, "right does not tell its epoch"),
+        (dict(epoch=2016.0), dict(epoch=1950.0), "left: epoch 2016 of 40 objects, without proper motions"),
+        (dict(pmra=1.0, pmdec=1.0, epoch=57388.0), dict(epoch=2000.0), "no year (57388), not used: 40"),
+    ],
+)
+def test_motions_that_cannot_be_used_are_named(left, right, words):
+    one, other = (
+        moving(**{name: np.full(40, value) for name, value in side.items()}) for side in (left, right)
+    )
+    after, before, lines = at_one_epoch(one, other)
+    assert after is one and before is other and any(words in line for line in lines), lines
+
+
+def test_nothing_is_said_of_things_that_stand_still():
+    assert at_one_epoch(moving(), moving())[2] == []
+
+
+def test_the_command_matches_at_one_epoch(tmp_path, capsys):
+    """A star of 3 arcsec a year, in a table of 2016 and one of 2000."""
+    import convert
+
+    places = dict(
+        new=("ra,dec,pmra,pmdec,ref_epoch", "10,20,0,3000,J2016.0"),
+        old=("ra,dec,epoch", "10,19.98666667,2000"),
+    )
+    pixels = np.random.default_rng(1).normal(size=(8, 8)).astype("f4")
+    for name, (header, row) in places.items():
+        (tmp_path / name).mkdir()
+        fits.PrimaryHDU(pixels).writeto(tmp_path / name / f"{name}_g.fits")
+        (tmp_path / f"{name}.csv").write_text(f"id,{header}\n{name},{row}\n")
+        source = ["--input", str(tmp_path / name), "--table", str(tmp_path / f"{name}.csv")]
+        convert.main(["fits", *source, "--output", str(tmp_path / f"store_{name}")])
+    stores = [str(tmp_path / "store_new"), str(tmp_path / "store_old")]
+    convert.main(["match", "--input", *stores, "--output", str(tmp_path / "m.csv")])
+    found = pd.read_csv(tmp_path / "m.csv")
+    assert found[["object_left", "object_right"]].values.tolist() == [["new", "old"]]
+    assert found["separation"][0] < 0.01 and "1 of 1 objects moved to epoch 2000" in capsys.readouterr().err

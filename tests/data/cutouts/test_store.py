@@ -440,7 +440,11 @@ def test_damage_is_noticed(tmp_path, monkeypatch):
         ("pixels.npy", lambda raw: raw[:-100], "is damaged or foreign"),
         ("index.parquet", lambda raw: raw[:-9] + b"x" + raw[-8:], "index.parquet differs from its checksum"),
         ("manifest.json", lambda raw: raw[:50], "manifest.json"),
-        ("manifest.json", lambda raw: raw.replace(b'"version": 1', b'"version": 9'), "of version 9, and this code"),
+        (
+            "manifest.json",
+            lambda raw: raw.replace(b'"version": 1', b'"version": 9'),
+            "of version 9, and this code",
+        ),
     ]:
         with pytest.raises(Mistake, match=words):
             spoiled(name, spoil)

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
+from astropy.io import fits
 from astropy.table import Table
 
 from data.cutouts import buckets, metadata, store, truth as parameters
@@ -61,7 +62,7 @@ def test_metadata_are_those_of_lenses_and_others(challenge, table):
     )
 
 
-def test_an_id_that_is_there_twice_is_nobodys(tmp_path):
+def test_an_id_that_is_there_twice_is_nobodys(tmp_path, capsys):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         Table({"Lens ID": ["x", "y" + folder], "Rein": [1.0, 2.0]}).write(
@@ -69,6 +70,25 @@ def test_an_id_that_is_there_twice_is_nobodys(tmp_path):
         )
     table = parameters.read_truth([str(tmp_path / folder / "1_g.fits") for folder in ("a", "b", "without")])
     assert table["object"].tolist() == ["ya", "yb"]
+    assert "1 ids are there more than once, so nothing of them is known (x)" in capsys.readouterr().err
+
+
+def test_texts_groups_undefined_cells_and_placeholders(tmp_path, capsys):
+    columns = [
+        fits.Column("Object ID", "4A", array=np.array(["a", "b", "c"])),
+        fits.Column("group", "4A", array=np.array(["m", "", "m"])),
+        fits.Column("note", "9A", array=np.array(["x", "y", "z"])),
+        fits.Column("RA", "D", array=np.array([99.0, 10.0, 20.0])),
+        fits.Column("Dec", "I", null=-7, array=np.array([5, -7, 9], dtype=">i2")),
+        fits.Column("mag_lens_g", "E", array=np.array([20.0, 99.0, 9999.0])),
+    ]
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "parameters.fits")
+    table = parameters.read_truth([str(tmp_path / "1_g.fits")])
+    assert "columns not used, as they hold no numbers: note" in capsys.readouterr().err
+    known = metadata.typed_metadata(parameters.truth_metadata(table))
+    assert known["group"].tolist() == ["m", "", "m"] and known["ra"].tolist() == [99, 10, 20]
+    assert np.isnan(known["dec"]).tolist() == [False, True, False]
+    assert np.isnan(known["magnitude_g"]).tolist() == [False, True, True]
 
 
 @pytest.mark.parametrize("content", [b"", b"SIMPLE  = nothing", None])
