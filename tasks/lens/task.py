@@ -1,5 +1,6 @@
 """Is there a strong gravitational lens in the middle of this cutout? (Strong Lens Data Challenge)"""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tasks.lens import judge, losses as lens_losses
 from tasks.lens.config import Config
 from tasks.lens.inputs import from_store, from_stream
 from tasks.lens.network import build_network, channels_of, refuse_impossible
+from tasks.lens.units import trained_pixel_scale
 from utils.mistake import Mistake
 
 
@@ -22,7 +24,9 @@ def build(config: Config, run_dir: Path, workers: int) -> Task:
             f"the validation split holds {len(data['val'])} examples of one class: give lenses and "
             "non-lenses, more objects, or a larger --val_frac"
         )
-    model = build_network(config, channels_of(config, bands))
+    model = build_network(
+        replace(config, pixel_scale=trained_pixel_scale(config, record)), channels_of(config, bands)
+    )
     columns = data["train"].columns
     if config.use_metadata:
         (model.metadata or model.network).fit(columns["metadata"], columns["metadata_mask"])
