@@ -320,6 +320,7 @@ def test_a_packing_process_minds_no_signal_of_the_scheduler(tmp_path):
         "first": 0,
         "shape": [41, 41],
         "count": 2,
+        "max_blank": 0.5,
         "source": [str(path) for path in sorted((tmp_path / "in").iterdir())],
     }
     worker = subprocess.Popen(
@@ -440,7 +441,11 @@ def test_damage_is_noticed(tmp_path, monkeypatch):
         ("pixels.npy", lambda raw: raw[:-100], "is damaged or foreign"),
         ("index.parquet", lambda raw: raw[:-9] + b"x" + raw[-8:], "index.parquet differs from its checksum"),
         ("manifest.json", lambda raw: raw[:50], "manifest.json"),
-        ("manifest.json", lambda raw: raw.replace(b'"version": 1', b'"version": 9'), "of version 9, and this code"),
+        (
+            "manifest.json",
+            lambda raw: raw.replace(b'"version": 2', b'"version": 9'),
+            "of version 9, and this code",
+        ),
     ]:
         with pytest.raises(Mistake, match=words):
             spoiled(name, spoil)
