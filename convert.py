@@ -29,6 +29,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from data.cutouts import metadata, quality_table, store
+from data.cutouts.blank import MAX_BLANK
 from data.cutouts.source import Source, open_source
 from data.tar_shards import writer
 from utils import config, files, messages, plots
@@ -43,6 +44,8 @@ class Packing(Options):
     input: str = ""  # the catalogue's file or folder
     output: str = ""  # folder of the store
     workers: int = option(1, least=1)  # processes that read
+    # share of the pixels of an image that may have one value; beyond, it shows no sky and is refused
+    max_blank: float = option(MAX_BLANK, above=0, most=1)
     preview: int = option(0, least=0)  # draw the first so many objects into preview.png, asinh stretch
 
 
@@ -114,8 +117,11 @@ class SurveyFits(Catalogue):
     # bands as files and headers name them, and their names here: HSC-G=g VIS=i; the usual ones are known
     band_alias: list[str] = several()
     label_source: str = ""  # who says what is a lens; empty: the catalogue
-    # share of pixels of an image that are not finite and still filled
+    # share of pixels of an image that are not finite, masked or of a fill value, and still filled
     max_masked: float = option(0.0, least=0, below=1)
+    # EXTNAME or number of the HDU that masks pixels; empty: MASK, DQ, INVVAR, WHT and the like; none: no mask
+    mask_hdu: str = ""
+    good_bits: int = option(0, least=0)  # sum of the bits of its flags that do not spoil a pixel
 
 
 @dataclass(frozen=True)
@@ -169,7 +175,14 @@ def pack(options: Packing, source: Source) -> None:
     for line in getattr(source, "report", ()):
         say(line)
     packed = store.pack_cutouts(
-        source.index, options.output, source.shape, options.workers, store.source_digest(source), say, source
+        source.index,
+        options.output,
+        source.shape,
+        options.workers,
+        store.source_digest(source, options.max_blank),
+        say,
+        source,
+        options.max_blank,
     )
     quality = quality_table.quality_of(packed, say)
     print("\n".join(packed.summary()))

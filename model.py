@@ -38,6 +38,9 @@ class ModelSpec:
     pixels: int = 41  # on a side of the images that its default is made for; any from 32 will do
     private: bool = False  # per-example gradients in private training are right, and tested
     metadata: bool = False  # takes metadata itself: its option `fields`, and values beside the images
+    any_unit: bool = (
+        False  # a factor on the pixels of a band changes nothing: it sees them in units of their noise
+    )
     physics: bool = False  # a lens model can be fitted by its features (--use_physics)
     # quantities of the lens that it infers by itself (physics/lens_parameters.py)
     infers: tuple[str, ...] = ()
@@ -100,6 +103,7 @@ MODELS = {
         PinnLens,
         "infers a lens, traces its rays, judges what is left over",
         sizes=tuple(pinn_lens.SIZES),
+        any_unit=True,
         physics=True,
         infers=GEOMETRY,
         small=("--model_size", "small"),

@@ -31,6 +31,7 @@ import torch
 from contract import Batch, Columns, InPrecision
 from data.bands import band_called, read_aliases, said_of_counts, unused_aliases
 from data.cutouts import examples as cutouts
+from data.cutouts.blank import MAX_BLANK
 from data.listing import check_images
 from data.packing import locked
 from data.parts import how_cut, predict_parts
@@ -55,6 +56,8 @@ class PlanConfig(Options):
     band_alias: list[str] = several()
     # networks that are to predict it: refused now if they take other images or bands
     model_path: list[str] = several()
+    # share of the pixels of a file that may have one value; beyond, it shows no sky and is quarantined
+    max_blank: float = option(MAX_BLANK, above=0, most=1)
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,14 @@ def plan(options: PlanConfig) -> None:
         check_images(options.images, "--images")
     wanted = read_networks(options.model_path)[1] if options.model_path else None
     survey = shards.plan_survey(
-        options.images, options.out, options.shard_size, options.image_size, say, aliases, wanted
+        options.images,
+        options.out,
+        options.shard_size,
+        options.image_size,
+        say,
+        aliases,
+        wanted,
+        options.max_blank,
     )
     for left, right, count, name in survey.plan["apart"][:3]:
         say(
@@ -204,7 +214,14 @@ def predict_shards(options: PredictConfig) -> None:
         try:
             if shard in left:
                 predict_shard(
-                    survey, shard, target, partial(ask, networks, options.tta), options, device, settings
+                    survey,
+                    shard,
+                    target,
+                    partial(ask, networks, options.tta),
+                    options,
+                    device,
+                    settings,
+                    saved,
                 )
         except (OSError, Mistake):  # without locks another task may have done this very shard under our hands
             if not target.exists():
@@ -231,6 +248,7 @@ def predict_shard(
     options: PredictConfig,
     device: torch.device,
     settings: dict,
+    saved: list[dict[str, Any]],
 ) -> None:
     """Write the rows of a shard, unless another task did: the parts that are done stay done,
     whatever happens in between.
@@ -240,6 +258,12 @@ def predict_shard(
     packed.verify()
     packed = lens_inputs.with_names_of(packed, settings["bands"])
     packing = time.perf_counter() - start
+    for each in saved:
+        trained = config.recorded(lens.Config, each["record"]["options"])
+        for line in question.compare_units(
+            trained, each["record"]["data"], packed, np.arange(len(packed.index))
+        ):
+            say(f"shard {shard}: {line}")
     examples = cutouts.make_examples(
         packed, np.arange(len(packed.index)), settings["bands"], settings["band_mode"]
     )

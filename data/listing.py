@@ -10,6 +10,7 @@ import os
 import stat
 import time
 import zlib
+from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from typing import NamedTuple
 from data.formats import Format
 from data.names import NOT_CUTOUTS, SUFFIXES, check_utf8, parse_name
 from utils.files import is_trouble
+from utils.messages import say
 from utils.mistake import Mistake
 
 FORMATS = (
@@ -29,6 +31,7 @@ FORMATS = (
 )
 LINES = 65_536  # read at once
 LONGEST = 1_000  # files of one object that a shard may hold more than its size
+JUNK = frozenset(("thumbs.db", "desktop.ini", "icon\r"))
 MOST_LINKS = 40  # in a row, as many as Linux follows
 
 
@@ -40,6 +43,9 @@ class Folder(NamedTuple):
     paths: list[str]  # the same, with the folder before them
     links: set[str]  # those of the names that are symbolic links
     below: list[str]  # names of the folders in it, sorted
+    others: list[
+        str
+    ]  # names of its files that end otherwise, sorted, without hidden ones and what systems leave
 
 
 def files_of_folder(path: str, suffixes: tuple[str, ...], but: Container[str] = ()) -> Folder:
@@ -50,6 +56,7 @@ def files_of_folder(path: str, suffixes: tuple[str, ...], but: Container[str] = 
     names: list[str] = []
     links: set[str] = set()
     below: list[str] = []
+    others: list[str] = []
     try:
         with os.scandir(path) as entries:
             for entry in entries:
@@ -60,6 +67,8 @@ def files_of_folder(path: str, suffixes: tuple[str, ...], but: Container[str] = 
                     names.append(entry.name)
                     if is_link:
                         links.add(entry.name)
+                elif not (entry.name.startswith(".") or entry.name in but or entry.name.lower() in JUNK):
+                    others.append(entry.name)
     except OSError as error:
         raise Mistake(
             f"the folder {path!r} may not be read: {error.strerror}; mend that, or leave it out"
@@ -68,7 +77,20 @@ def files_of_folder(path: str, suffixes: tuple[str, ...], but: Container[str] = 
     home = os.path.join(path, "")
     paths = [home + name for name in names]
     check_utf8(paths)
-    return Folder(path, names, paths, links, sorted(below))
+    return Folder(path, names, paths, links, sorted(below), sorted(others))
+
+
+def skipped_files(folders: Iterable[Folder], what: str = "no FITS files") -> str:
+    """A line on the files of these folders that are not taken, "" where there is none: how many of each
+    suffix, and the first by name.
+    """
+    others = [(folder.path, name) for folder in folders for name in folder.others]
+    if not others:
+        return ""
+    kinds = Counter(os.path.splitext(name)[1].lower() or "without suffix" for _, name in others)
+    each = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(6))
+    first = os.path.join(*others[0])
+    return f"skipped, as they are {what}: {len(others):,} files ({each}), the first is {first}"
 
 
 def walk_folders(top: str, suffixes: tuple[str, ...], but: Container[str] = ()) -> Iterator[Folder]:
@@ -173,8 +195,9 @@ def state_of_images(images: str) -> str:
 def list_images(images: str) -> Iterator[list[str]]:
     """The absolute paths of a folder (folder after folder, each sorted) or of a manifest, some at a time."""
     top = os.path.abspath(images)
+    skipped: list[Folder] = []
     if os.path.isdir(images):
-        some = (folder.paths for folder in walk_folders(top, SUFFIXES, NOT_CUTOUTS))
+        some = _paths_of_folders(walk_folders(top, SUFFIXES, NOT_CUTOUTS), skipped)
     else:
         some = read_listing(images, "--images", os.path.dirname(top))
     empty = True
@@ -186,11 +209,22 @@ def list_images(images: str) -> Iterator[list[str]]:
             )
         empty = empty and not paths
         yield paths
+    others = skipped_files(skipped)
+    if others and not empty:
+        say(others)
     if empty:
         raise Mistake(
             f"--images {images!r} holds no cutout: expected files named like D1_L_00000000_g.fits, or a line "
-            "for each"
+            f"for each{f' ({others})' if others else ''}"
         )
+
+
+def _paths_of_folders(folders: Iterable[Folder], with_others: list[Folder]) -> Iterator[list[str]]:
+    """Their paths; a folder that holds others too is kept in the list, without its paths."""
+    for folder in folders:
+        if folder.others:
+            with_others.append(folder._replace(names=[], paths=[], links=set(), below=[]))
+        yield folder.paths
 
 
 def cut_between_objects(

@@ -9,9 +9,10 @@ from typing import NamedTuple
 from data.bands import AT_END, band_called
 from utils.mistake import Mistake
 
-SUFFIXES = (".fits", ".fit", ".fits.gz", ".fit.gz")
+BARE_SUFFIXES = (".fits", ".fit", ".fts")
+SUFFIXES = (*(bare + packed for bare in BARE_SUFFIXES for packed in ("", ".gz", ".bz2", ".fz")), ".fz")
 NOT_CUTOUTS = {"parameters.fits"}  # the truth table that the challenge puts beside the cutouts
-SUFFIX = r"(?i:\.fits?(?:\.gz)?)?"
+SUFFIX = r"(?i:\.f(?:its?|ts)(?:\.gz|\.bz2|\.fz)?|\.fz)?"
 BLIND = re.compile(r"object_\d+")
 
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.convnextv2 import DropPath
+from models.layers.metadata import deviation_of
 from models.layers.peaks import Peaks, find_peaks
 
 WIDTHS = (32, 64, 128)  # channels of the maps at the resolution of the image, a half and a quarter of it
@@ -182,9 +183,7 @@ class GATLens(nn.Module):
         for field, (column, there) in enumerate(zip(values.T, present.T)):
             if there.any():
                 self.mean[field] = float(column[there].mean(dtype=np.float64))
-                self.deviation[field] = (
-                    max(float(column[there].std(dtype=np.float64)), 1e-6) if there.sum() > 1 else 1.0
-                )
+                self.deviation[field] = deviation_of(column[there])
 
     def band_places(self, channels: int) -> dict[str, list[list[int]]]:
         """See models/pretrained.py: a node has the brightness and the colour in each band."""

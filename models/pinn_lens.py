@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.lens_fit import LensFit, soft_geometry
+from models.layers.preprocess import power_of_two
 from models.layers.quantity_head import QuantityHead
 from models.layers.symmetric import ORDER, turned, unturned
 from models.resnet import ResNet
@@ -136,9 +137,9 @@ class PinnLens(nn.Module):
 
     def evidence(self, shown: dict[str, Tensor]) -> Tensor:
         """[B, 4 C]: fluxes of lens and source in their errors, how well all fits, strength of the arcs."""
-        rms = shown["noise"].clamp(min=1e-12)
+        rms = above_zero(shown["noise"])
         significance = (
-            torch.asinh(shown["flux"] / shown["error"].clamp(min=1e-12)) * (shown["noise"] > 0)[..., None]
+            torch.asinh(shown["flux"] / above_zero(shown["error"])) * (shown["noise"] > 0)[..., None]
         )
         strength = (shown["arcs"] / rms[..., None, None]).square().mean((2, 3)).add(1e-4).log()
         return torch.cat([significance.flatten(1), shown["chi2"].log1p(), strength], 1)
@@ -154,7 +155,12 @@ def stretched(x: Tensor, noise: Tensor) -> Tensor:
     """x [B, C, H, W] in units of the noise [B, C], linear where it is faint;
     a band that is not there stays 0.
     """
-    return torch.asinh(x / (STRETCH * noise.clamp(min=1e-12))[..., None, None]) * (noise > 0)[..., None, None]
+    return torch.asinh(x / (STRETCH * above_zero(noise))[..., None, None]) * (noise > 0)[..., None, None]
+
+
+def above_zero(x: Tensor) -> Tensor:
+    """x, 1 where it is not above zero."""
+    return torch.where(x > 0, x, 1.0)
 
 
 def standardised(x: Tensor) -> Tensor:
@@ -162,6 +168,9 @@ def standardised(x: Tensor) -> Tensor:
     a band that is not there stays 0.
     """
     x = x - x.mean((2, 3), keepdim=True)
+    x = x / power_of_two(
+        x.abs().amax((2, 3), keepdim=True)
+    )  # in steps that round nothing: squares of any unit
     # clamped before the root, whose slope at 0 is infinite
     return x / x.square().mean((2, 3), keepdim=True).clamp(min=1e-24).sqrt()
 

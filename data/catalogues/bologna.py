@@ -105,7 +105,8 @@ class Bologna:
             "image_size": image_size,
             "crop": crop,
         }
-        files = fits_files(input)
+        self.report: list[str] = []
+        files = fits_files(input, report=self.report)
         named = [(found, path) for path in files if (found := NAME.fullmatch(file_stem(path)))]
         if not named:
             raise Mistake(
@@ -115,7 +116,7 @@ class Bologna:
             )
         rows = sorted((found[3], f"{found[1]}_{found[2]}", path) for found, path in named)
         self.objects, self.cameras, self.files = (list(column) for column in zip(*rows))
-        self.report = [f"{len(self.files):,} files of {len(set(self.objects)):,} objects"]
+        self.report.insert(0, f"{len(self.files):,} files of {len(set(self.objects)):,} objects")
         if len(named) < len(files):
             self.report.append(f"files with other names, not packed: {len(files) - len(named):,}")
         self.truth = self._truth(labels) if labels else None

@@ -7,7 +7,8 @@ Cutouts that have lost their primary say their camera and filter in PHOTMODE. Th
 (ACS, the one that is not CLEAR), FILTNAM1 (WFPC2) or FILTER (WFC3, NICMOS), else what the file's name says;
 band is its name in lower case (f814w).
 
-Masks: a pixel is missing where it is not finite, where DQ has a bit that `good_bits` has not,
+Masks: a pixel is missing where it is not finite or has a fill value, where DQ has a bit that `good_bits`
+has not,
     where WHT is not above 0 or
 ERR is not above 0. An image with more than `max_masked` missing ones is refused, else each is filled by the
 mean of its measured neighbours (data/catalogues/masked.py). The share is hst_masked_fraction, of the part
@@ -28,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from data.catalogues.masked import check_max_masked, filled_pixels, masked_share
+from data.catalogues.masked import check_max_masked, filled_pixels, masked_share, unmeasured
 from data.catalogues.planes import (
     Hdu,
     central_pixels,
@@ -58,26 +59,6 @@ FORMATS = [
         "weights, masks, PSFs and tables by their names; an image with more than --max_masked missing pixels",
     ),
 ]
-NOT_SCIENCE = {
-    "ERR",
-    "WHT",
-    "CTX",
-    "CON",
-    "DQ",
-    "RMS",
-    "VAR",
-    "VARIANCE",
-    "SAMP",
-    "TIME",
-    "EXP",
-    "PSF",
-    "MASK",
-    "WEIGHT",
-    "WCSCORR",
-    "HDRLET",
-    "D2IMARR",
-    "WCSDVARR",
-}
 # Products of the archive beside the images: data quality, weights, engineering tables.
 # Some are images, none of the sky.
 OTHER_PRODUCTS = re.compile(
@@ -165,7 +146,8 @@ class HST:
             "image_size": image_size,
             "crop": crop,
         }
-        files = fits_files(input)
+        self.report: list[str] = []
+        files = fits_files(input, report=self.report)
         used = [
             path
             for path in files
@@ -179,7 +161,7 @@ class HST:
                 f"--input {input!r} holds no image, only weights and tables such as "
                 f"{os.path.basename(files[0])}: give the images' folder"
             )
-        self.report = [f"{len(used):,} files"]
+        self.report.insert(0, f"{len(used):,} files")
         if others := sorted(set(files) - set(used)):
             named = first_of([*map(os.path.basename, others)])
             self.report.append(
@@ -278,7 +260,7 @@ class HST:
                 raise BadFile(
                     f"wrong geometry: {name} is {shape_text(planes[name].shape)}, SCI {shape_text(sci.shape)}"
                 )
-        mask = ~np.isfinite(sci)
+        mask = unmeasured(sci)
         if "DQ" in planes:
             mask |= (planes["DQ"] & ~self.good_bits) != 0
         for name in ("WHT", "ERR"):
@@ -308,9 +290,7 @@ def _images(path: str) -> list[Image]:
     target = str(card_value(primary, "TARGNAME"))
     name = _bare_object(bare) if NO_TARGET.fullmatch(target) else target
     flat = [hdu for hdu in found if len(hdu.shape) == 2]
-    science = [hdu for hdu in flat if hdu.name == "SCI"] or [
-        hdu for hdu in flat if hdu.name not in NOT_SCIENCE
-    ][:1]
+    science = [hdu for hdu in flat if hdu.name == "SCI"] or [hdu for hdu in flat if hdu.shows_sky][:1]
     if not science:
         seen = "; ".join(
             f"HDU {hdu.number} {hdu.name} {shape_text(hdu.shape) or 'without image'}" for hdu in found[:6]

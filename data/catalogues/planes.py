@@ -27,17 +27,21 @@ from data.cutouts.fits import (
     BadFile,
     by_astropy,
     check_counts,
+    check_tiles,
     fits_bytes,
+    tiled_shape,
 )
+from data.cutouts.fits_layout import shows_sky
 from data.cutouts.metadata import LETTERS
-from data.listing import walk_folders
+from data.listing import skipped_files, walk_folders
 from data.names import NOT_CUTOUTS, SUFFIXES
 from utils.mistake import Mistake
 
 BLOCK = 2880
-LARGEST_UNPACKED = 2**25  # bytes of a gzip: more is to be unpacked first
+LARGEST_UNPACKED = 2**25  # bytes of a gzip or bzip2: more is to be unpacked first
 MOST_BLOCKS = 400  # of a header: 14,400 cards; those of drizzled mosaics have some hundreds
 MOST_HDUS = 1000  # of a file: GalSim keeps 1000 galaxies in one
+BY_LENGTH = sorted(SUFFIXES, key=len, reverse=True)
 END = b"END".ljust(80)
 EMPTY_PRIMARY = b"".join(
     line.ljust(80)
@@ -55,7 +59,8 @@ class Hdu(NamedTuple):
 
     number: int
     header: fits.Header
-    shape: tuple[int, ...]  # of an image, slowest axis first; () of anything else
+    # of an image, also one that is compressed by tiles, slowest axis first; () of anything else
+    shape: tuple[int, ...]
     start: int
     data: int
     size: int
@@ -80,6 +85,11 @@ class Hdu(NamedTuple):
         return self.shape[-2:]
 
     @property
+    def shows_sky(self) -> bool:
+        """Whether its EXTNAME is not that of a mask, a weight, an error, a point spread."""
+        return shows_sky(str(card_value(self.header, "EXTNAME")))
+
+    @property
     def is_table(self) -> bool:
         return str(card_value(self.header, "XTENSION")) == "BINTABLE"
 
@@ -94,7 +104,7 @@ def read_hdus(path: str | os.PathLike, most: int = MOST_HDUS) -> list[Hdu]:
 
 def image_of(path: str | os.PathLike) -> tuple[fits.Header, Hdu]:
     """(the primary header, the HDU that data/cutouts/fits.py reads:
-    the first with pixels, in an image or in a table); no header after it is read.
+    the first with pixels of the sky, in an image or in a table); no header after it is read.
 
     Raises: BadFile; OSError for trouble of the machine.
     """
@@ -102,6 +112,9 @@ def image_of(path: str | os.PathLike) -> tuple[fits.Header, Hdu]:
     with _opened(path) as file:
         for hdu in _walk(file):
             primary = primary if primary is not None else hdu.header
+            if not hdu.shows_sky and (hdu.shape or hdu.is_table):
+                reason = reason or f"no image of the sky: HDU {hdu.number} is called {hdu.name}"
+                continue
             if hdu.shape:
                 return primary, hdu
             if hdu.is_table:
@@ -118,7 +131,7 @@ def read_plane(path: str | os.PathLike, hdu: Hdu, limit: int = LARGEST_CUTOUT) -
     limit: bytes of data that are taken for an image.
     Raises: BadFile; OSError for trouble of the machine.
     """
-    if hdu.size > limit:
+    if max(hdu.size, 4 * math.prod(hdu.shape)) > limit:
         raise BadFile(f"HDU {hdu.number} has {hdu.size} bytes: too large for its kind")
     with _opened(path) as file:
         if hdu.type:  # headers have been compared with the file: the bytes are the pixels
@@ -161,7 +174,7 @@ def _opened(path: str | os.PathLike) -> BinaryIO:
         if error.errno in MACHINE_TROUBLE:
             raise
         raise BadFile(f"cannot be opened: {error.strerror}") from error
-    if begin and not begin.startswith(b"\x1f\x8b"):
+    if begin and not begin.startswith((b"\x1f\x8b", b"BZh")):
         raise BadFile("not a FITS file (does not begin with SIMPLE)")
     return io.BytesIO(fits_bytes(path, LARGEST_UNPACKED))
 
@@ -188,6 +201,9 @@ def _walk(file: BinaryIO, most: int = MOST_HDUS) -> Iterator[Hdu]:
             plain = (
                 _plain_type(header) if shape and size == abs(header["BITPIX"]) // 8 * math.prod(shape) else ""
             )
+            if not shape and header.get("ZIMAGE") is True:
+                check_tiles(header, None, f"HDU {number}")
+                shape = tiled_shape(header)
         except BadFile:
             raise
         except Exception as error:  # a hostile header can raise nearly anything out of astropy
@@ -246,19 +262,24 @@ def _plain_type(header: fits.Header) -> str:
 # ---- files and geometry
 
 
-def fits_files(folder: str, flag: str = "--input") -> list[str]:
-    """The FITS files of a folder and those below it, folder after folder, each sorted. Raises:
-    Mistake if there is none.
+def fits_files(folder: str, flag: str = "--input", report: list[str] | None = None) -> list[str]:
+    """The FITS files of a folder and those below it, folder after folder, each sorted; to `report` goes a
+    line on the others.
+
+    Raises: Mistake if there is none.
     """
     if not os.path.isdir(folder):
         raise Mistake(f"{flag} {folder!r} is not a folder: expected the folder of the FITS files")
-    folders = walk_folders(os.path.abspath(folder), SUFFIXES, NOT_CUTOUTS)
+    folders = list(walk_folders(os.path.abspath(folder), SUFFIXES, NOT_CUTOUTS))
     paths = [path for found in folders for path in found.paths]
+    others = skipped_files(folders)
     if not paths:
         raise Mistake(
-            f"{flag} {folder!r} holds no FITS file (.fits, .fit, .fits.gz, .fit.gz): give the folder of the "
-            "images"
+            f"{flag} {folder!r} holds no FITS file (.fits, .fit, .fts, each also .gz, .bz2 or .fz): give the "
+            f"folder of the images{f' ({others})' if others else ''}"
         )
+    if others and report is not None:
+        report.append(others)
     return paths
 
 
@@ -266,7 +287,7 @@ def file_stem(path: str) -> str:
     """J100620.35+101629.1.fits.gz -> J100620.35+101629.1"""
     name = os.path.basename(path)
     lower = name.lower()
-    for suffix in (".fits.gz", ".fit.gz", ".fits", ".fit"):
+    for suffix in BY_LENGTH:
         if lower.endswith(suffix):
             return name[: -len(suffix)]
     return name
@@ -337,7 +358,10 @@ def fitted_images(images: np.ndarray, image_size: int, crop: int) -> np.ndarray:
     """
     images = central_pixels(images, crop)
     if image_size and images.shape[-2:] != (image_size, image_size):
+        flat = (images == images[..., :1, :1]).all((-2, -1))
         images = resampled(images, (image_size, image_size))
+        # what is one value everywhere stays so: a mark of nothing (data/cutouts/blank.py) is not rounded off
+        images[flat] = images[flat][..., :1, :1]
     return images
 
 

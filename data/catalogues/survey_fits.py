@@ -22,8 +22,10 @@ of `planes` stay as they are.
 A column that is mapped and is no such field is kept as <catalog>_<ours>; all others are left out, and named.
 A number that stands for none (-99, 99, -999, 9999 and the like, where the column cannot have it) is missing.
 Where the table says no ra, dec or pixel_scale the headers do (data/catalogues/sky.py). With `planes` every
-file is a cube of these bands. A file with pixels that are not finite is refused, or, with max_masked, these
-are filled by the mean of their neighbours up to that share (data/catalogues/masked.py;
+file is a cube of these bands. A file with pixels that are not finite, have a fill value
+(data/cutouts/blank.py), or are masked by an HDU beside the image (MASK, DQ, INVVAR, WHT ..., or mask_hdu) is
+refused, or, with max_masked, these are filled by the mean of their neighbours up to that share
+(data/catalogues/masked.py;
 <catalog>_masked_fraction says how many they were, the largest of an object's images). Rows that name no
 file, and files that no row names, are counted and named in the report; neither is packed.
 """
@@ -46,8 +48,17 @@ from data.bands import (
     usual_name,
 )
 from data.catalogues.hdu_bands import bands_within, filter_of
-from data.catalogues.masked import check_max_masked, filled_pixels, masked_share
+from data.catalogues.headers import look_at_headers
+from data.catalogues.masked import (
+    check_max_masked,
+    filled_pixels,
+    mask_of,
+    masked_share,
+    masks_beside,
+    unmeasured,
+)
 from data.catalogues.planes import (
+    Hdu,
     central_pixels,
     check_finite,
     check_geometry,
@@ -66,6 +77,7 @@ from data.catalogues.planes import (
 from data.catalogues.resample import rescaled_pixel_scale
 from data.catalogues.sky import card_value, place_on_sky
 from data.catalogues.tables import MISSING, is_numeric, label_values, numeric_column, read_table
+from data.cutouts.blank import fill_mask, reason_without_sky
 from data.cutouts.fits import BadFile
 from data.cutouts.metadata import FIELDS, field_of, is_placeholder, placeholder_lines
 from data.formats import Format
@@ -102,6 +114,8 @@ def open_source(
     planes: list[str] | tuple[str, ...] = (),
     label_source: str = "",
     max_masked: float = 0.0,
+    mask_hdu: str = "",
+    good_bits: int = 0,
     image_size: int = 0,
     crop: int = 0,
     band_alias: list[str] | tuple[str, ...] = (),
@@ -110,7 +124,10 @@ def open_source(
 
     columns: mapping, "ours=theirs" each. catalog: its name. planes: the bands of cubes. label_source:
         who says so, "": the catalog.
-    max_masked: share of pixels that are not finite and still filled. image_size, crop: pixels, 0 for none.
+    max_masked: share of pixels that are masked or not finite and still filled.
+    mask_hdu: EXTNAME or number of the mask in each file, "": by its name; "none".
+    good_bits: of its flags, the sum of those that do not spoil a pixel.
+    image_size, crop: pixels, 0 for none.
     band_alias: "theirs=ours" each, of bands.
     """
     return SurveyFits(
@@ -121,6 +138,8 @@ def open_source(
         list(planes),
         label_source,
         max_masked,
+        mask_hdu,
+        good_bits,
         image_size,
         crop,
         list(band_alias),
@@ -154,6 +173,8 @@ class SurveyFits:
         planes: list[str],
         label_source: str,
         max_masked: float,
+        mask_hdu: str,
+        good_bits: int,
         image_size: int,
         crop: int,
         band_alias: list[str],
@@ -167,6 +188,8 @@ class SurveyFits:
         self.catalog = catalog
         self.planes = planes
         self.max_masked = max_masked
+        self.mask_hdu = mask_hdu
+        self.good_bits = good_bits
         self.image_size = image_size
         self.crop = crop
         self.recipe: dict[str, Any] = {
@@ -178,6 +201,8 @@ class SurveyFits:
             "planes": planes,
             "label_source": label_source,
             "max_masked": max_masked,
+            "mask_hdu": mask_hdu,
+            "good_bits": good_bits,
             "image_size": image_size,
             "crop": crop,
         }
@@ -185,12 +210,10 @@ class SurveyFits:
             self.recipe["band_alias"] = band_alias
         self.aliases = read_aliases(band_alias)
         self.label_source = label_source or catalog
-        files = fits_files(input)
-        if table and os.path.realpath(table) in map(
-            os.path.realpath, files
-        ):  # a FITS table that lies among the images
-            files = [path for path in files if os.path.realpath(path) != os.path.realpath(table)]
         self.report: list[str] = []
+        files = fits_files(input, report=self.report)
+        if table:  # a FITS table may lie among the images
+            files = [path for path in files if os.path.realpath(path) != os.path.realpath(table)]
         self.apart: dict[str, dict[int, str]] = {}  # files whose HDUs are bands
         top = os.path.abspath(input)
         self.table = self._mapped(table, columns) if table else self._named_by_files(top, files, columns)
@@ -208,6 +231,37 @@ class SurveyFits:
         ).astype({"label": np.int8})
         self._report_objects(bool(table))
         self.shape = self._shape()
+
+    def said_by_headers(self) -> tuple[list[str], list[list[float]]]:
+        """Lines for the log on HDUs that are not used, masks that are, units and zero points; no pixel
+        scales: the metadata have them.
+        """
+        images: dict[str, list[Image]] = {}
+        bands: dict[str, str] = {}
+        for image, band in zip(self.images, self.index["band"]):
+            images.setdefault(image.path, []).append(image)
+            bands.setdefault(image.path, band)
+        masks: set[str] = set()
+
+        def used(path: str, hdus: list[Hdu]) -> set[int]:
+            numbers = set()
+            for image in images[path]:
+                hdu = self._hdu(image)[1]
+                numbers.add(hdu.number)
+                for mask in masks_beside(hdus, hdu, self.mask_hdu):
+                    numbers.add(mask.number)
+                    masks.add(mask.name)
+            return numbers
+
+        def image_of_file(path: str, hdus: list[Hdu]) -> Hdu:
+            return self._hdu(images[path][0])[1]
+
+        headers = look_at_headers(list(images), list(bands.values()), used, image_of_file, LOOKED_AT)
+        lines = headers.lines()
+        if masks:
+            cure = "" if self.max_masked else "; --max_masked 0 refuses each image with such a pixel"
+            lines.insert(0, f"masked by HDUs {', '.join(sorted(masks))}{cure}")
+        return lines, []
 
     def _mapped(self, path: str, columns: list[str]) -> pd.DataFrame:
         """The table under our names."""
@@ -629,19 +683,33 @@ class SurveyFits:
 
     def _masked_fraction(self, image: Image) -> float:
         try:
-            return float((~np.isfinite(self._cut(image))).mean())
+            return float(self._unmeasured(image, self._cut(image)).mean())
         except BadFile:  # `read` says so
             return np.nan
 
     def _image(self, image: Image) -> np.ndarray:
         """[H, W], cropped, every pixel finite. Raises: BadFile."""
         found = self._cut(image)
-        mask = ~np.isfinite(found)
-        if self.max_masked and mask.any():
-            masked_share(mask, self.max_masked)
-            found = filled_pixels(found, mask)
-        check_finite(found)
-        return found
+        mask = self._unmeasured(image, found)
+        if not mask.any():
+            return found
+        if not self.max_masked:
+            check_finite(found)
+            if fill_mask(found) is not None:
+                raise BadFile(reason_without_sky(found, 1.0))
+        masked_share(mask, self.max_masked)
+        return filled_pixels(found, mask)
+
+    def _unmeasured(self, image: Image, found: np.ndarray) -> np.ndarray:
+        """bool [H, W] of the cropped image. Raises: BadFile."""
+        mask = unmeasured(found)
+        hdu = self._hdu(image)[1]
+        for beside in masks_beside(_hdus(image.path), hdu, self.mask_hdu):
+            plane = _pixels(image.path, beside.number)
+            if plane.ndim == 3:
+                plane = plane[image.plane or 0]
+            mask = mask | mask_of(beside, central_pixels(plane, self.crop), self.good_bits)
+        return mask
 
     def _cut(self, image: Image) -> np.ndarray:
         found = _pixels(image.path, image.hdu)
@@ -699,13 +767,13 @@ def _within(path: str, aliases: tuple[tuple[str, str], ...]) -> dict[int, str]:
     return bands_within(path, dict(aliases))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _hdus(path: str) -> tuple:
     """Kept, for files of many images."""
     return tuple(read_hdus(path))
 
 
-@lru_cache(maxsize=6)
+@lru_cache(maxsize=12)
 def _pixels(path: str, number: int | str | None) -> np.ndarray:
     """Kept, for stacks of which each object has a plane in the file of each band."""
     found = read_plane(path, _hdu(path, number)[1])

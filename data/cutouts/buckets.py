@@ -15,8 +15,10 @@ import pandas as pd
 
 from data.bands import check_apart
 from data.formats import Format
-from data.listing import RealPaths, check_images, read_listing, walk_folders
+from data.listing import Folder, RealPaths, check_images, read_listing, skipped_files, walk_folders
 from data.names import BLIND, NOT_CUTOUTS, SUFFIXES, named_files
+from utils import distributed
+from utils.messages import say
 from utils.mistake import Mistake
 
 BUCKETS = {
@@ -145,12 +147,21 @@ def _files(source: str | os.PathLike, flag: str) -> list[tuple[str, str]]:
     """(path as found, real path) of each cutout of a folder or manifest."""
     source = os.fspath(source)
     check_images(source, flag)
-    files = _walked(source) if os.path.isdir(source) else _listed(source, flag)
-    if not files and os.path.isdir(source):
-        raise Mistake(
-            f"{flag} {source!r} holds no cutout: expected files named like D1_L_00000000_g.fits (or "
-            ".fits.gz) in it or below it"
-        )
+    if not os.path.isdir(source):
+        files = _listed(source, flag)
+    else:
+        folders = list(walk_folders(source, SUFFIXES, NOT_CUTOUTS))
+        files = _walked(folders)
+        others = skipped_files(folders)
+        if others and not files:
+            others = f" ({others})"
+        elif others and distributed.rank() == 0:
+            say(f"{flag}: {others}")
+        if not files:
+            raise Mistake(
+                f"{flag} {source!r} holds no cutout: expected files named like D1_L_00000000_g.fits (or "
+                f".fits.gz) in it or below it{others}"
+            )
     if not files:
         raise Mistake(
             f"{flag} {source!r} lists no file: expected one path a line, relative to it or absolute"
@@ -163,10 +174,9 @@ def _listed(manifest: str, flag: str) -> list[tuple[str, str]]:
     return [(path, real(path)) for paths in read_listing(manifest, flag) for path in paths]
 
 
-def _walked(top: str) -> list[tuple[str, str]]:
+def _walked(folders: list[Folder]) -> list[tuple[str, str]]:
     """Sorted as if folders and files were one list in each folder."""
     real = RealPaths()
-    folders = list(walk_folders(top, SUFFIXES, NOT_CUTOUTS))
     files = []
     for folder in folders:
         home = real.of_folder(folder.path)

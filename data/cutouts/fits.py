@@ -7,23 +7,26 @@ with the file before anything of the declared size is allocated, and what astrop
 is refused.
 """
 
+import bz2
 import contextlib
 import errno
 import io
 import math
 import os
 import re
+import signal
 import stat
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
 
-from data.cutouts.fits_layout import plain_pixels
+from data.cutouts.fits_layout import padded, plain_pixels, shows_sky
+from data.formats import Format
 
 LARGEST = 2**30  # bytes of a file, unpacked, that is still taken for an image when no geometry is declared
 LARGEST_CUTOUT = 2**26  # ... and when one is: a cutout of 41x41 with all its extensions is 20 kB
@@ -44,7 +47,30 @@ MACHINE_TROUBLE = {
 }
 # Cards of which astropy makes sizes, in any spelling that it understands.
 COUNT = re.compile(rb" *(BITPIX|NAXIS\d*|[PG]COUNT|TFIELDS) *=([^/]*)", re.IGNORECASE)
+SAFE_TILES = ("RICE_1", "RICE_ONE", "GZIP_1", "GZIP_2", "NOCOMPRESS")  # spoiled ones never ended the process
+LONGEST_DECODING = 60  # seconds
+MOST_FLAGS = 64  # different values of an integer image that may be the flags of another
 MOST = {b"NAXIS": 999, b"TFIELDS": 999}  # the standard's; astropy makes a list of as many as are declared
+
+
+FORMATS = [
+    Format(
+        "FITS cutout",
+        "begins with SIMPLE; .fits .fit .fts, each also .gz and .bz2; .fits.fz and .fz",
+        "the first image of the sky in file order, or a table of one row with a column band_<name> or image; "
+        "images compressed by tiles (RICE, GZIP, HCOMPRESS, PLIO) too; physical values (BSCALE, BZERO, "
+        "TSCAL, TZERO), as float32",
+        "another geometry, pixels that are not finite, images cut short, and what shows no sky "
+        "(data/cutouts/blank.py) are quarantined with the reason; HDUs called MASK, DQ, WHT, INVVAR, "
+        "ERR, PSF and the like, and integer flags before an image, are never taken for it",
+    ),
+    Format(
+        "packed FITS",
+        "begins like gzip or bzip2",
+        "unpacked, all members, as far as the size of a cutout allows",
+        "what unpacks to more than a cutout can be, or is damaged",
+    ),
+]
 
 
 class BadFile(Exception):
@@ -87,9 +113,51 @@ def read_cutout(
 
 def by_astropy(raw: bytes, shape: tuple[int, ...] | None) -> np.ndarray:
     """The pixels of any file, [*shape] in whatever type they come. Raises BadFile."""
+    size = len(raw)
+    raw = raw.ljust(
+        padded(size), b"\0"
+    )  # the last block may be cut short: what is in it is compared with `size`
     # uint: astropy otherwise forgets BLANK in unsigned integers
     with opened_fits(raw, uint=False, disable_image_compression=True) as hdus:
-        return _first_image(hdus, len(raw), shape)
+        found = _first_image(hdus, size, shape)
+    if isinstance(found, np.ndarray):
+        return found
+    number, kind = found
+    if kind in SAFE_TILES:
+        return _from_tiles(raw, number)
+    return _in_a_child(lambda: _from_tiles(raw, number), f"{kind} tiles of HDU {number} are damaged")
+
+
+def _from_tiles(raw: bytes, number: int) -> np.ndarray:
+    with opened_fits(raw, uint=False) as hdus:
+        return hdus[number].data
+
+
+def _in_a_child(decode: Callable[[], np.ndarray], damaged: str) -> np.ndarray:
+    """What `decode` gives, in a process of its own: C code that damaged files can bring to write anywhere.
+    Raises: BadFile that says `damaged` where the process does not end well.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what the C library says when it gives up
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(LONGEST_DECODING)
+            array = io.BytesIO()
+            np.save(array, decode(), allow_pickle=False)
+            with open(writing, "wb") as pipe:
+                pipe.write(array.getvalue())
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        content = pipe.read()
+    if os.waitpid(child, 0)[1]:
+        raise BadFile(f"unreadable: {damaged}")
+    return np.load(io.BytesIO(content), allow_pickle=False)
 
 
 @contextlib.contextmanager
@@ -144,6 +212,8 @@ def fits_bytes(path: str | os.PathLike, limit: int) -> bytes:
             raise BadFile("empty file")
         if raw.startswith(b"\x1f\x8b"):
             raw = _unpacked(raw, limit)
+        elif raw.startswith(b"BZh"):
+            raw = _unpacked_bz2(raw, limit)
         if not raw.startswith(START):
             raise BadFile("not a FITS file (does not begin with SIMPLE)")
     return raw
@@ -188,20 +258,45 @@ def _unpacked(raw: bytes, limit: int) -> bytes:
     return unpacked
 
 
-def _first_image(hdus: fits.HDUList, size: int, shape: tuple[int, ...] | None) -> np.ndarray:
-    """Stops at the first cutout in file order: a later one may be a PSF,
-    a weight or a mask of the same geometry.
+def _unpacked_bz2(raw: bytes, limit: int) -> bytes:
+    """All streams of a bzip2 file, with the same care."""
+    unpacked = b""
+    while raw:
+        stream = bz2.BZ2Decompressor()
+        try:
+            unpacked += stream.decompress(raw, limit + 1 - len(unpacked))
+        except (OSError, ValueError) as error:
+            raise BadFile(f"damaged bzip2: {first_line(error)}") from error
+        if len(unpacked) > limit:
+            raise BadFile(f"more than {limit} bytes when unpacked: too large for its kind")
+        if not stream.eof:
+            raise BadFile("damaged bzip2: it ends too early")
+        raw = stream.unused_data.lstrip(b"\0")
+    return unpacked
+
+
+def _first_image(
+    hdus: fits.HDUList, size: int, shape: tuple[int, ...] | None
+) -> np.ndarray | tuple[int, str]:
+    """Stops at the first cutout in file order that can be of the sky: a later one may be a PSF,
+    a weight or a mask of the same geometry. (number of its HDU, ZCMPTYPE) where the image is compressed by
+    tiles.
     """
     seen = []
     for number, hdu in enumerate(hdus):
         where = f"HDU {number}"
+        name = str(hdu.header.get("EXTNAME", ""))
         if isinstance(hdu, fits.GroupsHDU) or not isinstance(
             hdu, (fits.PrimaryHDU, fits.ImageHDU, fits.BinTableHDU)
         ):
             seen.append(f"{where} is neither an image nor a binary table")
+        elif not shows_sky(name):
+            seen.append(f"{where} is called {name}, which is no image of the sky")
         elif isinstance(hdu, fits.BinTableHDU):
             if hdu.header.get("ZIMAGE") is True:
-                raise BadFile(f"{where} is a tile-compressed image: unpack it with funpack")
+                check_tiles(hdu.header, shape, where)
+                check_size(hdu, size)
+                return number, str(hdu.header.get("ZCMPTYPE", "")).strip()
             column = _image_column(hdu, shape)
             if column is not None:
                 return _from_table(hdu, column, where, size, shape)
@@ -209,8 +304,51 @@ def _first_image(hdus: fits.HDUList, size: int, shape: tuple[int, ...] | None) -
         elif hdu.shape and math.prod(hdu.shape):
             _check_geometry(hdu.shape, shape, where)
             check_size(hdu, size)
-            return hdu.data
+            if not _are_flags(hdu, hdus, number):
+                return hdu.data
+            seen.append(f"{where} holds the flags of another image")
     raise BadFile("no image: " + ("; ".join(seen) if seen else "every HDU is empty"))
+
+
+def check_tiles(header: fits.Header, shape: tuple[int, ...] | None, where: str) -> None:
+    """Of an image that is compressed by tiles, before anything of the declared size is allocated: its
+    geometry, and tiles that are no larger. Raises BadFile.
+    """
+    declared = tiled_shape(header)
+    _check_geometry(declared, shape, where)
+    tiles = [header.get(f"ZTILE{axis}", 1) for axis in range(1, len(declared) + 1)]
+    sizes = [*declared, *tiles]
+    if (
+        not declared
+        or not all(type(side) is int and side > 0 for side in sizes)
+        or math.prod(declared) * 8 > LARGEST
+        or math.prod(tiles) > 64 * math.prod(declared)
+    ):
+        raise BadFile(f"corrupt header: {where} declares {_by(declared)} pixels in tiles of {_by(tiles)}")
+
+
+def tiled_shape(header: fits.Header) -> tuple[int, ...]:
+    """The geometry of an image that is compressed by tiles, slowest axis first."""
+    axes = header.get("ZNAXIS", 0)
+    return tuple(header.get(f"ZNAXIS{axis}", 0) for axis in range(axes, 0, -1)) if type(axes) is int else ()
+
+
+def _are_flags(hdu: Any, hdus: fits.HDUList, number: int) -> bool:
+    """Whether integers are the flags of pixels that come after them: few values, zero nearly everywhere,
+    and then an image of the same geometry with fractions.
+    """
+    if hdu.header["BITPIX"] < 0 or (hdu.header.get("BSCALE", 1), hdu.header.get("BZERO", 0)) != (1, 0):
+        return False
+    pixels = hdu.data
+    if 2 * np.count_nonzero(pixels) > pixels.size or len(np.unique(pixels)) > MOST_FLAGS:
+        return False
+    return any(
+        isinstance(later, fits.ImageHDU)
+        and later.shape == hdu.shape
+        and later.header["BITPIX"] < 0
+        and shows_sky(str(later.header.get("EXTNAME", "")))
+        for later in hdus[number + 1 :]
+    )
 
 
 def _image_column(hdu: fits.BinTableHDU, shape: tuple[int, ...] | None) -> fits.Column | None:

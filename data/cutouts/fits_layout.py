@@ -60,11 +60,12 @@ HARMLESS = re.compile(
     rb"(?m)(?>(?!%b)(?:(?:COMMENT |HISTORY | {8})[ -~]{72}|[A-Z0-9_-]++ *+(?<=^.{8})=  *+(?:%b|%b))\n)*+"
     % (DOUBTFUL, LONG_TEXT, VALUE)
 )  # cards, one a line: well-formed, and none is doubtful
-# ... and harmless whatever stands before and after them: none goes on in the next, or describes a column.
+# ... and harmless whatever stands before and after them: none goes on in the next, describes a column, or
+# says what the HDU is.
 # Where one that ends like a header meets blanks, an END could be found;
 # no card that is taken here begins with blanks.
 ALONE = re.compile(
-    rb"(?m)(?>(?!%b|TTYPE|TFORM|TDIM|TUNIT)"
+    rb"(?m)(?>(?!%b|TTYPE|TFORM|TDIM|TUNIT|EXTNAME )"
     rb"(?:[A-Z0-9_-]++ *+(?<=^.{8})=  *+%b|(?:COMMENT |HISTORY )[ -~]{72})\n)*+" % (DOUBTFUL, VALUE)
 )
 ENDS = re.compile(rb"END *\n")
@@ -72,8 +73,31 @@ TAIL = re.compile(COMMENT)
 # from column 9; one that holds a quote or goes on is doubtful
 STRING = re.compile(rb"= '([^ '&][^'&]*?) *'" + COMMENT)
 FORMAT = re.compile(rb"([1-9]\d{0,8})?([LABIJKEDCM])")
+EXTNAME = re.compile(rb"(?m)^EXTNAME =  *+'([^']*)'")
 DIMENSIONS = re.compile(rb"\([1-9]\d{0,8}(?:,[1-9]\d{0,8})*\)")
 BAND = re.compile(rb"band_\w+", re.IGNORECASE)
+
+
+# What stands beside an image and is none of the sky, by EXTNAME: all of it, or a part (MASK_G, g_wht).
+NO_SKY_NAMES = frozenset(
+    "CTX CON COV COVERAGE SAMP TIME EXP EXPOSURE EXPTIME EXPMAP NEXP CHI2 SEG SEGM SEGMAP SEGMENTATION STD "
+    "STDDEV SIG NOISE NOISEMAP MODEL APERTURE APERTURES BACKGROUND BKG KERNEL WCSCORR HDRLET D2IMARR "
+    "WCSDVARR OVERSAMP".split()
+)
+NO_SKY_PARTS = frozenset(
+    "MASK MASKS MSK BPM BADPIX DQ DQF FLAG FLAGS MASKBITS MASKEDBITS WHT WT WGT WEIGHT WEIGHTS INVVAR IVAR "
+    "VAR VARIANCE ERR ERROR ERRORS UNC UNCERT UNCERTAINTY SIGMA RMS PSF PSFEX PRF".split()
+)
+PARTS = re.compile(r"[^A-Z0-9]+|(?<=[A-Z])(?=\d+$)")
+
+
+def shows_sky(extname: str) -> bool:
+    """Whether an HDU of this EXTNAME can be an image of the sky, and is not the mask, weight, error,
+    point spread or model of one.
+    """
+    name = extname.strip().upper()
+    parts = [part for part in PARTS.split(name) if part]
+    return not (name in NO_SKY_NAMES or parts and parts[0] in NO_SKY_NAMES or NO_SKY_PARTS & {*parts})
 
 
 class Layout(NamedTuple):
@@ -133,7 +157,9 @@ def find_image(raw: bytes, shape: tuple[int, ...]) -> tuple[bytes, Layout] | Non
             return None
         if layout.dtype is not None:
             # Astropy may read on after an image in the primary HDU, and refuse the file for what it finds.
-            return None if left and keyword == b"SIMPLE  " else (raw[:start], layout)
+            # Integers before another HDU may be the flags of its pixels.
+            alone = not left or keyword == b"XTENSION" and layout.dtype.kind == "f"
+            return (raw[:start], layout) if alone else None
     return None
 
 
@@ -215,10 +241,12 @@ def _layout(header: bytes, end: int, shape: tuple[int, ...]) -> Layout | None:
         )
         layout = Layout(math.prod(shape) * dtype.itemsize, dtype) if dtype is not None else None
     first, others = cards[: len(mandatory)], cards[len(mandatory) :]
+    text = b"\n".join([*others, b""])
     fits = (
         [card[:30] for card in first] == mandatory
         and all(TAIL.fullmatch(card, 30) for card in first)
-        and HARMLESS.fullmatch(b"\n".join([*others, b""]))
+        and HARMLESS.fullmatch(text)
+        and (b"EXTNAME" not in text or all(shows_sky(name.decode()) for name in EXTNAME.findall(text)))
     )
     return layout if dtype is not None and fits else None
 

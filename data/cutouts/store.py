@@ -5,8 +5,8 @@
     index.parquet    path, object, band, domain, label, reason ("" = good, else why the file is quarantined)
     quarantine.csv   path, reason of the quarantined files
     metadata.parquet one row an object, where a catalogue was packed: data/cutouts/metadata.py
-    manifest.json    version, counts, geometry, dtype, crc32 of each block, digests of inventory and index;
-                     written last
+    manifest.json    version, counts, geometry, dtype, max_blank, what was seen in headers, crc32 of each
+                     block, digests of inventory and index; written last
 
 Packing goes block by block under partial_<digest>/, each durable before the next is begun: after kill -9 the
 same command goes on where it was.
@@ -19,6 +19,7 @@ import math
 import os
 import shutil
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,7 +31,9 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from data.cutouts.blank import MAX_BLANK, check_max_blank
 from data.cutouts.blocks import files_of_block, pack_block
+from data.cutouts.pixel_scales import distinct_scales
 from data.cutouts.source import Source
 from data.packing import (
     MANIFEST,
@@ -48,7 +51,7 @@ from utils.files import FULL, flush_to_disk, is_trouble, write_durably
 from utils.messages import say
 from utils.mistake import Mistake
 
-VERSION = 1
+VERSION = 2
 STORES = PackKind(VERSION, "store", "the store {} is", "it is packed anew from the FITS files")
 INDEX = "index.parquet"
 METADATA = "metadata.parquet"
@@ -118,7 +121,17 @@ class Store:
         """Lines for the log: how many files, how many quarantined and why, the first of them by name."""
         files, quarantined = self.manifest["files"], self.manifest["quarantined"]
         lines = [f"{files:,} files in {self.directory}, {quarantined:,} of them quarantined (quarantine.csv)"]
-        return lines + quarantine_lines(self.index[~self.good], most)
+        return lines + quarantine_lines(self.index[~self.good], most) + self.manifest.get("headers", [])
+
+    @cached_property
+    def pixel_scales(self) -> dict[float, int]:
+        """arcsec: objects (or files that were looked at) whose pixels are so large, the commonest first;
+        empty where nothing says it. Scales within 2 % of each other are one.
+        """
+        if self.metadata is not None and "pixel_scale" in self.metadata:
+            known = pd.to_numeric(self.metadata["pixel_scale"], errors="coerce").dropna()
+            return distinct_scales(Counter(float(f"{scale:.4g}") for scale in known if scale > 0))
+        return {scale: count for scale, count in self.manifest.get("pixel_scales", [])}
 
     def verify(self) -> None:
         """Reads every block and compares its checksum. Raises: Mistake that names the first damaged rows."""
@@ -140,11 +153,13 @@ class Store:
         return {name: value for name, value in self.__dict__.items() if name not in ("pixels", "sound")}
 
 
-def inventory_digest(inventory: pd.DataFrame, shape: tuple[int, int] = (41, 41)) -> str:
-    """What a store follows from: absolute paths, names, labels, sizes, times of change, geometry;
-    one stat a file.
+def inventory_digest(
+    inventory: pd.DataFrame, shape: tuple[int, int] = (41, 41), max_blank: float = MAX_BLANK
+) -> str:
+    """What a store follows from: absolute paths, names, labels, sizes, times of change, geometry, and what
+    counts as blank; one stat a file.
     """
-    digest = blake2b(repr((VERSION, tuple(shape))).encode(), digest_size=16)
+    digest = blake2b(repr((VERSION, tuple(shape), max_blank)).encode(), digest_size=16)
     for first in range(0, len(inventory), 65536):
         part = inventory.iloc[first : first + 65536]
         paths = part["path"].tolist()
@@ -155,7 +170,7 @@ def inventory_digest(inventory: pd.DataFrame, shape: tuple[int, int] = (41, 41))
     return digest.hexdigest()
 
 
-def source_digest(source: Source) -> str:
+def source_digest(source: Source, max_blank: float = MAX_BLANK) -> str:
     """What the store of a catalogue follows from: its recipe, rows and objects,
     sizes and times of change of its files.
     """
@@ -163,7 +178,14 @@ def source_digest(source: Source) -> str:
     files += getattr(source, "read_from", [])  # where the paths of the index are not those that are read
     digest = blake2b(
         repr(
-            (VERSION, source.shape, json.dumps(source.recipe, sort_keys=True), files, statuses(files))
+            (
+                VERSION,
+                source.shape,
+                max_blank,
+                json.dumps(source.recipe, sort_keys=True),
+                files,
+                statuses(files),
+            )
         ).encode(),
         digest_size=16,
     )
@@ -217,6 +239,7 @@ def pack_cutouts(
     digest: str | None = None,
     say: Callable[[str], None] = say,
     source: Source | None = None,
+    max_blank: float = MAX_BLANK,
 ) -> Store:
     """Reads every file of an inventory into a store, or finds that done;
     interrupted anywhere, the same call goes on.
@@ -225,17 +248,18 @@ def pack_cutouts(
         digest: `inventory_digest`, if the caller has it. say: where lines for people go.
         source: who reads the images of the inventory, and knows their objects,
             where they are not a FITS file each.
+    max_blank: share of the pixels that may have one value; beyond, an image shows no sky and is refused.
     Returns: the store, its index with the paths as spelled in `inventory`.
     Raises: Mistake if no file can be read, the disk is full, the folder cannot be written,
         or a worker is killed.
     """
     directory = Path(directory)
-    digest = digest or inventory_digest(inventory, shape)
+    digest = digest or inventory_digest(inventory, shape, max_blank)
     pack_once(
         STORES,
         directory,
         digest,
-        pack=lambda: _pack(inventory, directory, tuple(shape), workers, digest, say, source),
+        pack=lambda: _pack(inventory, directory, tuple(shape), workers, digest, say, source, max_blank),
         what="the store",
         say=say,
         needed=f"{len(inventory) * math.prod(shape) * 4:,} bytes",
@@ -253,7 +277,12 @@ def _pack(
     digest: str,
     say: Callable[[str], None],
     source: Source | None,
+    max_blank: float,
 ) -> None:
+    check_max_blank(max_blank)
+    lines, scales = _said_by_headers(inventory, shape, source)
+    for line in lines:
+        say(line)
     count = len(inventory)
     row_bytes = math.prod(shape) * 4
     rows = max(1, min(BLOCK_ROWS, BLOCK_BYTES // row_bytes))
@@ -279,6 +308,7 @@ def _pack(
                 "first": first,
                 "count": len(paths),
                 "shape": list(shape),
+                "max_blank": max_blank,
                 "source": source.recipe if source else paths,
             }
 
@@ -292,6 +322,9 @@ def _pack(
         "dtype": "<f4",
         "block": rows,
         "inventory": digest,
+        "max_blank": max_blank,
+        "headers": lines,
+        "pixel_scales": scales,
     }
     _finish(
         inventory,
@@ -300,6 +333,24 @@ def _pack(
         manifest,
         source.metadata if source else None,
     )
+
+
+def _said_by_headers(
+    inventory: pd.DataFrame, shape: tuple[int, int], source: Source | None
+) -> tuple[list[str], list[list[float]]]:
+    """Lines on what the headers of some files say, and their pixel scales [[arcsec, files]].
+
+    Raises: Mistake where all of these files have other pixels than `shape`.
+    """
+    if source is not None:
+        look = getattr(source, "said_by_headers", None)
+        return look() if look else ([], [])
+    # when it is needed: astropy's coordinates take a second to import, in every process that opens a store
+    from data.catalogues.headers import look_at_headers, refuse_geometry
+
+    headers = look_at_headers(inventory["path"].tolist(), inventory["band"].tolist())
+    refuse_geometry(headers, shape)
+    return headers.lines(), headers.scales_said()
 
 
 def _prepare_pixels(path: Path, shape: tuple) -> int:

@@ -24,6 +24,7 @@ import pandas as pd
 from data.bands import band_called, check_apart, read_aliases, refuse_absent, renamed_as
 from data.catalogues.hdu_bands import said_of_unread_bands
 from data.cutouts import store
+from data.cutouts.blank import MAX_BLANK, reason_without_sky
 from data.cutouts.buckets import NO_ALIASES, UNKNOWN
 from data.cutouts.fits import BadFile, read_cutout
 from data.listing import cut_between_objects, list_images, state_of_images
@@ -59,6 +60,11 @@ class Survey:
         """Names of bands that plan was told."""
         return read_aliases(self.plan.get("band_alias", []))
 
+    @property
+    def max_blank(self) -> float:
+        """Of plans that were made before there was the option, its default."""
+        return self.plan.get("max_blank", MAX_BLANK)
+
     def paths(self, shard: int) -> list[str]:
         """The files of a shard. Raises: Mistake if its list is gone or not what was planned."""
         path = list_path(self.directory, shard)
@@ -81,7 +87,8 @@ class Survey:
         """A shard's store follows from its list and geometry alone:
         no file is asked again whether it has changed.
         """
-        return content_digest(repr((store.VERSION, self.plan["shards"][shard][1], self.shape)).encode())
+        of_list = self.plan["shards"][shard][1]
+        return content_digest(repr((store.VERSION, of_list, self.shape, self.max_blank)).encode())
 
     def manifest(self, shard: int) -> dict | None:
         """What a shard's store holds, None where it is not packed, or not from this list."""
@@ -154,10 +161,17 @@ class Survey:
                 say(line)
             try:
                 return store.pack_cutouts(
-                    index, path, self.shape, max(1, workers), self.store_digest(shard), say
+                    index,
+                    path,
+                    self.shape,
+                    max(1, workers),
+                    self.store_digest(shard),
+                    say,
+                    max_blank=self.max_blank,
                 )
             except Mistake:  # of a whole survey one shard may hold nothing that is good
-                reasons = list(takewhile(bool, (reason_against(name, self.shape) for name in index["path"])))
+                each = (reason_against(name, self.shape, self.max_blank) for name in index["path"])
+                reasons = list(takewhile(bool, each))
                 if len(reasons) < len(index):
                     raise
             say(
@@ -204,6 +218,7 @@ def plan_survey(
     say: Callable[[str], None],
     aliases: Mapping[str, str] = NO_ALIASES,
     wanted: dict | None = None,
+    max_blank: float = MAX_BLANK,
 ) -> Survey:
     """Cut the input into shards, or find that done.
 
@@ -224,6 +239,7 @@ def plan_survey(
         shard_size=shard_size,
         image_size=image_size,
         band_alias=[f"{theirs}={ours}" for theirs, ours in aliases.items()],
+        max_blank=max_blank,
     )
     with locked_for_writing(directory, "the plan", say, "planning"):
         if (directory / "plan.json").exists():
@@ -247,6 +263,8 @@ def plan_survey(
             if both := sorted(before & {name for name, _ in first}):
                 apart.append([len(shards) - 1, len(shards), len(both), both[0]])
             before = {parse_name(path, aliases)[0] for path in paths[-LOOK:]}
+            if not shards:
+                refuse_other_geometry(paths, image_size)
             shards.append([len(paths), content_digest(text)])
             if len(shards) % 100 == 0:
                 say(f"{len(shards):,} shards, {sum(count for count, _ in shards):,} files")
@@ -289,9 +307,10 @@ def share_of_shards(count: int, part: int, parts: int) -> range:
 def refuse_changes(asked: dict, there: dict, what: str, cure: str) -> None:
     there = dict(band_alias=[]) | there  # an option that was not there yet
     for name, value in asked.items():
-        if there[name] != value:
+        before = there.get(name, MAX_BLANK if name == "max_blank" else None)
+        if before != value:
             raise Mistake(
-                f"--{name}: got {value!r}, but {what} with {there[name]!r}; {cure}"
+                f"--{name}: got {value!r}, but {what} with {before!r}; {cure}"
                 if name != "state"
                 else f"--images {asked['images']!r} is {value}, but was {there[name]} when {what}; {cure}"
             )
@@ -313,12 +332,20 @@ def written_counts(paths: list[str], aliases: Mapping[str, str]) -> Counter:
     return Counter(parse_name(path, aliases)[1] for path in paths)
 
 
-def reason_against(path: str, shape: tuple[int, int]) -> str:
+def refuse_other_geometry(paths: list[str], image_size: int) -> None:
+    """Raises: Mistake where the files of the first shard that are looked at have other pixels."""
+    # when it is needed: astropy's coordinates take a second to import
+    from data.catalogues.headers import look_at_headers, refuse_geometry
+
+    headers = look_at_headers(paths, [""] * len(paths))
+    refuse_geometry(headers, (image_size, image_size))
+
+
+def reason_against(path: str, shape: tuple[int, int], max_blank: float) -> str:
     try:
-        read_cutout(path, shape)
+        return reason_without_sky(read_cutout(path, shape), max_blank)
     except BadFile as error:
         return str(error)
-    return ""
 
 
 def list_path(directory: Path, shard: int) -> Path:

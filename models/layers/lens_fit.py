@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
+from models.layers.preprocess import power_of_two
 from models.layers.quantity_head import QuantityHead
 from physics.imaging import pixel_grid
 from physics.lens_model import LENS, SKY, SOURCE, components, observing_matrix, solve_fluxes
@@ -44,8 +45,10 @@ class LensFit(nn.Module):
 
     def forward(self, image: Tensor, noise: Tensor, geometry: dict[str, Tensor]) -> dict[str, Tensor]:
         with torch.autocast(image.device.type, enabled=False):
-            image = image.float()
-            noise = noise.float()[..., None, None]
+            given, noise_given = image.float(), noise.float()[..., None, None]
+            # in units near the noise, which round nothing: its square is within float32 whatever the unit is
+            unit = power_of_two(noise_given)
+            image, noise = given / unit, noise_given / unit
             H, W = image.shape[2:]
             rows, columns = (
                 observing(size, self.pixel_scale, self.seeing, self.supersample, image.device)
@@ -71,12 +74,12 @@ class LensFit(nn.Module):
             )
             outputs = (
                 dict(
-                    light=light,
-                    arcs=arcs,
-                    flux=flux[..., [LENS, SOURCE]],
-                    error=error,
+                    light=light * unit,
+                    arcs=arcs * unit,
+                    flux=flux[..., [LENS, SOURCE]] * unit[..., 0],
+                    error=error * unit[..., 0],
                     chi2=chi2,
-                    noise=noise[..., 0, 0],
+                    noise=noise_given[..., 0, 0],
                 )
                 | rings
             )
@@ -87,8 +90,8 @@ class LensFit(nn.Module):
                 for plane in (from_lens(x, y, geometry), ends)
             )
             return outputs | dict(
-                image=image,
-                pixel_error=there * error2.sqrt(),
+                image=given,
+                pixel_error=there * error2.sqrt() * unit,
                 angles=angles,
                 rays=rays,
                 einstein_radius=geometry["Rein"].exp()[:, 0],

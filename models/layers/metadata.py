@@ -6,6 +6,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def deviation_of(values: np.ndarray) -> float:
+    """Population deviation of values [n] in whatever unit; of one value 1, of equal ones 1e-6."""
+    if len(values) < 2:
+        return 1.0
+    deviation = float(values.std(dtype=np.float64))
+    return deviation if deviation > 1e-6 * float(np.abs(values).max()) else max(deviation, 1e-6)
+
+
 class Standardise(nn.Module):
     """(values [B, M] in their own units, present [B, M] bool) -> [B, 2 M] float32:
     the values standardised, then which are there.
@@ -26,9 +34,7 @@ class Standardise(nn.Module):
         for field, (column, there) in enumerate(zip(values.T, present.T)):
             if there.any():
                 self.mean[field] = float(column[there].mean(dtype=np.float64))
-                self.deviation[field] = (
-                    max(float(column[there].std(dtype=np.float64)), 1e-6) if there.sum() > 1 else 1.0
-                )
+                self.deviation[field] = deviation_of(column[there])
 
     def forward(self, values: Tensor, present: Tensor) -> Tensor:
         standard = torch.where(present, (values - self.mean) / self.deviation, 0.0)

@@ -19,7 +19,10 @@ EDGES = ("reflect", "zero")
 FWHM = math.sqrt(8 * math.log(2))  # full width at half maximum of a Gaussian, in standard deviations
 BACKGROUND = 0.2  # the background is the median of this faint part of the pixels
 MAD = 1.4826  # standard deviation of a Gaussian / its median absolute deviation
-FLOOR = 1e-6  # added to the spread, in the unit of the pixels
+# Added to the spread: FLOOR in the unit of the pixels, but no more than a part of the spread, nor less than
+# the rounding of the brightest pixel: so the unit decides nothing, and a flat image stays flat.
+FLOOR = 1e-6
+OF_SPREAD, OF_BRIGHTEST = 2.0**-14, 2.0**-23
 
 
 class Preprocess(nn.Module):
@@ -36,7 +39,9 @@ class Preprocess(nn.Module):
     normalise     subtract the background, clip, centre and scale to unit spread, for each image and channel:
                   background = median of the pixels not above their 0.2 quantile; clip at the quantiles
                   `clip_q` (above) and `low_clip_q` (below), negative = off; then mean and population
-                  deviation + 1e-6, or with `use_mad` the median and 1.4826 median absolute deviation + 1e-6
+                  deviation + 1e-6, or with `use_mad` the median and 1.4826 median absolute deviation + 1e-6;
+                  of a spread below 0.016, in whatever unit, 6e-5 of it instead of 1e-6. A factor on the
+                  pixels changes the result by less than 1e-4 of it, from 1e-29 to 1e11 and beyond
     pad_to        zeros around the result up to this side (the odd one right and below); 0 = off
 
     A quantile is interpolated linearly between order statistics (torch.quantile and numpy.quantile by
@@ -254,22 +259,45 @@ def normalise(x: Tensor, clip_q: float, low_clip_q: float, use_mad: bool) -> Ten
     # pixels that tie with the threshold count as well: beyond the extremes that are at hand all are equal to
     # it
     background = faint.gather(-1, ((count - 1) // 2).clamp(0, math.ceil(BACKGROUND * last)))
-    low = between(faint, low_clip_q * last) - background if low_clip_q >= 0 else None
+    # what clips below, none: the lowest pixel; above, none: the highest
+    low = between(faint, low_clip_q * last) if low_clip_q >= 0 else None
     high = None
     if clip_q >= 0:
         from_top = (1 - clip_q) * last
-        high = between(extremes(pixels, from_top, largest=True), from_top) - background
-    pixels = pixels - background
+        high = between(extremes(pixels, from_top, largest=True), from_top)
+    highest = pixels.amax(-1, keepdim=True) if high is None else high
+    brightest = torch.maximum(highest.abs(), faint[..., :1].abs())
+    # In units of a power of two: a factor that rounds nothing, and keeps squares within float32.
+    factor = 1 / power_of_two(brightest)
+    pixels = torch.addcmul(-background * factor, pixels, factor)  # (pixels - background) factor
     if low is not None or high is not None:
-        pixels = pixels.clamp(low, high)
+        ends = ((end - background) * factor if end is not None else None for end in (low, high))
+        pixels = pixels.clamp(*ends)
     if use_mad:
         pixels = pixels - lower_median(pixels)
-        pixels = pixels / (MAD * lower_median(pixels.abs()) + FLOOR)
+        spread = MAD * lower_median(pixels.abs())
     else:
         # in steps: on a CPU torch.var_mean is slower than a sort
         pixels = pixels - pixels.mean(-1, keepdim=True)
-        pixels = pixels / (pixels.square().mean(-1, keepdim=True).sqrt() + FLOOR)
-    return pixels.view_as(x)
+        spread = pixels.square().mean(-1, keepdim=True).sqrt()
+    return (pixels / (spread + floor_of(spread, brightest * factor, factor))).view_as(x)
+
+
+def floor_of(spread: Tensor, brightest: Tensor, factor: Tensor) -> Tensor:
+    """What is added to the spread of pixels whose largest is `brightest`, all three times `factor`."""
+    least = torch.maximum(OF_SPREAD * spread.detach(), OF_BRIGHTEST * brightest.detach())
+    return torch.minimum(least, FLOOR * factor)
+
+
+def power_of_two(size: Tensor) -> Tensor:
+    """The largest power of two that is not above `size`, 1 where that is not a normal number.
+
+    No larger than 2^126, so that its inverse is a normal number too; without derivative.
+    """
+    size = size.detach()
+    known = (size >= torch.finfo(size.dtype).tiny) & size.isfinite()
+    exponent = torch.frexp(torch.where(known, size, 1.0)).exponent - 1
+    return torch.ldexp(torch.ones_like(size), exponent.clamp(max=126))
 
 
 def extremes(values: Tensor, position: float, largest: bool) -> Tensor:

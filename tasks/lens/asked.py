@@ -21,7 +21,7 @@ from evaluation.uncertainty import predictive_parts
 from models.layers.augment import dihedral
 from physics.lens_parameters import GEOMETRY, columns_of, turn
 from physics.plausibility import Plausibility, plausibility
-from tasks.lens import explain as lens_explain, inputs
+from tasks.lens import explain as lens_explain, inputs, units
 from tasks.lens.config import Config, inferred_quantities, learnt_quantities
 from tasks.lens.losses import network_outputs
 from tasks.lens.network import rebuild
@@ -63,6 +63,9 @@ def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Ans
     selection = read_index(options, own, task, saved["record"]["data"], bands)
     packed, rows = selection.packed, selection.rows
     inputs.refuse_other_bands(packed.index.iloc[rows], bands, task.band_mode)
+    known = saved["record"]["data"]
+    task = replace(task, pixel_scale=units.trained_pixel_scale(task, known))
+    told = compare_units(task, known, packed, rows)
     examples = cutouts.make_examples(packed, rows, bands, task.band_mode)
     examples = inputs.with_columns(examples, replace(task, quality_weight=False))
     if not len(examples):
@@ -163,8 +166,21 @@ def answer(options: Any, own: Asked, task: Config, saved: dict[str, Any]) -> Ans
         ask,
         write,
         key=[packed.manifest["index"], own.tta, own.samples],
-        notes=[selection.line, *examples.report],
+        notes=[selection.line, *examples.report, *told],
     )
+
+
+def compare_units(task: Config, trained: dict[str, Any], packed: store.Store, rows: np.ndarray) -> list[str]:
+    """Lines for the log on units that are not those of the training; trained: what that knew of its data.
+
+    Raises: Mistake where the network's answer would be of other pixels than those it knows.
+    """
+    what = f"the store {packed.directory}"
+    scale = units.trained_pixel_scale(task, trained)
+    lines = units.compare_pixel_scale(task, scale, packed.pixel_scales, what)
+    if units.depends_on_unit(task) and trained.get("spread"):
+        lines += units.compare_unit(task, trained["spread"], units.typical_spread(packed, rows), what)
+    return lines
 
 
 def most_probable(parts: Parts, count: int) -> np.ndarray:

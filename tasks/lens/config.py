@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from data.bands import read_aliases
 from data.cutouts import buckets
+from data.cutouts.blank import MAX_BLANK
 from data.cutouts.buckets import DOMAINS
 from data.split import SplitOptions
 from losses.lens_constraints import TERMS
@@ -164,7 +165,11 @@ class Images(Options):
     # an example is one band file, or an object with a channel a band
     band_mode: Literal["single", "stack"] = "single"
     image_size: int = option(41, least=1)  # pixels on a side that every cutout must have
-    pixel_scale: float = 0.2  # arcsec, the side of a pixel: for networks that measure angles
+    # share of the pixels of a file that may have one value; beyond, it shows no sky and is quarantined
+    max_blank: float = option(MAX_BLANK, above=0, most=1)
+    # arcsec, the side of a pixel, for networks that measure angles; 0: what the store or the headers say,
+    # else 0.2
+    pixel_scale: float = option(0.0, least=0)
     seeing: float = 0.75  # arcsec, full width of the point spread, for those that trace rays
 
 

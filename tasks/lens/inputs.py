@@ -29,6 +29,7 @@ from data.cutouts import buckets, examples as cutouts, groups, metadata, quality
 from data.names import is_blind, written_bands
 from data.tar_shards import stream as streaming
 from physics.lens_parameters import GEOMETRY, slices
+from tasks.lens import units
 from tasks.lens.config import inferred_quantities, metadata_columns
 from utils import distributed
 from utils.messages import say
@@ -54,9 +55,26 @@ def from_store(
         )
         for name in split.SPLITS
     }
+    record = dict(bands=bands, files=len(index), digest=content_digest(index))
+    trained_on = np.unique(data["train"].rows[data["train"].rows >= 0])
+    units_known, unit_lines = units_of_training(config, packed, trained_on)
     if distributed.rank() == 0:
-        say_summary(index, packed, data, run_dir, lines + divided.lines)
-    return data, bands, dict(bands=bands, files=len(index), digest=content_digest(index)) | divided.record
+        say_summary(index, packed, data, run_dir, lines + divided.lines + unit_lines)
+    return data, bands, record | divided.record | units_known
+
+
+def units_of_training(
+    config: Any, packed: store.Store, rows: np.ndarray
+) -> tuple[dict[str, float], list[str]]:
+    """(what predict must know of the units that the network depends on, lines for the log)."""
+    about = {}
+    scale, lines = units.pixel_scale_of(config, packed.pixel_scales, f"the store {packed.directory}")
+    if units.measures_angles(config):
+        about["pixel_scale"] = scale
+    if units.depends_on_unit(config):
+        about["spread"] = units.typical_spread(packed, rows)
+        units.refuse_unit(config, about["spread"])
+    return about, lines
 
 
 def from_stream(config: Any) -> tuple[dict[str, streaming.Streamed], list[str], dict[str, Any]]:
@@ -88,7 +106,11 @@ def from_stream(config: Any) -> tuple[dict[str, streaming.Streamed], list[str], 
     divided = divide_index(known, config)
     index = divided.index
     data = {name: stream.part(rows_of_split(index, name, config)) for name in split.SPLITS}
+    scale, lines = units.pixel_scale_of(config, {}, f"--stream {config.stream}")
+    about = dict(pixel_scale=scale) if units.measures_angles(config) else {}
     if distributed.rank() == 0:
+        for line in lines:
+            say(line)
         say(
             f"{len(stream.manifest['shards']):,} shards of {config.stream}, bands {' '.join(stream.bands)}: "
             + ", ".join(f"{name} {len(part):,}" for name, part in data.items())
@@ -99,7 +121,9 @@ def from_stream(config: Any) -> tuple[dict[str, streaming.Streamed], list[str], 
     return (
         data,
         list(stream.bands),
-        dict(bands=list(stream.bands), files=len(stream), digest=stream.manifest["digest"]) | divided.record,
+        dict(bands=list(stream.bands), files=len(stream), digest=stream.manifest["digest"])
+        | divided.record
+        | about,
     )
 
 
@@ -117,6 +141,11 @@ def open_inputs(config: Any, workers: int) -> store.Store:
         raise Mistake(
             f"--image_size: got {config.image_size}, but the images of --store {config.store!r} have "
             f"{'x'.join(map(str, found.manifest['shape']))} pixels"
+        )
+    if found.manifest["max_blank"] != config.max_blank and distributed.rank() == 0:
+        say(
+            f"--max_blank {config.max_blank:g}: --store {config.store!r} was packed with "
+            f"{found.manifest['max_blank']:g}, which holds"
         )
     aliases = read_aliases(config.band_alias)
     called = {
@@ -152,9 +181,14 @@ def pack_inputs(table: pd.DataFrame, config: Any, workers: int) -> store.Store:
         for line in lines_of_names(table, read_aliases(config.band_alias)):
             say(line)
     shape = (config.image_size, config.image_size)
-    digest = store.inventory_digest(table, shape)
+    digest = store.inventory_digest(table, shape, config.max_blank)
     return store.pack_cutouts(
-        table, store.store_directory(config.store_dir, table, shape, digest), shape, max(1, workers), digest
+        table,
+        store.store_directory(config.store_dir, table, shape, digest),
+        shape,
+        max(1, workers),
+        digest,
+        max_blank=config.max_blank,
     )
 
 

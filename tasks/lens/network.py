@@ -1,5 +1,6 @@
 """The network of the lens task, as its options describe it."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from models.layers.recompute import recompute
 from models.layers.rotate import Rotate
 from models.lens_network import LensNetwork
 from tasks.lens.config import Config, inferred_quantities, metadata_columns
+from tasks.lens.units import ASSUMED, trained_pixel_scale
 from utils.checkpoint import bands_of
 from utils.config import recorded
 from utils.mistake import Mistake
@@ -32,6 +34,7 @@ def channels_of(config: Config, bands: list[str]) -> int:
 def rebuild(record: dict[str, Any]) -> LensNetwork:
     """The network that a checkpoint's record describes, freshly initialised."""
     config = recorded(Config, record["options"])
+    config = replace(config, pixel_scale=trained_pixel_scale(config, record["data"]))
     return build_network(config, channels_of(config, bands_of(record)))
 
 
@@ -101,7 +104,9 @@ def build_network(config: Config, channels: int) -> LensNetwork:
         degrade,
         MetadataTerm(len(metadata_columns(config))) if config.use_metadata and not spec.metadata else None,
         QuantityHead(body.feature_dim, others) if others else None,
-        LensFit(config.pixel_scale, config.seeing) if config.use_physics and not spec.infers else None,
+        LensFit(config.pixel_scale or ASSUMED, config.seeing)
+        if config.use_physics and not spec.infers
+        else None,
         DomainHead(body.feature_dim, len(buckets.DOMAINS)) if config.domain_adversarial else None,
         config.channels_last,
         rotate,
@@ -116,7 +121,7 @@ def network_options(config: Config, channels: int) -> dict[str, Any]:
     side = config.out_size_when_padded if config.apply_padding else config.image_size
     follow = dict(
         image_size=side,
-        pixel_scale=config.pixel_scale,
+        pixel_scale=config.pixel_scale or ASSUMED,
         seeing=config.seeing,
         fields=tuple(metadata_columns(config)) if config.use_metadata else (),
     )

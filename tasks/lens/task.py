@@ -1,5 +1,6 @@
 """Is there a strong gravitational lens in the middle of this cutout? (Strong Lens Data Challenge)"""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tasks.lens import judge, losses as lens_losses
 from tasks.lens.config import Config
 from tasks.lens.inputs import from_store, from_stream, quantities_without_truth
 from tasks.lens.network import build_network, channels_of, refuse_impossible
+from tasks.lens.units import trained_pixel_scale
 from utils import distributed
 from utils.messages import say
 from utils.mistake import Mistake
@@ -32,7 +34,9 @@ def build(config: Config, run_dir: Path, workers: int) -> Task:
             f"the test split holds {len(data['test'])} examples, all {split.CLASSES[int(only.pop())]}: its "
             "AUC and its like are not defined; more objects or a larger --test_frac give it both classes"
         )
-    model = build_network(config, channels_of(config, bands))
+    model = build_network(
+        replace(config, pixel_scale=trained_pixel_scale(config, record)), channels_of(config, bands)
+    )
     if without := quantities_without_truth(config, data["train"]):
         record["not_learnt"] = without  # not there in a record of which nothing is to be said
         if distributed.rank() == 0:

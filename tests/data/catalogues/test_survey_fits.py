@@ -375,6 +375,8 @@ def file_of_bands(path, *names):
     """A file with an image for each EXTNAME, by which they are returned."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = {name: RNG.normal(size=(8, 8)).astype("f4") for name in names}
+    clean = dict(MASK=np.zeros((8, 8), "f4"), INVVAR=np.ones((8, 8), "f4"))  # no pixel is masked
+    pixels |= {name: clean[name] for name in names if name in clean}
     hdus = [fits.PrimaryHDU()]
     for name, each in pixels.items():
         hdus.append(fits.ImageHDU(each))

@@ -69,14 +69,23 @@ def test_the_release_s_own_layout(tmp_path):
     assert table["path"][0] == str(tmp_path / "slsim_lenses/slsim_lenses/D1_L_00000000_g.fits")
 
 
-def test_what_is_no_cutout_is_not_an_input(tmp_path):
+def test_what_is_no_cutout_is_not_an_input(tmp_path, capsys):
     for name in (
         "a_g.fits",
         "b_g.fits.gz",
         "c.fit",
         "d.fits.fz",
+        "f_r.fts",
+        "g_z.FITS.bz2",
+        "h.fz",
         "notes.txt",
         "e.fits.tmp",
+        "lens.png",
+        "lens.JPG",
+        "other.png",
+        ".hidden.png",
+        ".DS_Store",
+        "Thumbs.db",
         "parameters.fits",
     ):
         touch(tmp_path / "in" / name)
@@ -84,7 +93,16 @@ def test_what_is_no_cutout_is_not_an_input(tmp_path):
         ("a", "unknown", -1),
         ("b", "unknown", -1),
         ("c", "unknown", -1),
+        ("d", "unknown", -1),
+        ("f", "unknown", -1),
+        ("g", "unknown", -1),
+        ("h", "unknown", -1),
     ]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "5 files (2 .png, 1 .tmp, 1 .jpg, 1 .txt)" in line and "skipped, as they are no FITS files" in line
+    with pytest.raises(Mistake, match=r"holds no cutout.*1 files \(1 .png\)"):
+        touch(tmp_path / "pictures" / "lens.png")
+        buckets.inventory_of_images(tmp_path / "pictures")
 
 
 def test_links_are_followed_and_circles_end(tmp_path):

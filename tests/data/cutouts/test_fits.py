@@ -191,7 +191,6 @@ WRONG = {
     "png": (lambda: b"\x89PNG\r\n\x1a\n" + bytes(3000), "not a FITS file"),
     "primary_cut_in_the_data": (lambda: FORMS["primary_float64"]()[:9000], "truncated"),
     "table_cut_in_the_data": (lambda: FORMS["band_g_float64"]()[:9000], "truncated"),
-    "table_cut_in_the_padding": (lambda: FORMS["band_g_float64"]()[:-100], "truncated"),
     "cut_after_the_primary_header": (
         lambda: FORMS["band_g_float64"]()[:2880],
         "no image: every HDU is empty",
@@ -273,7 +272,14 @@ WRONG = {
         ),
         "0 rows",
     ),
-    "tile_compressed": (lambda: content(EMPTY(), fits.CompImageHDU(IMAGE.astype("f4"))), "funpack"),
+    "tiles_of_another_geometry": (
+        lambda: content(EMPTY(), fits.CompImageHDU(np.zeros((40, 41), "f4"))),
+        "wrong geometry: HDU 1 is 40x41, expected 41x41",
+    ),
+    "tiles_cut": (
+        lambda: content(EMPTY(), fits.CompImageHDU((IMAGE * 100).astype("i4")))[:-2880],
+        "truncated",
+    ),
     "ascii_table": (
         lambda: content(
             EMPTY(), fits.TableHDU.from_columns([fits.Column("a", "E10.4", ascii=True, array=[1.0])])

@@ -320,6 +320,7 @@ def test_a_packing_process_minds_no_signal_of_the_scheduler(tmp_path):
         "first": 0,
         "shape": [41, 41],
         "count": 2,
+        "max_blank": 0.5,
         "source": [str(path) for path in sorted((tmp_path / "in").iterdir())],
     }
     worker = subprocess.Popen(
@@ -442,7 +443,7 @@ def test_damage_is_noticed(tmp_path, monkeypatch):
         ("manifest.json", lambda raw: raw[:50], "manifest.json"),
         (
             "manifest.json",
-            lambda raw: raw.replace(b'"version": 1', b'"version": 9'),
+            lambda raw: raw.replace(b'"version": 2', b'"version": 9'),
             "of version 9, and this code",
         ),
     ]:

@@ -138,7 +138,11 @@ def test_the_part_taken_is_of_objects_and_nested(challenge, tmp_path):
         (dict(apply_padding=True, out_size_when_padded=32), "expected at least --image_size 41"),
         (dict(take_train_frac=1.5), "--take_train_frac: got 1.5, expected 0 to 1"),
         (dict(train_frac=0.9), "the sum must not exceed 1"),
-        (dict(image_size=64), "expected FITS cutouts of 64x64"),
+        (
+            dict(image_size=64),
+            "--image_size 64: the images have 41x41 pixels .64 of 128 files.*nothing was packed: "
+            ".*--image_size 41",
+        ),
         (dict(smoothing_mode="psf"), "psf smoothing"),
         (dict(model_kwargs=["x"]), "expected key=value"),
         (dict(slsim_lenses_list="a", slsim_lenses="b"), "give one of them"),
