@@ -98,6 +98,8 @@ def resume(size: int, options: Config, folder: Path) -> tuple[float, float, bool
     model(torch.zeros(2, 2)).sum().backward()
     optimizer.step()
     history = [dict(epoch=1, train_loss=0.7, val_loss=0.7, lr=1e-3)]
+    best = dict(record=record, epoch=1, metrics=history[0], model=model.state_dict())
+    checkpoint.save(folder / "best.pt", best)
     checkpoint.save(
         folder / "last.pt",
         dict(

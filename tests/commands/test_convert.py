@@ -16,7 +16,7 @@ def store_of(folder, **columns):
     table = pd.DataFrame(columns)
     (folder / "images").mkdir(parents=True)
     for name in table["object"]:
-        fits.PrimaryHDU(np.ones((4, 4), "f4")).writeto(folder / "images" / f"{name}_g.fits")
+        fits.PrimaryHDU(np.arange(16, dtype="f4").reshape(4, 4)).writeto(folder / "images" / f"{name}_g.fits")
     table.to_csv(folder / "t.csv", index=False)
     mapped = [f"{name}={name}" for name in table.columns if name not in ("object", "ra", "dec")]
     options = ["--columns", *mapped] if mapped else []

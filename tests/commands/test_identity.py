@@ -169,7 +169,9 @@ def test_one_row_an_object_is_judged_and_submitted(ensembled, capsys):
     said = capsys.readouterr()
     count = len(objects["val"])
     assert f"{3 * count} rows fused to {count} objects" in said.out
-    assert f"{count} rows are {count} objects: there is nothing to fuse" in said.out and not said.err
+    assert f"{count} rows are {count} objects: there is nothing to fuse" in said.out
+    # nothing else on stderr but what 16 objects and a few steps are worth
+    assert all("is prob that of a non-lens" in line for line in said.err.splitlines())
 
 
 def test_tables_of_objects_are_members_too(ensembled, tmp_path, capsys):
