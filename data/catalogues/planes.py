@@ -143,7 +143,7 @@ def read_plane(path: str | os.PathLike, hdu: Hdu, limit: int = LARGEST_CUTOUT) -
         file.seek(hdu.start)
         raw = file.read(hdu.data - hdu.start + hdu.size)
     raw += bytes(-len(raw) % BLOCK)  # the last block of a file may be cut short
-    return _float32(by_astropy(raw if hdu.number == 0 else EMPTY_PRIMARY + raw, None))
+    return _float32(by_astropy(raw if hdu.number == 0 else EMPTY_PRIMARY + raw, None, of_sky=False))
 
 
 def _float32(pixels: np.ndarray) -> np.ndarray:

@@ -86,7 +86,19 @@ from utils.messages import first_of
 from utils.mistake import Mistake
 
 OURS = {"object", "file", "hdu", "plane", "band", "label"}
-ALIASES = {"id": "object", "filename": "file", "ref_epoch": "epoch"}
+# what catalogues call the same, the likelier first: of several that are there one is taken, and that is said
+CALLED = {
+    "object": "id object_id objectid objid obj_id source_id sourceid coadd_object_id coadd_objects_id "
+    "galaxy_id cutout_id name objname obj_name object_name target targetname target_name source iauname",
+    "file": "filename file_name filepath file_path path fits fits_file image image_file cutout cutout_file",
+    "ra": "raj2000 ra_j2000 ra_deg radeg right_ascension alpha_j2000 alphawin_j2000 ra_icrs ra_target",
+    "dec": "dej2000 dec_j2000 dec_deg decdeg dedeg declination delta_j2000 deltawin_j2000 de_icrs dec_target",
+    "redshift": "z_spec zspec z_phot zphot photo_z photoz",
+    "band": "filter filter_name",
+    "epoch": "ref_epoch",
+}
+WORDS = re.compile(r"[_\-. ]")  # between them
+ALIASES = {theirs: ours for ours, names in CALLED.items() for theirs in names.split()}
 MAY_BE_LABEL = re.compile(r"(?i).*(lens|label|class|grade|target|truth).*|y")
 # sub-folders that say what their images are, without their blanks, _ and -
 LABEL_FOLDERS = dict.fromkeys(["lens", "lenses", "stronglens", "stronglenses", "slsimlenses", "hsclenses"], 1)
@@ -278,11 +290,22 @@ class SurveyFits:
                 )
             ours = ALIASES.get(ours.lower(), ours)
             names[ours if ours in OURS or field_of(ours) else f"{self.catalog}_{ours}"] = theirs
-        for theirs in table.columns:
-            ours = ALIASES.get(theirs.lower(), theirs.lower())
-            ours = theirs if field_of(theirs) else ours  # bands are told apart by their case: magnitude_Y
-            if (ours in OURS or field_of(ours)) and ours not in names:
-                names[ours] = theirs
+        own = {theirs: theirs if field_of(theirs) else theirs.lower() for theirs in table.columns}
+        for theirs, ours in own.items():  # bands are told apart by their case: magnitude_Y
+            if ours in OURS or field_of(ours):
+                names.setdefault(ours, theirs)
+        lower = {theirs.lower(): theirs for theirs in table.columns[::-1]}
+        taken = {}
+        for ours, others in CALLED.items():
+            there = [lower[name] for name in others.split() if name in lower]
+            there = [name for name in there if name not in names.values()]
+            if there and ours not in names:
+                names[ours] = taken[ours] = there[0]
+        if taken:
+            self.report.append(
+                "columns taken by what they are usually called: "
+                + ", ".join(f"{ours}={theirs}" for ours, theirs in taken.items())
+            )
         if not {"object", "file"} & names.keys():
             raise Mistake(
                 f"--table {path!r} has no column that names its images, it has "
@@ -435,6 +458,8 @@ class SurveyFits:
             bare, _ = self._at_end(file_stem(path))
             for name in dict.fromkeys((file_stem(path), bare)):
                 by_object.setdefault(name, []).append(path)
+        if "file" not in self.table and "object" in self.table:
+            self._add_by_part(by_object, files)
         by_name |= {os.path.relpath(path, top): [path] for path in files}
         labels = self._labels()
         hdu = self._hdu_column()
@@ -489,6 +514,21 @@ class SurveyFits:
         self._report_bands(rows)
         return rows
 
+    def _add_by_part(self, by_object: dict[str, list[str]], files: list[str]) -> None:
+        """Files of whose names an object is only a part (X_f814w_drz, cutout-HSC-G-X) are its."""
+        wanted = set(self.table["object"])
+        if any(name in by_object for name in wanted):
+            return
+        found = 0
+        for path in files:
+            stem = file_stem(path)
+            parts = (stem[begin:end] for begin, end in _spans(stem))
+            if known := sorted((part for part in parts if part in wanted), key=len):
+                by_object.setdefault(known[-1], []).append(path)
+                found += 1
+        if found:
+            self.report.append(f"files taken for an object that a part of their name is: {found:,}")
+
     def _report_bands(self, rows: list[tuple]) -> None:
         """Say what was taken for bands. Raises: Mistake where two of an object have become one."""
         objects, bands, _, images, _, written = zip(*rows)
@@ -521,8 +561,22 @@ class SurveyFits:
         """(object, band as it is written) as far as the name of the file says it."""
         bare = file_stem(path)
         if known and bare.startswith(known + "_"):
-            return known, bare[len(known) + 1 :]
+            return known, self._band_within(bare[len(known) + 1 :])
+        if known and known in bare:
+            before, _, after = bare.partition(known)
+            return known, self._band_within(f"{before}_{after}")
         return self._at_end(bare)
+
+    def _band_within(self, words: str) -> str:
+        """The band that stands among what a name says besides its object, as it is written: all of it, or
+        the one word that is a band (f814w_drz); "" where that is not clear.
+        """
+        bands = [span for span in _spans(words) if self._is_band(words[slice(*span)])]
+        # HSC-G and not its G
+        whole = [
+            one for one in bands if not any(a <= one[0] and one[1] <= b for a, b in bands if (a, b) != one)
+        ]
+        return words[slice(*whole[0])] if len(whole) == 1 else ""
 
     def _images_of(
         self, path: str, named: str, told: bool, hdu: int | str | None, plane: int | None
@@ -733,6 +787,12 @@ class SurveyFits:
 
 def _folder_word(name: str) -> str:
     return re.sub(r"[\s_-]", "", name.lower())
+
+
+def _spans(text: str) -> list[tuple[int, int]]:
+    """(begin, end) of each word of a name, and of each row of words."""
+    ends = [0, *(at for cut in WORDS.finditer(text) for at in cut.span()), len(text)]
+    return [(begin, end) for begin in ends[::2] for end in ends[1::2] if begin < end]
 
 
 def _hdu(path: str, number: int | str | None) -> tuple:

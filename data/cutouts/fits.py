@@ -111,15 +111,16 @@ def read_cutout(
     return pixels
 
 
-def by_astropy(raw: bytes, shape: tuple[int, ...] | None) -> np.ndarray:
-    """The pixels of any file, [*shape] in whatever type they come. Raises BadFile."""
+def by_astropy(raw: bytes, shape: tuple[int, ...] | None, of_sky: bool = True) -> np.ndarray:
+    """The pixels of any file, [*shape] in whatever type they come; of_sky: those of a mask are none.
+    Raises BadFile.
+    """
     size = len(raw)
-    raw = raw.ljust(
-        padded(size), b"\0"
-    )  # the last block may be cut short: what is in it is compared with `size`
+    # the last block may be cut short: what is in it is compared with `size`
+    raw = raw.ljust(padded(size), b"\0")
     # uint: astropy otherwise forgets BLANK in unsigned integers
     with opened_fits(raw, uint=False, disable_image_compression=True) as hdus:
-        found = _first_image(hdus, size, shape)
+        found = _first_image(hdus, size, shape, of_sky)
     if isinstance(found, np.ndarray):
         return found
     number, kind = found
@@ -276,7 +277,7 @@ def _unpacked_bz2(raw: bytes, limit: int) -> bytes:
 
 
 def _first_image(
-    hdus: fits.HDUList, size: int, shape: tuple[int, ...] | None
+    hdus: fits.HDUList, size: int, shape: tuple[int, ...] | None, of_sky: bool
 ) -> np.ndarray | tuple[int, str]:
     """Stops at the first cutout in file order that can be of the sky: a later one may be a PSF,
     a weight or a mask of the same geometry. (number of its HDU, ZCMPTYPE) where the image is compressed by
@@ -290,7 +291,7 @@ def _first_image(
             hdu, (fits.PrimaryHDU, fits.ImageHDU, fits.BinTableHDU)
         ):
             seen.append(f"{where} is neither an image nor a binary table")
-        elif not shows_sky(name):
+        elif of_sky and not shows_sky(name):
             seen.append(f"{where} is called {name}, which is no image of the sky")
         elif isinstance(hdu, fits.BinTableHDU):
             if hdu.header.get("ZIMAGE") is True:

@@ -281,8 +281,6 @@ def _pack(
 ) -> None:
     check_max_blank(max_blank)
     lines, scales = _said_by_headers(inventory, shape, source)
-    for line in lines:
-        say(line)
     count = len(inventory)
     row_bytes = math.prod(shape) * 4
     rows = max(1, min(BLOCK_ROWS, BLOCK_BYTES // row_bytes))

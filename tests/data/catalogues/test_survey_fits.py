@@ -509,3 +509,36 @@ def test_the_filters_of_real_headers_are_the_bands_of_their_names(shared_data, t
     made = table(tmp_path / "t.csv", file=[f"{number}.fits" for number in range(len(names))])
     source = open_source(str(tmp_path), made, image_size=16)
     assert source.index["band"].tolist() == list("riri")
+
+
+@pytest.mark.parametrize(
+    "name, band",
+    [
+        ("{}_f814w_drz", "F814W"),
+        ("cutout-HSC-G-{}", "g"),
+        ("{}.r.v2", "r"),
+        ("stamp_{}_drz", "i"),  # as its header says
+        ("{}_g_r_stack", "i"),  # two bands in a name are none
+    ],
+)
+def test_files_named_by_more_than_their_object(name, band, tmp_path):
+    """A camera's or an archive's words around the id are neither an object nor a band."""
+    ids = ["150.51182+2.64133", "J0029-0055", "J0029-00551"]
+    for known in ids:
+        image(tmp_path / "in" / f"{name.format(known)}.fits", FILTER="i")
+    made = table(tmp_path / "t.csv", target=ids, right_ascension=[1.0, 2.0, 3.0], DECdeg=[4.0, 5.0, 6.0])
+    source = open_source(str(tmp_path / "in"), made)
+    assert source.index["object"].tolist() == ids and set(source.index["band"]) == {band}
+    assert source.metadata[["ra", "dec"]].values.tolist() == [[1, 4], [2, 5], [3, 6]]
+    line = lines_with(source, "usually called")
+    assert line.endswith("object=target, ra=right_ascension, dec=DECdeg")
+    if not name.startswith("{}_"):
+        assert lines_with(source, "a part of their name is: 3")
+
+
+def test_of_several_columns_that_may_be_the_object_the_likelier_is_taken(tmp_path):
+    image(tmp_path / "in" / "7_g.fits")
+    made = table(tmp_path / "t.csv", name=["NGC 1"], object_id=[7])
+    source = open_source(str(tmp_path / "in"), made)
+    assert source.index["object"].tolist() == ["7"]
+    assert lines_with(source, "object=object_id") and lines_with(source, "not used: 1 (name)")
