@@ -19,8 +19,9 @@ UNITS = ((86400.0, "d"), (3600.0, "h"), (1.0, "s"))  # the largest of which a cu
 RATES = ("rate", "error_low", "error_up")
 STRIKING = 9.0  # deviance of a point that three standard deviations of a normal have
 ANOMALY_TICKS = (-1000, -300, -100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100, 300, 1000)
-RING = dict(marker="o", markerfacecolor="none", markeredgecolor=COLOURS[2], markersize=7, markeredgewidth=1.0)
+RING = dict(marker="o", markerfacecolor="none", markeredgecolor="0.1", markersize=7, markeredgewidth=1.0)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+NEAR_ZERO = 0.3  # of the highest rate
 CLASSES = 12  # that a map tells apart
 ANOMALY_NAME = "anomaly (deviations from curves as bright)"
 
@@ -67,7 +68,7 @@ def reconstructions(
             if c == 0:
                 ax.set_ylabel(f"{names[b]}\nrate{unit_of_rate}", fontsize=7)
             if b == len(names) - 1 or unit_name != UNITS[0][1] or titles:
-                ax.set_xlabel(f"time ({unit_name})", fontsize=7)
+                ax.set_xlabel(f"time since the first point ({unit_name})", fontsize=7)
     return figure
 
 
@@ -102,8 +103,9 @@ def draw_data(
         linewidth=0.8,
     )
     ax.spines[["top", "right"]].set_visible(False)
-    if not (rate < 0).any():
-        ax.set_ylim(bottom=0)
+    # zero is shown where rates come near it, with room for the points there
+    if len(rate) and 0 <= rate.min() < NEAR_ZERO * rate.max():
+        ax.set_ylim(bottom=-0.04 * ax.get_ylim()[1])
     ax.tick_params(labelsize=7)
 
 
@@ -231,13 +233,14 @@ def draw_numbers(ax: Axes, place: np.ndarray, named: Mapping[int, str]) -> None:
 
 
 def rate_scale(rate: np.ndarray) -> Normalize:
-    """Logarithmic where all rates are above zero, between the first and the 99th percentile."""
+    """Between the first and the 99th percentile, logarithmic where all are above zero and span a decade."""
     positive = rate[rate > 0]
     if len(positive) < 0.99 * len(rate) or not len(positive):
         low, high = np.nanquantile(rate, (0.01, 0.99))
         return Normalize(low, high)
     low, high = np.quantile(positive, (0.01, 0.99))
-    return LogNorm(low, max(high, 1.01 * low))
+    # the ticks of less than a decade would be too few or too many
+    return LogNorm(low, high) if high > 10 * low else Normalize(low, max(high, 1.01 * low))
 
 
 def anomaly_scale(anomaly: np.ndarray) -> Normalize:

@@ -91,6 +91,7 @@ def build(config: Config, run_dir: Path, workers: int) -> Task:
         kind=noise.kind,
         likelihood=noise.likelihood,
         unit=list(noise.unit),
+        rate_units=packed.units,
         digest=content_digest(packed, splits),
     )
     return Task(

@@ -78,7 +78,9 @@ def _curves(rows: Observations, gap: float, told: Told) -> list[Found]:
         kept = slice(begin, end) if distinct[begin:end].all() else begin + np.flatnonzero(distinct[begin:end])
         rate, low, up = values[:, kept]
         found.append(
-            Found(rated(rows.sources[number], rows.bands, centre[kept], None, rate, low, up, ALWAYS))
+            Found(
+                rated(rows.sources[number], rows.bands, centre[kept], None, rate, low, up, ALWAYS, rows.unit)
+            )
         )
     none = np.zeros((0, len(rows.bands)), dtype=np.float32)
     for name in sorted(set(rows.sources) - {one.curve.source for one in found}):

@@ -661,7 +661,7 @@ def test_fluxes_that_32_bits_do_not_hold(tmp_path, unit):
     text = "mjd,flux,fluxerr\n" + "".join(f"{n},{(5 + n) * unit},{unit}\n" for n in range(3))
     curve, notes = one(tmp_path, text)
     np.testing.assert_allclose(curve.rate[:, 0] / curve.error_up[:, 0], [5, 6, 7], rtol=1e-5)
-    assert "fluxes in units of 1e" in notes and np.isfinite(curve.rate).all() and (curve.rate > 0).all()
+    assert "rates in units of 1e" in notes and np.isfinite(curve.rate).all() and (curve.rate > 0).all()
 
 
 @pytest.mark.parametrize("name, rows", [("upper_limit", "01"), ("limit", "FT"), ("limit", ["19.5", "18"])])
