@@ -86,8 +86,20 @@ def from_rates(hdus: fits.HDUList, place: int, size: int, path: str | os.PathLik
     enough = bins.fraction >= reading.min_fracexp
     if _is_area_time(columns):
         enough = bins.fraction > 0  # cm2, and no share of the bin
+    notes = list(bins.notes)
+    not_used, exposed = NOT_USED, enough
+    if {"DATA_FLAG", "TIMEDEL_EXPO"} <= columns.names.keys() and "none" not in reading.quality:
+        flagged = columns.values("DATA_FLAG") != 0
+        exposed, enough = enough, enough & ~flagged[:, None]
+        notes.append(
+            Note(
+                "rows against DATA_FLAG=0 (Swift BAT monitor: good), left out",
+                *map(int, (flagged.sum(), flagged.size)),
+            )
+        )
+        not_used = tuple(name for name in NOT_USED if name != "DATA_FLAG")
     source = source_of(path)
-    notes = bins.notes + [Note(f"column {name} is not used") for name in NOT_USED if name in columns]
+    notes += [Note(f"column {name} is not used") for name in not_used if name in columns]
     counts_are_rates = "COUNTS" in columns and bool(RATE_UNIT.search(columns.unit("COUNTS")))
     counts_are_rates = counts_are_rates and not columns.first(RATES)
     if "COUNTS" in columns and not RATE_UNIT.search(columns.unit("COUNTS")):
@@ -119,7 +131,7 @@ def from_rates(hdus: fits.HDUList, place: int, size: int, path: str | os.PathLik
             up = np.where((rate == 0) & (up == 0), 0.5 / fixed_width, up)
     if (live_share(hdu.header)[0] != 1) and hdu.header.get("DEADAPP") is not True:
         notes.append(Note("rates are taken as corrected for dead time (DTCOR, DEADC are not applied)"))
-    notes += exposure_notes(np.broadcast_to(enough, rate.shape))
+    notes += exposure_notes(np.broadcast_to(exposed, rate.shape))
     bands = band_names(hdu.header, path, rate.shape[1])
     notes += unnamed_notes(bands)
     return found_rates(source, bands, bins.time, bins.width, rate, low, up, enough, notes, unit)

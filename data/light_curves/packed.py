@@ -112,9 +112,8 @@ def list_light_curves(source: str) -> list[str]:
             some = " ".join(os.path.basename(path) for path in sorted(other)[:3])
             say(f"texts in {source} that are no tables, left out: {len(other):,}, first {some}")
         if not files:
-            raise Mistake(
-                f"--data {source!r} holds no light curve: expected files that end in {' '.join(SUFFIXES)}"
-            )
+            plain = " ".join(ending for ending in SUFFIXES if not ending.endswith((".gz", ".bz2")))
+            raise Mistake(f"--data {source!r} holds no light curve: expected files that end in {plain} (.gz)")
         return files
     if not os.path.isfile(source):
         raise Mistake(

@@ -19,15 +19,33 @@ import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
 from data.cutouts.fits import MACHINE_TROUBLE, BadFile, first_line
-from data.light_curves.tables.told import Told
 
 MISSING = ["", "nan", "na", "n/a", "null", "none", "--", "-", "masked", "nat", "..."]
 NO_NAME = ["", "nan", "null"]  # an object may well be called None
 DELIMITERS = (",", "\t", ";", "|", None)  # None: blanks
 SAMPLE = 50  # lines that the dialect is told by
-COMMENT = ("#", "%", "!", "//")
+COMMENT = ("#", "%", "!", "//", ";")
 WHOLE = re.compile(r"-?\d+\.0+")
 UNIT_IN_NAME = re.compile(r"(.*?)[ _]*[(\[]([^()\[\]]+)[)\]]")
+
+
+class Told:
+    """What was left out, guessed or assumed in a table: phrases, each with the number of rows that it is true
+    of; 0: of the table as a whole.
+    """
+
+    def __init__(self):
+        self.counts: dict[str, int] = {}
+
+    def of_rows(self, what: str, count: int) -> None:
+        if count:
+            self.counts[what] = self.counts.get(what, 0) + int(count)
+
+    def of_table(self, what: str) -> None:
+        self.counts.setdefault(what, 0)
+
+    def __str__(self) -> str:
+        return "; ".join(f"{count:,} {what}" if count else what for what, count in self.counts.items())
 
 
 class Cells(NamedTuple):
@@ -148,7 +166,7 @@ def find_dialect(text: bytes) -> Dialect:
         if not is_row(fields):
             continue
         # rows of numbers: the header is a comment, or there is none
-        header = next((line.lstrip("#%!/ \t") for line in reversed(comments)), "")
+        header = next((line.lstrip("#%!/; \t") for line in reversed(comments)), "")
         for other in (delimiter, *DELIMITERS):
             names = split_line(header, other)
             if len(names) == len(fields) and not is_row(names):

@@ -56,7 +56,7 @@ def choose_columns(cells: Cells, reading: Reading) -> Chosen:
         if plain[:1] == ["1"]:
             raise BadFile(
                 f"expected a header line: there are {len(plain)} columns without names; say which is which, "
-                "as --columns time=1 mag=2 error=3"
+                "as --columns time=1 mag=2 (or rate=2) error=3"
             )
         raise BadFile(
             "expected columns time (days), and mag and magerr or flux and fluxerr: there are "

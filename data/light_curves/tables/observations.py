@@ -73,6 +73,9 @@ def observations_of(cells: Cells, chosen: Chosen, path: str | os.PathLike, readi
     if not (usable & keep).any():
         counted = f" ({cells.told})" if str(cells.told) else ""
         raise BadFile(f"no point left: none of {rows} rows has a finite value and error{counted}")
+    leave_out(
+        np.isfinite(rate) & ~np.isfinite(error), "rows without an error (--assumed_error sets one), left out"
+    )
     leave_out(~usable, "rows without a finite value and an error above 0, left out")
     raised, (rate, error) = in_range(unit, float(np.median(error[keep])), rate, error)
     if raised != unit:

@@ -9,6 +9,7 @@ from astropy.io import fits
 
 from data.cutouts.fits import BadFile
 from data.light_curves.curve import Reading
+from data.light_curves.file_names import source_of
 from data.light_curves.files import read_light_curves
 from data.light_curves.packed import list_light_curves
 from data.light_curves.time_system import seconds_in
@@ -294,3 +295,19 @@ def test_aperture_photometry_of_fermi(tmp_path):
     curve = one(written(tmp_path / "lat.lc", table("RATE", **columns)))
     assert curve.exposure[:, 0].tolist() == [2e7, 3e7] and curve.unit == "photon/cm2/s"
     np.testing.assert_allclose(curve.rate[:, 0], [20 / 2e7, 35 / 3e7], rtol=1e-3)
+
+
+def test_rows_that_the_bat_monitor_flags(tmp_path):
+    columns = dict(TIME=("D", 53414.0 + np.arange(4), "d"), RATE=("D", np.ones(4), "count/cm^2/s"))
+    columns |= dict(ERROR=("D", np.ones(4), None), DATA_FLAG=("I", [0, 2, 0, 0], None))
+    hdu = table("RATE", **columns, TIMEDEL_EXPO=("J", np.full(4, 5000), "s"))
+    path = written(tmp_path / "a.lc.fits", hdu)
+    assert len(one(path).time) == 3 and one(path).unit == "photon/cm2/s"
+    assert notes_of(path)["rows against DATA_FLAG=0 (Swift BAT monitor: good), left out"] == (1, 4)
+    assert len(notes_of(path, quality=["none"])) and len(one(path, quality=["none"]).time) == 4
+
+
+def test_both_telescopes_of_nustar_are_one_source():
+    names = ["nu60001043002A01_sr.lc", "nu60001043002B01_cl.evt", "nu60001043002A01.lc"]
+    assert {source_of(name) for name in names} == {"nu60001043002"}
+    assert source_of("nugget.lc") == "nugget"
