@@ -39,7 +39,7 @@ from data.light_curves.bands import are_named, band_name, union_of_bands
 from data.light_curves.binned import binned_curve
 from data.light_curves.curve import Found, Note, Reading, with_rates
 from data.light_curves.files import SUFFIXES, TEXTS, find_light_curves, suffix_of
-from data.light_curves.tables.listing import is_table
+from data.light_curves.tables.cells import is_table
 from data.listing import read_listing, walk_folders
 from data.packing import (
     PackKind,
@@ -150,6 +150,11 @@ class Packed:
         """The units of the rates of its curves, the most frequent first; what is not written is none."""
         known = self.curves.loc[self.good & (self.curves["unit"] != "").to_numpy(bool), "unit"]
         return [str(unit) for unit in known.value_counts().index]
+
+    @property
+    def unit(self) -> str:
+        """Of all rates; "" where files do not write it, or differ."""
+        return self.units[0] if len(self.units) == 1 else ""
 
     @property
     def good(self) -> np.ndarray:

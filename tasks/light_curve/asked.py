@@ -80,11 +80,6 @@ class Embedded:
         return self.packed.bands
 
     @property
-    def unit(self) -> str:
-        """Of all rates; "" where files do not write it, or differ."""
-        return self.packed.units[0] if len(self.packed.units) == 1 else ""
-
-    @property
     def statistics(self) -> list[str]:
         """The columns of the statistics by hand."""
         names = variability.names_by_band(self.bands) if self.by_band else variability.STATISTICS
@@ -332,7 +327,7 @@ def write_strangest(
     path = out / f"strangest_{which}.csv"
     write_table(path, table, own.escape)
     for page, start in enumerate(range(0, len(table), PAGE), start=1):
-        unit = f" ({known.unit})" if known.unit else ""
+        unit = f" ({known.packed.unit})" if known.packed.unit else ""
         figure = curve_plots.strangest(failure, table, known.bands, slice(start, start + PAGE), unit)
         plots.save_figure(figure, out, f"strangest_{which}_{page}")
 
@@ -378,7 +373,7 @@ def write_maps(known: Embedded, own: Asked, frame: pd.DataFrame, out: Path, whic
             title,
             labels,
             rates,
-            f"rate, all bands ({known.unit or 'unit not written'})",
+            f"rate, all bands ({known.packed.unit or 'unit not written'})",
             frame["anomaly"].to_numpy(np.float64),
             {row: str(frame["source"].iloc[row]) for row in marked},
         )

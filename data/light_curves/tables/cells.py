@@ -25,6 +25,9 @@ NO_NAME = ["", "nan", "null"]  # an object may well be called None
 DELIMITERS = (",", "\t", ";", "|", None)  # None: blanks
 SAMPLE = 50  # lines that the dialect is told by
 COMMENT = ("#", "%", "!", "//", ";")
+HEAD = 2**16  # bytes of a file by which it is a table or not
+
+NAME_OF_FILE = re.compile(r".*\.[a-z]\w{1,6}(\.(gz|bz2|fz))?", re.IGNORECASE)
 WHOLE = re.compile(r"-?\d+\.0+")
 UNIT_IN_NAME = re.compile(r"(.*?)[ _]*[(\[]([^()\[\]]+)[)\]]")
 
@@ -190,6 +193,25 @@ def find_dialect(text: bytes) -> Dialect:
         width = Counter(len(split_line(line, delimiter)) for line, _, _ in lines[1:]).most_common(1)[0][0]
         best = best or f"the header has {len(names)} fields, the rows have {width}"
     raise BadFile(f"unreadable: {best or 'one column, expected several'} (header: {first.strip()[:60]})")
+
+
+def is_table(path: str | os.PathLike) -> bool:
+    """Whether a text has rows of two numbers and more: a manifest has paths, notes have words."""
+    try:
+        raw = file_bytes(path, HEAD)
+        text = as_utf8(raw[: raw.rfind(b"\n") + 1] or raw)
+        start = text[:2000].lstrip().lower()
+        if start.startswith((b"# %ecsv", b"\\", b"|", b"<?xml", b"<votable")):
+            return True
+        dialect = find_dialect(text)
+    except (BadFile, OSError, ValueError):
+        return False
+    lines = [line for line in text[dialect.begin :].decode().splitlines() if line.strip()][:SAMPLE]
+    if 2 * sum(NAME_OF_FILE.fullmatch(line.strip()) is not None for line in lines) > len(lines):
+        return False
+    rows = [split_line(line, dialect.delimiter) for line in lines]
+    numeric = sum(sum(is_number(field) for field in row if field) >= 2 for row in rows)
+    return 0 < len(rows) <= 2 * numeric
 
 
 def has_decimal_commas(body: bytes, delimiter: str | None) -> bool:
