@@ -1,5 +1,6 @@
 """Units of rates: one spelling and size each, so that files, packs and checkpoints can be compared."""
 
+import re
 import warnings
 from collections.abc import Sequence
 from functools import cache
@@ -33,8 +34,8 @@ def unit_of_rate(text: str) -> tuple[float, str]:
     One that is not known stands for itself.
     """
     text = " ".join(text.split())
-    spelled = text.replace("counts", "count").replace("cts", "ct").replace("photons", "photon")
-    spelled = spelled.replace("sec", "s").replace("e-/s", "electron/s").replace("cm^2", "cm2")
+    spelled = re.sub(r"\b(count|ct|photon|electron|erg)s\b", r"\1", text)
+    spelled = re.sub(r"\bsec(onds?)?\b", "s", spelled).replace("e-/s", "electron/s").replace("cm^2", "cm2")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # two slashes, as FITS forbids and all write

@@ -245,6 +245,8 @@ def test_bad_qdp_is_refused_with_a_reason(tmp_path, text, reason):
         ("cts/s", 1, "count/s"),
         ("erg/s/cm**2", 1, "erg/cm2/s"),
         ("erg cm^-2 s^-1", 1, "erg/cm2/s"),
+        ("ergs/cm^2/s", 1, "erg/cm2/s"),
+        ("electrons/second", 1, "electron/s"),
         ("W/m2", 1000, "erg/cm2/s"),
         ("1e-12 erg/s/cm2", 1e-12, "erg/cm2/s"),
         ("mJy", 1e-3, "Jy"),
