@@ -8,11 +8,13 @@ import numpy as np
 import torch
 
 from data.cutouts.fits import BadFile
+from data.light_curves.units import COUNTS, in_range, raised_note, unit_of_rate
 from physics.count_rates import source_rate
 from utils.config import Options, option, several
 from utils.mistake import Mistake
 
 DAY = 86400.0  # s
+SMALLEST_ERROR = float(np.finfo(np.float32).tiny)
 TIME_UNITS = {
     "ns": 1e-9,
     "us": 1e-6,
@@ -118,6 +120,7 @@ class LightCurve(NamedTuple):
     error_low: np.ndarray  # [T, C] float32, the same unit; equal to the rate: an upper limit
     error_up: np.ndarray  # [T, C] float32
     observed: np.ndarray  # [T, C] bool
+    unit: str = ""  # of the rate, as units.py writes it; "": not written
 
 
 class Note(NamedTuple):
@@ -166,7 +169,17 @@ def with_rates(found: list[Found]) -> list[LightCurve]:
 
 
 def counted(
-    source: str, bands: tuple[str, ...], time, width, counts, background, ratio, exposure, observed, notes=()
+    source: str,
+    bands: tuple[str, ...],
+    time,
+    width,
+    counts,
+    background,
+    ratio,
+    exposure,
+    observed,
+    notes=(),
+    unit: str = COUNTS,
 ) -> Found:
     rows, more = rows_in_order(time, observed)
     observed = observed[rows]
@@ -187,16 +200,33 @@ def counted(
         unknown,
         unknown,
         observed,
+        unit,
     )
     return Found(curve, background, ratio, (*notes, *more, *overlap_notes(curve)))
 
 
-def rated(source: str, bands: tuple[str, ...], time, width, rate, low, up, enough) -> LightCurve:
-    """As `found_rates`, of rows that are in order and have a time each."""
-    return found_rates(source, bands, time, width, rate, low, up, enough).curve
+def rated(source: str, bands: tuple[str, ...], time, width, rate, low, up, enough, unit: str) -> LightCurve:
+    """As `found_rates`, of rows that are in order and have a time each, in a unit as units.py writes it."""
+    return _found_rates(source, bands, time, width, rate, low, up, enough, (), unit).curve
 
 
-def found_rates(source: str, bands: tuple[str, ...], time, width, rate, low, up, enough, notes=()) -> Found:
+def found_rates(
+    source: str, bands: tuple[str, ...], time, width, rate, low, up, enough, notes=(), unit: str = ""
+) -> Found:
+    """unit: of the rates, as the file writes it."""
+    factor, unit = unit_of_rate(unit)
+    if factor != 1:
+        rate, low, up = factor * rate, factor * low, factor * up
+    errors = up[np.isfinite(up) & (up > 0)]
+    raised, (rate, low, up) = in_range(unit, float(np.median(errors)) if errors.size else 0.0, rate, low, up)
+    if raised != unit:
+        notes = (*notes, Note(raised_note(raised)))
+    return _found_rates(source, bands, time, width, rate, low, up, enough, notes, raised)
+
+
+def _found_rates(
+    source: str, bands: tuple[str, ...], time, width, rate, low, up, enough, notes, unit: str
+) -> Found:
     usable = (
         np.isfinite(rate)
         & np.isfinite(low)
@@ -206,10 +236,20 @@ def found_rates(source: str, bands: tuple[str, ...], time, width, rate, low, up,
     )
     width = np.zeros(len(time)) if width is None else width
     usable = usable & (np.isfinite(width) & (width >= 0))[:, None]
+    with np.errstate(over="ignore", invalid="ignore"):
+        held = np.isfinite(rate.astype(np.float32)) & np.isfinite(up.astype(np.float32))
+        # below this float32 loses digits, and then all of them
+        held &= (up >= SMALLEST_ERROR) & ((low == 0) | (low >= SMALLEST_ERROR))
+    beyond = np.count_nonzero(enough & usable & ~held & np.isfinite(time)[:, None])
+    usable = usable & held
     observed = usable & enough
     rows, more = rows_in_order(time, observed)
-    if unknown := np.count_nonzero(enough & ~usable & np.isfinite(time)[:, None]):
-        more.append(Note("values without a finite rate and error, not observed", unknown, usable.size))
+    if (unknown := np.count_nonzero(enough & ~usable & np.isfinite(time)[:, None])) > beyond:
+        more.append(
+            Note("values without a finite rate and error, not observed", unknown - beyond, usable.size)
+        )
+    if beyond:
+        more.append(Note("values that 32-bit numbers do not hold, not observed", beyond, usable.size))
     observed = observed[rows]
     rate, low, up = (np.where(observed, field[rows], 0).astype(np.float32) for field in (rate, low, up))
     curve = LightCurve(
@@ -224,6 +264,7 @@ def found_rates(source: str, bands: tuple[str, ...], time, width, rate, low, up,
         low,
         up,
         observed,
+        unit,
     )
     return Found(curve, notes=(*notes, *more, *overlap_notes(curve)))
 
@@ -247,7 +288,9 @@ def rows_in_order(time: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, l
         raise BadFile(f"no point left: none of {count} times is finite")
     rows = np.flatnonzero(timed & observed.any(1))
     if not len(rows):
-        raise BadFile(f"no point left: none of {count} rows has a finite value and enough exposure")
+        raise BadFile(
+            f"no point left: none of {count} rows has a finite value, its error and enough exposure"
+        )
     notes = []
     if untimed := count - np.count_nonzero(timed):
         notes.append(Note("rows without a time, left out", untimed, count))

@@ -17,6 +17,8 @@ EROSITA_BANDS = {
     "3": ("2.3-5",),
     "4": ("0.2-2.3",),
 }
+# of one observation of NuSTAR, by its two telescopes
+NUSTAR = re.compile(r"(nu\d{4,})[AB]\d\d(_.*)?", re.IGNORECASE)
 # what a file is called in each object's own folder: of the kind of data, or of the band
 GENERAL = re.compile(
     r"((light|phase)?[_-]?curves?|lcs?|data|table|phot(ometry)?|forced(_?phot(ometry)?)?|(non)?[_-]?detections?|"
@@ -27,13 +29,16 @@ GENERAL = re.compile(
 
 
 def source_of(path: str | os.PathLike) -> str:
-    """Whose curve a file holds: TILE_SRC of em01_TILE_020_LightCurve_SRC_...,
-    so that its surveys and bands go together; else the stem, or the folder where the stem names no object.
+    """Whose curve a file holds: TILE_SRC of em01_TILE_020_LightCurve_SRC_..., so that its surveys and bands
+    go together; the observation of both telescopes of NuSTAR; else the stem, or the folder where the stem
+    names no object.
     """
     stem = SUFFIX.sub("", os.path.basename(path))
     found = EROSITA.fullmatch(stem)
     if found:
         return f"{found[1]}_{found[3]}"
+    if both := NUSTAR.fullmatch(stem):
+        return both[1]
     folder = folder_of_object(path)
     return folder or stem
 

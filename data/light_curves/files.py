@@ -21,7 +21,7 @@ from data.light_curves.tables.curves import curves_of_table
 
 LARGEST = 2**31  # bytes of a file, unpacked
 EVENTS = ("EVENTS", "XTE_SE")
-# a text of these names may also be a manifest or a note: see tables/listing.py
+# a text of these names may also be a manifest or a note: see tables/cells.py
 TEXTS = (".txt", ".dat")
 TABLES = (".csv", ".tsv", ".ecsv", ".tbl", ".vot", ".parquet", *TEXTS)
 

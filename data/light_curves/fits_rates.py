@@ -15,6 +15,7 @@ from data.light_curves.file_names import EROSITA, EROSITA_BANDS, source_of
 from data.light_curves.good_time import good_seconds, good_time, is_inside, span
 from data.light_curves.missions import channels_of, telescope_of
 from data.light_curves.time_system import clock_of, number, seconds, seconds_in
+from data.light_curves.units import COUNTS, PER_AREA
 
 LONGEST_FRAME = 10.0  # s; ACIS 3.2, EPIC 0.006 to 2.7
 FULL_BIN = 0.4  # a TIMEDEL of less than this share of the bins' distance, and so short, is that of a frame
@@ -22,6 +23,8 @@ RATE_UNIT = re.compile(r"/\s*s(ec(ond)?)?\b|\bs(ec)?\s*(\*\*|\^)?\s*\(?-1\)?|\bH
 COUNT_UNIT = re.compile(r"(counts?|cts?|photons?)", re.IGNORECASE)
 TIMES = ("TIME", "TIMEDEL", "XAX_E", "TIME_MIN", "TIME_MAX")
 EXPOSURES = ("LIVETIME", "EXPOSURE", "EXPOS", "ONTIME")  # of a bin; the first that is there
+# effective area x time, of gtexposure (Fermi LAT): rates are of photons/cm2/s
+AREA_TIME = re.compile(r"cm\s*(\*\*|\^)?\s*2[\s*.]*s(ec)?", re.IGNORECASE)
 LIVE_SHARES = ("DTCOR", "DEADC", "LIVEFRAC")  # of a bin
 RATES = ("RATE", "COUNT_RATE", "NET_RATE")
 ERRORS = ("ERROR", "RATE_ERR", "RATE_ERROR", "COUNT_RATE_ERR", "ERR_RATE", "NET_RATE_ERR", "STAT_ERR", "ERR")
@@ -51,7 +54,7 @@ class Columns:
     def values(self, name: str) -> np.ndarray:
         """[T] or [T, C]; a time in s by the unit of the column, else of the header."""
         values = np.asarray(self.hdu.data[self.names[name].name]).astype(np.float64)
-        if name in EXPOSURES or name.endswith("_EXPOSURE"):
+        if (name in EXPOSURES or name.endswith("_EXPOSURE")) and not AREA_TIME.fullmatch(self.unit(name)):
             return values * seconds_in(self.unit(name) or "s")
         return values * seconds(self.hdu, name) if name in TIMES else values
 
@@ -81,8 +84,22 @@ def from_rates(hdus: fits.HDUList, place: int, size: int, path: str | os.PathLik
     columns = Columns(hdu)
     bins = _bins(columns, hdus, place, size)
     enough = bins.fraction >= reading.min_fracexp
+    if _is_area_time(columns):
+        enough = bins.fraction > 0  # cm2, and no share of the bin
+    notes = list(bins.notes)
+    not_used, exposed = NOT_USED, enough
+    if {"DATA_FLAG", "TIMEDEL_EXPO"} <= columns.names.keys() and "none" not in reading.quality:
+        flagged = columns.values("DATA_FLAG") != 0
+        exposed, enough = enough, enough & ~flagged[:, None]
+        notes.append(
+            Note(
+                "rows against DATA_FLAG=0 (Swift BAT monitor: good), left out",
+                *map(int, (flagged.sum(), flagged.size)),
+            )
+        )
+        not_used = tuple(name for name in NOT_USED if name != "DATA_FLAG")
     source = source_of(path)
-    notes = bins.notes + [Note(f"column {name} is not used") for name in NOT_USED if name in columns]
+    notes += [Note(f"column {name} is not used") for name in not_used if name in columns]
     counts_are_rates = "COUNTS" in columns and bool(RATE_UNIT.search(columns.unit("COUNTS")))
     counts_are_rates = counts_are_rates and not columns.first(RATES)
     if "COUNTS" in columns and not RATE_UNIT.search(columns.unit("COUNTS")):
@@ -91,29 +108,33 @@ def from_rates(hdus: fits.HDUList, place: int, size: int, path: str | os.PathLik
     fixed_width = None if bins.width is None else bins.width[:, None] * bins.fraction
     if counts_are_rates:
         notes.append(Note("COUNTS in counts/s are rates"))
+        unit = COUNTS
         rate = columns.bands("COUNTS")
         low = up = columns.bands(columns.first(("COUNTS_ERR", *ERRORS)) or "ERROR")
     elif name := columns.first(RATES):
         rate, (low, up) = columns.bands(name), _errors(columns, name)
+        unit = columns.unit(name)
         if _in_counts(columns.unit(name)) and fixed_width is not None:
             notes.append(Note(f"{name} in counts: divided by the exposure of the bin"))
             with np.errstate(divide="ignore", invalid="ignore"):
                 rate, low, up = rate / fixed_width, low / fixed_width, up / fixed_width
+            unit = COUNTS
     else:
         series = [f"RATE{n}" for n in range(1, 1 + len(columns.names)) if f"RATE{n}" in columns]
         rate = np.concatenate([columns.bands(name) for name in series], axis=1)
         errors = [columns.bands(name.replace("RATE", "ERROR")) for name in series]
         low = up = np.concatenate(errors, axis=1)
+        unit = columns.unit(series[0])
     # an empty bin, to which the root of its counts gave no error, is an upper limit: see `source_rate`
     if fixed_width is not None:
         with np.errstate(divide="ignore"):
             up = np.where((rate == 0) & (up == 0), 0.5 / fixed_width, up)
     if (live_share(hdu.header)[0] != 1) and hdu.header.get("DEADAPP") is not True:
         notes.append(Note("rates are taken as corrected for dead time (DTCOR, DEADC are not applied)"))
-    notes += exposure_notes(np.broadcast_to(enough, rate.shape))
+    notes += exposure_notes(np.broadcast_to(exposed, rate.shape))
     bands = band_names(hdu.header, path, rate.shape[1])
     notes += unnamed_notes(bands)
-    return found_rates(source, bands, bins.time, bins.width, rate, low, up, enough, notes)
+    return found_rates(source, bands, bins.time, bins.width, rate, low, up, enough, notes, unit)
 
 
 def _from_counts(
@@ -142,7 +163,10 @@ def _from_counts(
         notes.append(Note("bins with counts that are no whole numbers", broken, counts.size))
     bands = band_names(columns.hdu.header, path, counts.shape[1])
     notes += unnamed_notes(bands)
-    return counted(source, bands, bins.time, bins.width, counts, background, ratio, exposure, observed, notes)
+    unit = PER_AREA if _is_area_time(columns) else COUNTS
+    return counted(
+        source, bands, bins.time, bins.width, counts, background, ratio, exposure, observed, notes, unit
+    )
 
 
 def _background(columns: Columns) -> tuple[np.ndarray, np.ndarray, list[Note]]:
@@ -200,6 +224,11 @@ def _errors(columns: Columns, rate: str) -> tuple[np.ndarray, np.ndarray]:
     return error, error
 
 
+def _is_area_time(columns: Columns) -> bool:
+    name = columns.first(EXPOSURES)
+    return name is not None and AREA_TIME.fullmatch(columns.unit(name)) is not None
+
+
 def _in_counts(unit: str) -> bool:
     return bool(COUNT_UNIT.fullmatch(unit))
 
@@ -220,6 +249,8 @@ def _bins(columns: Columns, hdus: fits.HDUList, place: int, size: int) -> Bins:
             notes = notes + more
         fraction = _divided(exposure, width[:, None])
         fraction = np.where(exposure > 0, fraction, 0)
+        if _is_area_time(columns):
+            notes.append(Note(f"{name} in {columns.unit(name)}: rates are in {PER_AREA}"))
         notes = notes + [Note(f"exposure of {name}, a bin without is not observed")]
         if "FRACEXP" in columns:
             notes.append(Note(f"FRACEXP not used beside {name}"))

@@ -83,6 +83,7 @@ def from_archived_flux(hdus: fits.HDUList, place: int, path: str | os.PathLike, 
         up[:, None],
         good[:, None],
         notes,
+        str(hdu.columns[columns[flux]].unit or ""),
     )
 
 

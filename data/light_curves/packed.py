@@ -4,13 +4,13 @@
     width.npy           float32 [P] s
     counts.npy ...      float32 [P, C]: counts, background, exposure, rate, error_low, error_up;
                         observed.npy bool [P, C]
-    curves.parquet      path, source, points, counts (bool: has them), bands, reason;
+    curves.parquet      path, source, points, counts (bool: has them), bands, unit (of the rate), reason;
                         quarantined files have no points
     quarantine.csv      path, reason
     manifest.json       version, counts, bands, notes, digests of inventory and index; written last
 
-The bands are the union of those of all curves, by name, in order of energy or wavelength; in a band that a
-curve lacks it is unobserved.
+The bands are those that are asked for, or the union of those of all curves, by name, in order of energy or
+wavelength; in a band that a curve lacks it is unobserved.
 
 Reading goes block by block under partial_*/, each there whole or not at all: after kill -9 the same call goes
 on.
@@ -39,7 +39,7 @@ from data.light_curves.bands import are_named, band_name, union_of_bands
 from data.light_curves.binned import binned_curve
 from data.light_curves.curve import Found, Note, Reading, with_rates
 from data.light_curves.files import SUFFIXES, TEXTS, find_light_curves, suffix_of
-from data.light_curves.tables.listing import is_table
+from data.light_curves.tables.cells import is_table
 from data.listing import read_listing, walk_folders
 from data.packing import (
     PackKind,
@@ -57,7 +57,7 @@ from utils.files import flush_to_disk, is_trouble, write_durably
 from utils.messages import say
 from utils.mistake import Mistake
 
-VERSION = 2
+VERSION = 3
 PACKS = PackKind(VERSION, "light curves", "the light curves in {} are", "they are read anew")
 CURVES = "curves.parquet"
 BLOCK_FILES = 2048
@@ -86,6 +86,7 @@ OF_CURVE = {
     "points": np.int64,
     "counts": bool,
     "bands": "str",
+    "unit": "str",
     "reason": "str",
 }
 
@@ -111,9 +112,8 @@ def list_light_curves(source: str) -> list[str]:
             some = " ".join(os.path.basename(path) for path in sorted(other)[:3])
             say(f"texts in {source} that are no tables, left out: {len(other):,}, first {some}")
         if not files:
-            raise Mistake(
-                f"--data {source!r} holds no light curve: expected files that end in {' '.join(SUFFIXES)}"
-            )
+            plain = " ".join(ending for ending in SUFFIXES if not ending.endswith((".gz", ".bz2")))
+            raise Mistake(f"--data {source!r} holds no light curve: expected files that end in {plain} (.gz)")
         return files
     if not os.path.isfile(source):
         raise Mistake(
@@ -144,6 +144,17 @@ class Packed:
     def bands(self) -> tuple[str, ...]:
         """[C] names, the union of those of all curves."""
         return tuple(self.manifest["bands"])
+
+    @cached_property
+    def units(self) -> list[str]:
+        """The units of the rates of its curves, the most frequent first; what is not written is none."""
+        known = self.curves.loc[self.good & (self.curves["unit"] != "").to_numpy(bool), "unit"]
+        return [str(unit) for unit in known.value_counts().index]
+
+    @property
+    def unit(self) -> str:
+        """Of all rates; "" where files do not write it, or differ."""
+        return self.units[0] if len(self.units) == 1 else ""
 
     @property
     def good(self) -> np.ndarray:
@@ -184,11 +195,13 @@ class Packed:
         ]
         lacking = [f"{count:,} lack {band}" for band, count in self.manifest["lacking"].items()]
         if lacking:
-            lines.append(
-                f"  bands are the union over files, absent ones are not observed: {', '.join(lacking)}"
-            )
+            lines.append(f"  bands that some curves lack are not observed in them: {', '.join(lacking)}")
         if unnamed := self.manifest["unnamed"]:
             lines.append(f"  {unnamed:,} curves number their bands from 1: taken as {' '.join(self.bands)}")
+        if len(self.units) > 1:
+            lines.append(
+                f"  rates in several units ({', '.join(self.units)}): their sizes are compared all the same"
+            )
         notes = self.manifest["notes"]
         lines += [_note_line(note) for note in notes[:MOST_NOTES]]
         if len(notes) > MOST_NOTES:
@@ -279,24 +292,28 @@ class LightCurves(Examples):
 
 
 def pack_light_curves(
-    paths: Sequence[str], reading: Reading, store_dir: str | os.PathLike, workers: int = 1
+    paths: Sequence[str],
+    reading: Reading,
+    store_dir: str | os.PathLike,
+    workers: int = 1,
+    bands: Sequence[str] = (),
 ) -> Packed:
     """Reads every file into a folder of `store_dir`, or finds that done;
     interrupted anywhere, the same call goes on.
 
-    workers: processes, 1: this one.
+    workers: processes, 1: this one. bands: of the pack, whatever those of the files; none: their union.
     Raises: Mistake if no file can be read, the disk is full, the folder cannot be written,
         or a worker is killed.
     """
     if not paths:
         raise Mistake("no files of light curves to read: expected at least one")
-    digest = _digest(paths, reading)
+    digest = _digest(paths, reading, bands)
     directory = Path(store_dir) / f"light_curves_{digest[:16]}"
 
     def pack() -> None:
         partial = directory / f"partial_{BLOCK_FILES}"
-        _read_blocks(paths, reading, partial, workers)
-        _finish(paths, partial, digest)
+        _read_blocks(paths, reading, partial, workers, bands)
+        _finish(paths, partial, digest, bands)
 
     pack_once(PACKS, directory, digest, pack, "light curves", say)
     return open_packed(directory)
@@ -324,7 +341,9 @@ def open_packed(directory: str | os.PathLike) -> Packed:
     return packed
 
 
-def _read_blocks(paths: Sequence[str], reading: Reading, partial: Path, workers: int) -> None:
+def _read_blocks(
+    paths: Sequence[str], reading: Reading, partial: Path, workers: int, bands: Sequence[str]
+) -> None:
     partial.mkdir(exist_ok=True)
     blocks = {
         _block(partial, first): list(paths[first : first + BLOCK_FILES])
@@ -334,7 +353,8 @@ def _read_blocks(paths: Sequence[str], reading: Reading, partial: Path, workers:
     left = sum(map(len, missing.values()))
     say(f"reading {left:,} of {len(paths):,} files into {partial.parent}")
     jobs = (
-        {"block": str(block), "paths": part, "reading": asdict(reading)} for block, part in missing.items()
+        {"block": str(block), "paths": part, "reading": asdict(reading), "bands": list(bands)}
+        for block, part in missing.items()
     )
     with tqdm(total=len(paths), initial=len(paths) - left, unit="file", desc="reading", disable=None) as bar:
         for job in work_through(_read_block, jobs, max(1, min(workers, len(missing))), _files_of_block):
@@ -345,18 +365,24 @@ def _files_of_block(job: dict) -> str:
     return f"files {job['paths'][0]} to {job['paths'][-1]}"
 
 
-def _read_block(block: str, paths: list[str], reading: dict) -> None:
+def _read_block(block: str, paths: list[str], reading: dict, bands: list[str]) -> None:
     """Reads some files and writes their curves as one .npz, whole:
     flat fields, and a table of curves as JSON.
     """
     how = Reading(**reading)
     found, table = [], []
     notes: dict[str, dict] = {}
+    no_point = "no point left of this source"
+    in_no_band = f"no point in a band of the network ({' '.join(bands)})"
     for path in paths:
         try:
             here = [_of_canonical_bands(one) for one in find_light_curves(path, how)]
+            found_empty = [not len(one.curve.time) for one in here]
+            here = [_in_bands(one, tuple(bands)) for one in here] if bands else here
         except BadFile as error:
-            table.append(dict(path=path, source="", points=0, counts=False, bands=[], reason=str(error)))
+            table.append(
+                dict(path=path, source="", points=0, counts=False, bands=[], unit="", reason=str(error))
+            )
             continue
         table += [
             dict(
@@ -365,9 +391,10 @@ def _read_block(block: str, paths: list[str], reading: dict) -> None:
                 points=len(one.curve.time),
                 counts=one.curve.counts is not None,
                 bands=list(one.curve.bands),
-                reason="" if len(one.curve.time) else "no point left of this source",
+                unit=one.curve.unit,
+                reason="" if len(one.curve.time) else no_point if empty else in_no_band,
             )
-            for one in here
+            for one, empty in zip(here, found_empty)
         ]
         found += here
         _add_notes(notes, _notes_of_file(path, here))
@@ -414,6 +441,39 @@ def _of_canonical_bands(found: Found) -> Found:
         chosen(found.background_counts),
         chosen(found.background_ratio),
         (*found.notes, note),
+    )
+
+
+def _in_bands(found: Found, bands: tuple[str, ...]) -> Found:
+    """The curve in those of its bands that are among `bands`, in the order of these; points of others alone
+    are left out. Bands that only one side names are the others in their order, if they are as many.
+    """
+    curve = found.curve
+    shared = [band for band in bands if band in curve.bands]
+    places = [curve.bands.index(band) for band in shared]
+    notes = list(found.notes)
+    if not shared and len(bands) == len(curve.bands) and not (are_named(bands) and are_named(curve.bands)):
+        shared, places = list(bands), list(range(len(bands)))
+        notes.append(Note(f"bands {' '.join(curve.bands)} taken as {' '.join(bands)}, in their order"))
+    rows = curve.observed[:, places].any(1)
+    if unknown := [band for band in curve.bands if band not in shared and len(shared) < len(curve.bands)]:
+        lost = int(curve.observed.sum() - curve.observed[:, places].sum())
+        text = f"values in bands that the network does not know ({' '.join(unknown)}), left out"
+        notes.append(Note(text, lost, int(curve.observed.sum())))
+
+    def chosen(field: np.ndarray | None) -> np.ndarray | None:
+        if field is None:
+            return None
+        if field.ndim == 1:
+            return field[rows]
+        return np.broadcast_to(field, curve.observed.shape)[rows][:, places]
+
+    fields = {name: chosen(getattr(curve, name)) for name in FIELDS}
+    return Found(
+        curve._replace(bands=tuple(shared) if rows.any() else curve.bands, **fields),
+        chosen(found.background_counts),
+        chosen(found.background_ratio),
+        tuple(notes),
     )
 
 
@@ -477,7 +537,7 @@ def _sound(block: Path) -> bool:
         return False
 
 
-def _finish(paths: Sequence[str], partial: Path, digest: str) -> None:
+def _finish(paths: Sequence[str], partial: Path, digest: str, given: Sequence[str]) -> None:
     """Joins the blocks, each field into one file, each curve's columns at the places of its bands."""
     blocks = [_block(partial, first) for first in range(0, len(paths), BLOCK_FILES)]
     tables = [_table(block) for block in blocks]
@@ -489,7 +549,7 @@ def _finish(paths: Sequence[str], partial: Path, digest: str) -> None:
             "(FITS, QDP) or tables of them (CSV)"
         )
     layouts = Counter(tuple(bands) for bands in curves.loc[good, "bands"])
-    union, unnamed = _places_of_bands(layouts)
+    union, unnamed = (tuple(given), set()) if given else _places_of_bands(layouts)
     points = int(curves.loc[good, "points"].sum())
     files = {name: open(partial / f"{name}.npy", "wb") for name in FIELDS}
     try:
@@ -616,9 +676,9 @@ def _shape(name: str, points: int, channels: int) -> tuple[int, ...]:
     return (points,) if name in OF_POINT else (points, channels)
 
 
-def _digest(paths: Sequence[str], reading: Reading) -> str:
+def _digest(paths: Sequence[str], reading: Reading, bands: Sequence[str]) -> str:
     """What a pack follows from: absolute paths, sizes, times of change, the reading; one stat a file."""
-    digest = blake2b(repr((VERSION, asdict(reading))).encode(), digest_size=16)
+    digest = blake2b(repr((VERSION, asdict(reading), *bands)).encode(), digest_size=16)
     for path, status in zip(paths, statuses(list(paths))):
         digest.update(repr((os.path.abspath(path), status)).encode())
     return digest.hexdigest()

@@ -32,8 +32,9 @@ SECONDS = {
 
 
 def seconds_in(unit: str) -> float:
-    """Of a unit of time as files spell it; Kepler's "BJD - 2454833, days" is days."""
-    name = re.sub(r"^(BJD|HJD|JD|MJD)\s*-\s*[\d.]+\s*,\s*", "", unit.strip(), flags=re.IGNORECASE).lower()
+    """Of a unit of time as files spell it; TESS' BJD - 2457000, days and Kepler's BJD - 2454833 are days."""
+    name = re.sub(r"^(BJD|HJD|JD|MJD)\s*-\s*[\d.]+\s*(,\s*|$)", "", unit.strip(), flags=re.IGNORECASE)
+    name = name.lower() or ("d" if unit.strip() else "")
     if name not in SECONDS:
         raise BadFile(f"unknown unit of time {unit!r}: expected one of {' '.join(SECONDS)}")
     return SECONDS[name]

@@ -21,14 +21,15 @@ from physics import variability
 from tasks.light_curve import alike, anomaly, plots as curve_plots, strangest as strange
 from tasks.light_curve.anomaly import embed
 from tasks.light_curve.config import Config
-from tasks.light_curve.embedding_files import csv_sink, h5_sink, parquet_sink
+from tasks.light_curve.embedding_files import csv_sink, guarded, h5_sink, parquet_sink
 from tasks.light_curve.inputs import (
     bands_in_turn,
+    curves_for,
     line_of_another_unit,
     line_of_long_curves,
     make_examples,
     noise_to_judge,
-    read_curves,
+    refuse_another_unit,
     split_curves,
 )
 from tasks.light_curve.labels import Labels, read_labels
@@ -51,6 +52,8 @@ class Asked(Options):
     probe: str = ""
     h5: list[Literal["embedding", "weights"]] = several()  # write these as HDF5 too
     csv: bool = True  # write the embedding as CSV, beside Parquet
+    # an apostrophe before names in CSV files that a spreadsheet would run, which are refused otherwise
+    escape: bool = False
     # pictures of all curves in two dimensions, coloured by label, rate and anomaly; umap needs umap-learn
     maps: list[alike.MapKind] = several()
     # sources whose names stand in the maps; strangest: those of the ten most anomalous
@@ -86,13 +89,9 @@ class Embedded:
 def answer(options: Any, own: Asked, config: Config, saved: dict[str, Any]) -> Answer:
     if "umap" in own.maps:
         alike.refuse_without_umap()
-    packed = read_curves(config, options.num_workers)
     record = saved["record"]["data"]
-    if list(packed.bands) != bands_of(saved["record"]):
-        raise Mistake(
-            f"--data {config.data}: bands {' '.join(packed.bands)}, but the network was trained with "
-            f"{' '.join(record['bands'])}"
-        )
+    packed, of_data = curves_for(bands_of(saved["record"]), config, options.num_workers)
+    refuse_another_unit(packed, record.get("rate_units", []))
     splits = split_curves(packed, config)
     asked = packed.good if options.which in ("all", "blind") else splits == options.which
     usable = asked & packed.good & (packed.points >= config.min_points)
@@ -102,6 +101,11 @@ def answer(options: Any, own: Asked, config: Config, saved: dict[str, Any]) -> A
             f"{config.min_points} points or more"
         )
     labels = read_labels(own.probe, packed) if own.probe else None
+    guarded_notes: list[str] = []
+    if own.csv or own.nearest or own.strangest or own.maps:
+        names = packed.curves[["source", "path"]]
+        names = names if labels is None else names.assign(label=labels.of_curve)
+        guarded(names, own.escape, guarded_notes.append)  # before anything is predicted
     noise, notes = noise_to_judge(record, config, packed)
     in_turn = bands_in_turn(packed, usable, config)
     known = Embedded(
@@ -113,8 +117,10 @@ def answer(options: Any, own: Asked, config: Config, saved: dict[str, Any]) -> A
             if (flag, source) != ("named", "strangest"):
                 alike.row_of_source(chosen, source, flag)  # a name that is not there is refused at once
     other_unit = line_of_another_unit(packed, weights_of(saved)["typical_rate"].tolist())
+    notes = of_data + notes
     notes += filter(None, [other_unit, line_of_long_curves(packed, usable, config), in_turn])
     notes += labels.lines if labels else []
+    notes += guarded_notes
     model = rebuild(saved["record"])
 
     def predict(network: nn.Module, batch: Batch) -> Columns:
@@ -135,9 +141,9 @@ def answer(options: Any, own: Asked, config: Config, saved: dict[str, Any]) -> A
                 )
             )
         if own.nearest:
-            lines.append(write_nearest(known, own.nearest, frame, out / f"nearest_{which}.csv"))
+            lines.append(write_nearest(known, own, frame, out / f"nearest_{which}.csv"))
         if own.strangest:
-            lines.append(write_strangest(known, own.strangest, frame, model, out, which))
+            lines.append(write_strangest(known, own, frame, model, out, which))
         if own.maps:
             lines.append(write_maps(known, own, frame, out, which))
         return "\n".join(lines)
@@ -192,7 +198,7 @@ def write_embedding(
     with contextlib.ExitStack() as stack:
         sinks = [stack.enter_context(parquet_sink(path))]
         if own.csv:
-            sinks.append(stack.enter_context(csv_sink(path.with_suffix(".csv"))))
+            sinks.append(stack.enter_context(csv_sink(path.with_suffix(".csv"), own.escape)))
             lines.append(f"{path.with_suffix('.csv')}: the same as text")
         if "embedding" in own.h5:
             sinks.append(stack.enter_context(h5_sink(path.with_suffix(".h5"), count, TEXTS)))
@@ -288,23 +294,23 @@ def columns_to_list(known: Embedded, frame: pd.DataFrame) -> list[str]:
     return [*labels, "split", "points", "signal", *(f"rate_{band}" for band in known.bands), "anomaly"]
 
 
-def write_nearest(known: Embedded, sources: list[str], frame: pd.DataFrame, path: Path) -> str:
+def write_nearest(known: Embedded, own: Asked, frame: pd.DataFrame, path: Path) -> str:
     columns = columns_to_list(known, frame)
-    table = pd.concat([alike.nearest_curves(frame, source, columns) for source in sources])
-    write_table(path, table)
+    table = pd.concat([alike.nearest_curves(frame, source, columns) for source in own.nearest])
+    write_table(path, table, own.escape)
     shown = table.drop(columns="path").to_string(index=False, float_format="{:.4g}".format)
     return f"{path}: the curves nearest in the latent space\n{shown}"
 
 
 def write_strangest(
-    known: Embedded, most: int, frame: pd.DataFrame, model: nn.Module, out: Path, which: str
+    known: Embedded, own: Asked, frame: pd.DataFrame, model: nn.Module, out: Path, which: str
 ) -> str:
     """The list of the most anomalous curves, their pictures, and the scores beside each other."""
     by_hand, kept, said = varied(frame[known.statistics])
     if kept:
         frame = frame.assign(anomaly_by_hand=strange.anomaly_by_hand(by_hand))
     labels = frame["label"].to_numpy(dtype=object) if known.labels is not None else None
-    order = np.argsort(-frame["anomaly"].to_numpy(np.float64), kind="stable")[:most]
+    order = np.argsort(-frame["anomaly"].to_numpy(np.float64), kind="stable")[: own.strangest]
     failure = strange.failure_of(model, known.examples, order, known.noise)
     rows = known.examples.rows[order]
     first_times = np.asarray(known.packed.fields["time"])[known.packed.first[rows]]
@@ -319,9 +325,9 @@ def write_strangest(
         table.insert(2, "rank_by_hand", ranks.to_numpy()[order])
     table.insert(0, "rank", np.arange(1, len(table) + 1))
     path = out / f"strangest_{which}.csv"
-    write_table(path, table)
+    write_table(path, table, own.escape)
     for page, start in enumerate(range(0, len(table), PAGE), start=1):
-        unit = " (counts/s)" if known.noise.counted else ""
+        unit = f" ({known.packed.unit})" if known.packed.unit else ""
         figure = curve_plots.strangest(failure, table, known.bands, slice(start, start + PAGE), unit)
         plots.save_figure(figure, out, f"strangest_{which}_{page}")
 
@@ -367,7 +373,7 @@ def write_maps(known: Embedded, own: Asked, frame: pd.DataFrame, out: Path, whic
             title,
             labels,
             rates,
-            "counts/s, all bands" if known.noise.counted else "rate, all bands (units of the files)",
+            f"rate, all bands ({known.packed.unit or 'unit not written'})",
             frame["anomaly"].to_numpy(np.float64),
             {row: str(frame["source"].iloc[row]) for row in marked},
         )
@@ -376,12 +382,12 @@ def write_maps(known: Embedded, own: Asked, frame: pd.DataFrame, out: Path, whic
         left = f", {len(frame) - laid:,} left out" if laid < len(frame) else ""
         lines.append(f"{out / f'map_{kind}_{which}.png'}: {title}{left}")
     path = out / f"maps_{which}.csv"
-    write_table(path, table)
+    write_table(path, table, own.escape)
     return "\n".join([*lines, f"{path}: the places"])
 
 
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    with csv_sink(path) as add:
+def write_table(path: Path, table: pd.DataFrame, escape: bool) -> None:
+    with csv_sink(path, escape) as add:
         add(table)
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from evaluation.submission import unharmed
 from utils import files
 
 Sink = Callable[[pd.DataFrame], None]
@@ -29,13 +30,28 @@ def parquet_sink(path: Path) -> Iterator[Sink]:
         yield add
 
 
+NAMES = {"source": "object", "to": "object", "path": "path", "label": "label"}  # column -> what it holds
+
+
+def guarded(frame: pd.DataFrame, escape: bool, warn: Callable[[str], None]) -> pd.DataFrame:
+    """The frame with names that a spreadsheet would not run; see `unharmed`, and what it raises."""
+    safe = {}
+    for name in NAMES.keys() & set(frame):
+        texts = frame[name].astype(str)
+        there = texts != ""  # a file that is refused has no source
+        safe[name] = texts.where(~there, unharmed(texts[there], NAMES[name], escape, warn))
+    return frame.assign(**safe)
+
+
 @contextlib.contextmanager
-def csv_sink(path: Path) -> Iterator[Sink]:
-    """The same for a table of text; numbers are as short as they can be without loss."""
+def csv_sink(path: Path, escape: bool) -> Iterator[Sink]:
+    """The same for a table of text; numbers are as short as they can be without loss, names `guarded`."""
     with files.whole(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
 
         def add(frame: pd.DataFrame) -> None:
-            frame.to_csv(file, index=False, header=file.tell() == 0, lineterminator="\n")
+            guarded(frame, escape, lambda _: None).to_csv(
+                file, index=False, header=file.tell() == 0, lineterminator="\n"
+            )
 
         yield add
 

@@ -1,14 +1,16 @@
 """The curves of the light-curve task: read, split by source, made into examples."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from data import split
+from data.light_curves.bands import are_named
 from data.light_curves.curve import Reading
 from data.light_curves.packed import LightCurves, Packed, list_light_curves, pack_light_curves
+from data.light_curves.units import LEAST, MOST, RAISED, unit_conflict
 from tasks.light_curve.config import Config
 from tasks.light_curve.scores import Noise
 from utils.mistake import Mistake
@@ -18,18 +20,45 @@ TOGETHER = 5  # points that all bands have, below which statistics over all band
 FEW_IN_TURN = 0.05  # of the curves, that may have fewer
 OTHER_UNIT = 1e4  # times brighter or fainter than in training, which a sample by itself hardly is
 MANY = 2**20  # points that are looked at to say what a pack is like
-LEAST, MOST = 1e-33, 1e33  # typical rates that float32 holds, with errors and slopes
 
 
-def read_curves(config: Config, workers: int) -> Packed:
+def read_curves(config: Config, workers: int, bands: Sequence[str] = ()) -> Packed:
+    """bands: those of a network; none: all that the files have."""
     if not config.data:
         raise Mistake(
             "--data is missing: give a folder of light curves, a file, or a manifest (.txt, one path a line)"
         )
     reading = Reading(**{name: getattr(config, name) for name in Reading.__dataclass_fields__})
-    packed = pack_light_curves(list_light_curves(config.data), reading, config.store_dir, max(1, workers))
+    packed = pack_light_curves(
+        list_light_curves(config.data), reading, config.store_dir, max(1, workers), bands
+    )
     refuse_unstorable(packed)
+    refuse_raised_and_others(packed)
     return packed
+
+
+def curves_for(bands: Sequence[str], config: Config, workers: int) -> tuple[Packed, list[str]]:
+    """The curves in the bands of a trained network, by name, and what is to be said of that.
+
+    Raises: Mistake where they have none of these.
+    """
+    packed = read_curves(config, workers)
+    there = packed.bands
+    if there == tuple(bands):
+        return packed, packed.summary()
+    shown = f"--data {config.data}: bands {' '.join(there)}"
+    unnamed = len(there) == len(bands) and not (are_named(there) and are_named(bands))
+    if not set(bands) & set(there) and not unnamed:
+        raise Mistake(f"{shown}, but the network was trained with {' '.join(bands)}: expected some of these")
+    lines = [f"{shown}, the network's are {' '.join(bands)}"]
+    packed = read_curves(config, workers, bands)
+    absent, unknown = ([band for band in a if band not in b] for a, b in ((bands, there), (there, bands)))
+    if unnamed and len(absent) == len(bands):
+        lines.append("they are taken in their order, as one side does not name them")
+    else:
+        lines += [f"not observed: {' '.join(absent)}"] if absent else []
+        lines += [f"not known to the network and left out: {' '.join(unknown)}"] if unknown else []
+    return packed, ["; ".join(lines), *packed.summary()]
 
 
 def split_curves(packed: Packed, config: Config) -> np.ndarray:
@@ -163,6 +192,27 @@ def refuse_unstorable(packed: Packed) -> None:
         f"errors ({where}): multiply rates and errors by one factor, such as that of a smaller unit (nJy, "
         "1e-17 erg/s/cm2), and give these"
     )
+
+
+def refuse_raised_and_others(packed: Packed) -> None:
+    """Refuses curves of which some were too small for float32 as they stood and others not: one unit is
+    wanted of all.
+    """
+    units = packed.curves.loc[packed.good, "unit"]
+    raised = units.str.startswith(tuple(f"{size:g} " for size in RAISED)).to_numpy(bool)
+    if raised.any() and units.nunique() > 1:
+        example, other = units[raised].iloc[0], (units[units != units[raised].iloc[0]].iloc[0] or "no unit")
+        raise Mistake(
+            f"--data: {int(raised.sum()):,} of {len(units):,} curves are stored in {example}, as 32-bit "
+            f"numbers do not hold their rates, and others in {other}: multiply all rates and errors by one "
+            "factor, such as that of a smaller unit, and give these"
+        )
+
+
+def refuse_another_unit(packed: Packed, trained: Sequence[str]) -> None:
+    """Raises: Mistake where rates are in a unit that the training had none of, and that is not converted."""
+    if line := unit_conflict(trained, packed.units):
+        raise Mistake(f"--data: {line}: give the rates in that unit, or train on these")
 
 
 def content_digest(packed: Packed, splits: np.ndarray) -> str:

@@ -17,10 +17,12 @@ from utils.plots import COLOURS, axes
 
 UNITS = ((86400.0, "d"), (3600.0, "h"), (1.0, "s"))  # the largest of which a curve has five is its axis
 RATES = ("rate", "error_low", "error_up")
+RINGED = 20  # points of a panel at most: more would hide the data
 STRIKING = 9.0  # deviance of a point that three standard deviations of a normal have
 ANOMALY_TICKS = (-1000, -300, -100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100, 300, 1000)
-RING = dict(marker="o", markerfacecolor="none", markeredgecolor=COLOURS[2], markersize=7, markeredgewidth=1.0)
+RING = dict(marker="o", markerfacecolor="none", markeredgecolor="0.1", markersize=7, markeredgewidth=1.0)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+NEAR_ZERO = 0.3  # of the highest rate
 CLASSES = 12  # that a map tells apart
 ANOMALY_NAME = "anomaly (deviations from curves as bright)"
 
@@ -39,7 +41,8 @@ def reconstructions(
 
     batch: curves as data/light_curves/packed.py gives them; draws [S, B, T, C]: rates of S draws of the
     latent vector, shown by their median and their 68 and 95 % bands. With `deviance` [B, T, C] the points
-    whose is above STRIKING are ringed. titles: of each row and band, above it. unit_of_rate: " (counts/s)".
+    whose is above STRIKING are ringed, the RINGED highest of them. titles: of each row and band, above it.
+    unit_of_rate: " (counts/s)".
     """
     high = 2.3 if titles else 1.9
     figure = Figure(figsize=(3.6 * len(bands) + 0.4, high * len(names) + 0.6), layout="constrained")
@@ -56,19 +59,26 @@ def reconstructions(
             draw_network(ax, time / unit, levels[:, b, here, c])
             draw_data(ax, time[there] / unit, **fields)
             if deviance is not None:
-                striking = deviance[b, here, c].numpy()[there] > STRIKING
+                far = deviance[b, here, c].numpy()[there]
+                striking = np.argsort(-far, kind="stable")[:RINGED]
+                striking = striking[far[striking] > STRIKING]
                 ax.plot(
                     time[there][striking] / unit, fields["rate"][striking], linestyle="", zorder=5, **RING
                 )
             if titles:
                 ax.set_title(titles[b][c], fontsize=7)
             elif b == 0:
-                ax.set_title(bands[c], fontsize=8)
+                ax.set_title(named_band(bands[c]), fontsize=8)
             if c == 0:
                 ax.set_ylabel(f"{names[b]}\nrate{unit_of_rate}", fontsize=7)
             if b == len(names) - 1 or unit_name != UNITS[0][1] or titles:
-                ax.set_xlabel(f"time ({unit_name})", fontsize=7)
+                ax.set_xlabel(f"time since the first point ({unit_name})", fontsize=7)
     return figure
+
+
+def named_band(band: str) -> str:
+    """A band that is only a number, as where files do not say which it is, is called one."""
+    return f"band {band}" if band.isdigit() else band
 
 
 def draw_network(ax: Axes, time: np.ndarray, levels: np.ndarray) -> None:
@@ -102,9 +112,11 @@ def draw_data(
         linewidth=0.8,
     )
     ax.spines[["top", "right"]].set_visible(False)
-    if not (rate < 0).any():
-        ax.set_ylim(bottom=0)
+    # zero is shown where rates come near it, with room for the points there
+    if len(rate) and 0 <= rate.min() < NEAR_ZERO * rate.max():
+        ax.set_ylim(bottom=-0.04 * ax.get_ylim()[1])
     ax.tick_params(labelsize=7)
+    ax.yaxis.get_offset_text().set_fontsize(7)
 
 
 def strangest(
@@ -114,7 +126,8 @@ def strangest(
     part = table.iloc[rows]
     titles = [
         [
-            f"{band}: deviance {row[f'deviance_{band}']:.1f} a point, expected {row[f'expected_{band}']:.1f}"
+            f"{named_band(band)}: deviance {row[f'deviance_{band}']:.1f} a point, "
+            f"expected {row[f'expected_{band}']:.1f}"
             for band in bands
         ]
         for _, row in part.iterrows()
@@ -128,8 +141,8 @@ def strangest(
         batch, failure.draws[:, rows], names, bands, failure.deviance[rows], titles, unit_of_rate
     )
     figure.suptitle(
-        "The strangest curves: data, network (68 and 95 % bands), "
-        f"points with a deviance above {STRIKING:g} ringed",
+        f"The strangest curves: data, network (68 and 95 % bands),{' ' if len(bands) > 1 else chr(10)}"
+        f"the {RINGED} points of highest deviance above {STRIKING:g} ringed",
         fontsize=9,
     )
     return figure
@@ -174,6 +187,7 @@ def latent_map(
             bar.ax.minorticks_off()
     for ax in figure.axes[:panels]:
         ax.set_xlabel(axis_names[0])
+        ax.locator_params(axis="x", nbins=6)
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(alpha=0.25, linewidth=0.6)
         draw_numbers(ax, place, named)
@@ -231,13 +245,14 @@ def draw_numbers(ax: Axes, place: np.ndarray, named: Mapping[int, str]) -> None:
 
 
 def rate_scale(rate: np.ndarray) -> Normalize:
-    """Logarithmic where all rates are above zero, between the first and the 99th percentile."""
+    """Between the first and the 99th percentile, logarithmic where all are above zero and span a decade."""
     positive = rate[rate > 0]
     if len(positive) < 0.99 * len(rate) or not len(positive):
         low, high = np.nanquantile(rate, (0.01, 0.99))
         return Normalize(low, high)
     low, high = np.quantile(positive, (0.01, 0.99))
-    return LogNorm(low, max(high, 1.01 * low))
+    # the ticks of less than a decade would be too few or too many
+    return LogNorm(low, high) if high > 10 * low else Normalize(low, max(high, 1.01 * low))
 
 
 def anomaly_scale(anomaly: np.ndarray) -> Normalize:
@@ -259,6 +274,7 @@ def latent_plane(mean: Tensor, deviance: Tensor, constant: Tensor) -> Figure:
     place = vectors @ directions[:2].T
     labels = [f"principal axis {i + 1} ({100 * share[i]:.0f} %)" if i < len(share) else "" for i in range(2)]
     figure, ax = axes(labels[0], labels[1])
+    ax.locator_params(axis="x", nbins=6)
     gain = 1 - (deviance / constant.clamp(min=1e-30)).clamp(0, 2).numpy()
     points = ax.scatter(
         place[:, 0],

@@ -91,6 +91,7 @@ def build(config: Config, run_dir: Path, workers: int) -> Task:
         kind=noise.kind,
         likelihood=noise.likelihood,
         unit=list(noise.unit),
+        rate_units=packed.units,
         digest=content_digest(packed, splits),
     )
     return Task(
@@ -190,7 +191,11 @@ def illustrate(
         ).cpu()
     figures = dict(
         reconstructions=curve_plots.reconstructions(
-            some, draws, data.names(some["index"].tolist()), data.bands
+            some,
+            draws,
+            data.names(some["index"].tolist()),
+            data.bands,
+            unit_of_rate=f" ({data.packed.unit})" if data.packed.unit else "",
         ),
         latent=curve_plots.latent_plane(
             columns["mean"], columns["deviance"].sum(1), columns["constant"].sum(1)

@@ -19,15 +19,36 @@ import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
 from data.cutouts.fits import MACHINE_TROUBLE, BadFile, first_line
-from data.light_curves.tables.told import Told
 
 MISSING = ["", "nan", "na", "n/a", "null", "none", "--", "-", "masked", "nat", "..."]
 NO_NAME = ["", "nan", "null"]  # an object may well be called None
 DELIMITERS = (",", "\t", ";", "|", None)  # None: blanks
 SAMPLE = 50  # lines that the dialect is told by
-COMMENT = ("#", "%", "!", "//")
+COMMENT = ("#", "%", "!", "//", ";")
+HEAD = 2**16  # bytes of a file by which it is a table or not
+
+NAME_OF_FILE = re.compile(r".*\.[a-z]\w{1,6}(\.(gz|bz2|fz))?", re.IGNORECASE)
 WHOLE = re.compile(r"-?\d+\.0+")
 UNIT_IN_NAME = re.compile(r"(.*?)[ _]*[(\[]([^()\[\]]+)[)\]]")
+
+
+class Told:
+    """What was left out, guessed or assumed in a table: phrases, each with the number of rows that it is true
+    of; 0: of the table as a whole.
+    """
+
+    def __init__(self):
+        self.counts: dict[str, int] = {}
+
+    def of_rows(self, what: str, count: int) -> None:
+        if count:
+            self.counts[what] = self.counts.get(what, 0) + int(count)
+
+    def of_table(self, what: str) -> None:
+        self.counts.setdefault(what, 0)
+
+    def __str__(self) -> str:
+        return "; ".join(f"{count:,} {what}" if count else what for what, count in self.counts.items())
 
 
 class Cells(NamedTuple):
@@ -148,7 +169,7 @@ def find_dialect(text: bytes) -> Dialect:
         if not is_row(fields):
             continue
         # rows of numbers: the header is a comment, or there is none
-        header = next((line.lstrip("#%!/ \t") for line in reversed(comments)), "")
+        header = next((line.lstrip("#%!/; \t") for line in reversed(comments)), "")
         for other in (delimiter, *DELIMITERS):
             names = split_line(header, other)
             if len(names) == len(fields) and not is_row(names):
@@ -172,6 +193,25 @@ def find_dialect(text: bytes) -> Dialect:
         width = Counter(len(split_line(line, delimiter)) for line, _, _ in lines[1:]).most_common(1)[0][0]
         best = best or f"the header has {len(names)} fields, the rows have {width}"
     raise BadFile(f"unreadable: {best or 'one column, expected several'} (header: {first.strip()[:60]})")
+
+
+def is_table(path: str | os.PathLike) -> bool:
+    """Whether a text has rows of two numbers and more: a manifest has paths, notes have words."""
+    try:
+        raw = file_bytes(path, HEAD)
+        text = as_utf8(raw[: raw.rfind(b"\n") + 1] or raw)
+        start = text[:2000].lstrip().lower()
+        if start.startswith((b"# %ecsv", b"\\", b"|", b"<?xml", b"<votable")):
+            return True
+        dialect = find_dialect(text)
+    except (BadFile, OSError, ValueError):
+        return False
+    lines = [line for line in text[dialect.begin :].decode().splitlines() if line.strip()][:SAMPLE]
+    if 2 * sum(NAME_OF_FILE.fullmatch(line.strip()) is not None for line in lines) > len(lines):
+        return False
+    rows = [split_line(line, dialect.delimiter) for line in lines]
+    numeric = sum(sum(is_number(field) for field in row if field) >= 2 for row in rows)
+    return 0 < len(rows) <= 2 * numeric
 
 
 def has_decimal_commas(body: bytes, delimiter: str | None) -> bool:

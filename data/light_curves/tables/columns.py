@@ -48,13 +48,15 @@ def choose_columns(cells: Cells, reading: Reading) -> Chosen:
         return _place(cells.names, plain, wanted[0]) if wanted else None
 
     time = pick("time", surveys.TIME)
+    if time is not None and "time" not in given:
+        time = _filled_time(cells, plain, time)
     value, is_magnitude = _value(cells, plain, given, known)
     if time is None or value is None:
         shown = " ".join(cells.names)[:80]
         if plain[:1] == ["1"]:
             raise BadFile(
                 f"expected a header line: there are {len(plain)} columns without names; say which is which, "
-                "as --columns time=1 mag=2 error=3"
+                "as --columns time=1 mag=2 (or rate=2) error=3"
             )
         raise BadFile(
             "expected columns time (days), and mag and magerr or flux and fluxerr: there are "
@@ -79,6 +81,16 @@ def choose_columns(cells: Cells, reading: Reading) -> Chosen:
         chosen = chosen._replace(band=_unknown_band(cells, plain, chosen))
     _name_the_rest(cells, chosen, given)
     return chosen
+
+
+def _filled_time(cells: Cells, plain: list[str], first: int) -> int:
+    """The first column of times that is not empty: AAVSO has HJD, which few fill in, beside JD."""
+    for place in (first, *(_place(cells.names, plain, name) for name in surveys.TIME if name in plain)):
+        if codes(cells.columns[place])[1]:
+            if place != first:
+                cells.told.of_table(f"column {cells.names[first]} is empty")
+            return place
+    return first
 
 
 def _truths_apart(cells: Cells, chosen: Chosen) -> Chosen:

@@ -7,11 +7,10 @@ import pandas as pd
 
 from data.light_curves.curve import DAY, Found, LightCurve, Note, Reading, rated
 from data.light_curves.file_names import folder_of_object
-from data.light_curves.tables.cells import read_cells
+from data.light_curves.tables.cells import Told, read_cells
 from data.light_curves.tables.columns import choose_columns
 from data.light_curves.tables.observations import Observations, observations_of
-from data.light_curves.tables.told import Told
-from data.light_curves.tables.wide import gathered_bands
+from data.light_curves.tables.wide import gathered_bands, gathered_energies, named_by_survey
 
 ALIKE = 1e-4
 ALWAYS = np.ones((1, 1), dtype=bool)
@@ -25,7 +24,7 @@ def curves_of_table(path: str | os.PathLike, reading: Reading) -> list[Found]:
     """
     cells = read_cells(path)
     if not reading.columns:
-        cells = gathered_bands(cells)
+        cells = gathered_bands(gathered_energies(named_by_survey(cells, path)))
     chosen = choose_columns(cells, reading)
     rows = observations_of(cells, chosen, path, reading)
     if chosen.id is None and folder_of_object(path):
@@ -78,7 +77,9 @@ def _curves(rows: Observations, gap: float, told: Told) -> list[Found]:
         kept = slice(begin, end) if distinct[begin:end].all() else begin + np.flatnonzero(distinct[begin:end])
         rate, low, up = values[:, kept]
         found.append(
-            Found(rated(rows.sources[number], rows.bands, centre[kept], None, rate, low, up, ALWAYS))
+            Found(
+                rated(rows.sources[number], rows.bands, centre[kept], None, rate, low, up, ALWAYS, rows.unit)
+            )
         )
     none = np.zeros((0, len(rows.bands)), dtype=np.float32)
     for name in sorted(set(rows.sources) - {one.curve.source for one in found}):

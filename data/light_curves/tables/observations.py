@@ -19,11 +19,9 @@ from data.light_curves.tables.one_band import check_one_band
 from data.light_curves.tables.quality import flagged_rows
 from data.light_curves.tables.rates import Places, rates_of
 from data.light_curves.tables.times import times_of
+from data.light_curves.units import in_range, raised_note
 
-# float32 holds what lies between; squares of it are the business of whoever squares
 POWER_OF_TEN = re.compile(r"\d(\.\d+)?[eE]\+\d+")
-SMALLEST = 1e-36
-LARGEST = 1e36
 
 
 class Observations(NamedTuple):
@@ -37,6 +35,7 @@ class Observations(NamedTuple):
     source: np.ndarray  # [R] int64 place in sources
     bands: tuple[str, ...]
     sources: list[str]  # in the order of the file
+    unit: str  # of rates and errors, as units.py writes it
 
 
 def observations_of(cells: Cells, chosen: Chosen, path: str | os.PathLike, reading: Reading) -> Observations:
@@ -64,7 +63,7 @@ def observations_of(cells: Cells, chosen: Chosen, path: str | os.PathLike, readi
     if chosen.band is None and "band" not in columns_given(reading):
         check_one_band(cells, chosen, time, source, keep)
 
-    rate, error, limit = rates_of(cells, chosen, reading, Places(source, band, time, keep))
+    rate, error, limit, unit = rates_of(cells, chosen, reading, Places(source, band, time, keep))
     is_limit = ~(np.isfinite(rate) & np.isfinite(error) & (error > 0)) & np.isfinite(limit) & (limit > 0)
     rate = np.where(is_limit, 0.0, rate)
     error = np.where(is_limit, limit / reading.limit_sigma, error)
@@ -74,8 +73,13 @@ def observations_of(cells: Cells, chosen: Chosen, path: str | os.PathLike, readi
     if not (usable & keep).any():
         counted = f" ({cells.told})" if str(cells.told) else ""
         raise BadFile(f"no point left: none of {rows} rows has a finite value and error{counted}")
+    leave_out(
+        np.isfinite(rate) & ~np.isfinite(error), "rows without an error (--assumed_error sets one), left out"
+    )
     leave_out(~usable, "rows without a finite value and an error above 0, left out")
-    rate, error = _in_range(cells, rate, error, keep)
+    raised, (rate, error) = in_range(unit, float(np.median(error[keep])), rate, error)
+    if raised != unit:
+        cells.told.of_table(raised_note(raised))
     with np.errstate(over="ignore"):
         narrow = np.stack([rate, error]).astype(np.float32)
     leave_out(
@@ -99,6 +103,7 @@ def observations_of(cells: Cells, chosen: Chosen, path: str | os.PathLike, readi
         source[keep],
         tuple(names[at] for at in order),
         sources,
+        raised,
     )
 
 
@@ -140,15 +145,3 @@ def _bands(cells: Cells, chosen: Chosen) -> tuple[np.ndarray, list[str]]:
     merged = list(dict.fromkeys(named))
     place = np.array([merged.index(one) for one in named], dtype=np.int64)
     return (np.where(band < 0, -1, place[band]) if values else band), merged
-
-
-def _in_range(
-    cells: Cells, rate: np.ndarray, error: np.ndarray, keep: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Fluxes that 32-bit numbers cannot hold, such as those in W/m2/Hz, in units of a power of ten."""
-    typical = float(np.median(error[keep]))
-    if SMALLEST < typical < LARGEST:
-        return rate, error
-    unit = SMALLEST if typical <= SMALLEST else LARGEST
-    cells.told.of_table(f"fluxes in units of {unit:g}, as 32-bit numbers do not hold them")
-    return rate / unit, error / unit

@@ -36,13 +36,17 @@ def check_one_band(
         large = np.flatnonzero(count >= max(3, len(group) // 10))
         if len(large) < 2:
             return None
-        medians = np.array([np.median(level[group == one]) for one in large])
-        scatter = np.median(
-            np.concatenate([np.abs(level[group == one] - middle) for one, middle in zip(large, medians)])
-        )
         turns = np.count_nonzero(same & (group[1:] != group[:-1]))
-        apart = medians.max() - medians.min() > max(0.3, 5 * scatter)
-        return (medians.min(), medians.max()) if apart and turns > 0.2 * len(group) else None
+        if turns <= 0.2 * len(group):
+            return None
+        # sources have colours of their own: levels and scatter are of each
+        table = pd.DataFrame(dict(source=source[rows], group=group, level=level))
+        table = table[table["group"].isin(large)]
+        medians = table.groupby(["source", "group"])["level"].transform("median")
+        scatter = (table["level"] - medians).abs().median()
+        of_source = table.groupby(["source", "group"])["level"].median().groupby("source")
+        apart = float((of_source.max() - of_source.min()).median())
+        return (0.0, apart) if apart > max(0.3, 5 * scatter) else None
 
     used = {place for place in chosen if type(place) is int}
     for place, name in enumerate(cells.names):

@@ -13,6 +13,7 @@ from data.light_curves.tables import surveys
 from data.light_curves.tables.cells import Cells, codes, is_text, numbers
 from data.light_curves.tables.columns import Chosen
 from data.light_curves.tables.surveys import FILLED, UNKNOWN_MAGNITUDE
+from data.light_curves.units import unit_of_rate
 
 
 class Places(NamedTuple):
@@ -35,12 +36,13 @@ class Written(NamedTuple):
 
 def rates_of(
     cells: Cells, chosen: Chosen, reading: Reading, places: Places
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(rate, error, upper limit of the rate), each [R] float64, NaN where it is not known.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
+    """(rate, error, upper limit of the rate, each [R] float64, NaN where it is not known; their unit).
 
     Raises: BadFile where no measurement has an error, and none is to be assumed.
     """
     written = _written(cells, chosen)
+    of_zero_point = f"zero point {reading.zero_point:g}"
     measured = places.keep & np.isfinite(written.value)
     if (
         measured.any()
@@ -53,8 +55,8 @@ def rates_of(
             "(magnitudes, or a share of the flux) or scatter says how large they are"
         )
     if chosen.is_magnitude:
-        return _from_magnitudes(cells, chosen, reading, written, places)
-    scale, of_magnitude = _flux_scale(cells, chosen, reading, places.keep)
+        return *_from_magnitudes(cells, chosen, reading, written, places), of_zero_point
+    scale, of_magnitude, unit = _flux_scale(cells, chosen, reading, places.keep)
     filled = _filled(written)
     rate = np.where(filled, np.nan, written.value) * scale
     if chosen.sign is not None and not (written.value < 0).any():
@@ -64,7 +66,12 @@ def rates_of(
     limit = written.bound * scale
     # a flux has a value where a magnitude has none: only rows without one are limits
     of_faintest = 10 ** (-0.4 * (written.faintest - reading.zero_point)) if of_magnitude else np.nan
-    return rate, error, np.where(np.isfinite(limit), limit, of_faintest)
+    return (
+        rate,
+        error,
+        np.where(np.isfinite(limit), limit, of_faintest),
+        of_zero_point if of_magnitude else unit,
+    )
 
 
 def _written(cells: Cells, chosen: Chosen) -> Written:
@@ -148,8 +155,10 @@ def _signed(cells: Cells, chosen: Chosen, rate: np.ndarray, keep: np.ndarray) ->
 
 def _flux_scale(
     cells: Cells, chosen: Chosen, reading: Reading, keep: np.ndarray
-) -> tuple[np.ndarray | float, bool]:
-    """(what brings fluxes to the zero point of the reading, whether their zero point is known)."""
+) -> tuple[np.ndarray | float, bool, str]:
+    """(what brings fluxes to the zero point of the reading, or to a usual unit; whether their zero point is
+    known; their unit where it is not).
+    """
     name = cells.names[chosen.value]
     if chosen.zero_point is not None:
         zero_point = numbers(cells.columns[chosen.zero_point])
@@ -162,7 +171,7 @@ def _flux_scale(
                 _, systems = codes(cells.columns[chosen.plain.index("zpsys")])
                 if {system.lower() for system in systems} - {"ab"}:
                     cells.told.of_table(f"zpsys {' '.join(sorted(systems))}: not brought to one system")
-            return 10 ** (-0.4 * (zero_point - reading.zero_point)), True
+            return 10 ** (-0.4 * (zero_point - reading.zero_point)), True, ""
     unit = cells.units.get(name, "")
     zero_point = surveys.OF_UNIT.get(unit.strip().lower())
     if (
@@ -173,13 +182,17 @@ def _flux_scale(
         zero_point = chosen.survey.zero_point
         unit = chosen.survey.unit
     if zero_point is None:
-        unit = unit or "a unit that is not written"
-        cells.told.of_table(f"fluxes as they stand, in {unit}")
-        return 1.0, False
+        factor, usual = unit_of_rate(unit)
+        cells.told.of_table(
+            f"fluxes as they stand, in {unit or 'a unit that is not written'}"
+            if factor == 1
+            else f"fluxes in {unit} brought to {usual}"
+        )
+        return factor, False, usual
     cells.told.of_table(
         f"flux in {unit} (AB {zero_point:g}) brought to {reading.zero_point:g} (--zero_point)"
     )
-    return 10 ** (-0.4 * (zero_point - reading.zero_point)), True
+    return 10 ** (-0.4 * (zero_point - reading.zero_point)), True, ""
 
 
 def _with_assumed(

@@ -110,6 +110,7 @@ QUALITY = (
     _rule("rejected_by_photometry", "=false", "Gaia"),
     _rule("rejected_by_variability", "=false", "Gaia"),
     _rule("blend", "=0", "CRTS: not blended"),
+    _rule("data_flag", "=0", "Swift BAT monitor: good", "timedel_expo"),
     _rule("psfflux_flag", "=false", "LSST: the fit did not fail"),
 )
 
@@ -152,6 +153,13 @@ SURVEYS = (
         "LSST sources",
         frozenset({"midpointmjdtai", "psfflux", "psffluxerr"}),
         dict(flux="psfflux", error="psffluxerr", id="diaobjectid"),
+        zero_point=31.4,
+        unit="nJy",
+    ),
+    Survey(
+        "LSST sources of DP0.2",
+        frozenset({"midpointtai", "psflux", "psfluxerr"}),
+        dict(flux="psflux", error="psfluxerr", id="diaobjectid"),
         zero_point=31.4,
         unit="nJy",
     ),
@@ -245,4 +253,13 @@ FORMATS = (
         "fluxes in electrons/s, bands G BP RP, each at its own time",
         "rejected_by_photometry, rejected_by_variability, variability_flag_*_reject",
     ),
+    Format(
+        "MAXI",
+        "a range of energy and its error in turn (2-4keV err 4-10keV err ...), or files of MAXI's names "
+        "without a header",
+        "photons/cm2/s in each band",
+        "2-20 keV beside its parts",
+    ),
+    Format("OGLE", "OGLE-*.dat without a header", "HJD, magnitude, error", "nothing"),
+    Format("Swift BAT monitor", "DATA_FLAG with TIMEDEL_EXPO", "rate of the day", "DATA_FLAG other than 0"),
 )

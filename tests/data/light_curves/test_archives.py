@@ -9,8 +9,11 @@ from astropy.io import fits
 
 from data.cutouts.fits import BadFile
 from data.light_curves.curve import Reading
+from data.light_curves.file_names import source_of
 from data.light_curves.files import read_light_curves
 from data.light_curves.packed import list_light_curves
+from data.light_curves.time_system import seconds_in
+from data.light_curves.units import unit_of_rate
 from tests.data.light_curves.test_exposure import gti, notes_of
 from tests.data.light_curves.test_files import one, table, written
 
@@ -229,3 +232,84 @@ def test_bad_qdp_is_refused_with_a_reason(tmp_path, text, reason):
     for name in ("b.qdp", "c.qdp.gz", "absent.qdp"):
         with pytest.raises(BadFile):
             read_light_curves(tmp_path / name, Reading())
+
+
+# units ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, factor, name",
+    [
+        ("count/s", 1, "count/s"),
+        ("counts s**-1", 1, "count/s"),
+        ("cts/s", 1, "count/s"),
+        ("erg/s/cm**2", 1, "erg/cm2/s"),
+        ("erg cm^-2 s^-1", 1, "erg/cm2/s"),
+        ("ergs/cm^2/s", 1, "erg/cm2/s"),
+        ("electrons/second", 1, "electron/s"),
+        ("W/m2", 1000, "erg/cm2/s"),
+        ("1e-12 erg/s/cm2", 1e-12, "erg/cm2/s"),
+        ("mJy", 1e-3, "Jy"),
+        ("e-/s", 1, "electron/s"),
+        ("ph/cm2/s", 1, "photon/cm2/s"),
+        ("", 1, ""),
+        ("Crab", 1, "Crab"),
+    ],
+)
+def test_units_have_one_spelling(text, factor, name):
+    assert unit_of_rate(text) == (pytest.approx(factor), name)
+
+
+@pytest.mark.parametrize("size", [1e-42, 1e-60, 1e40])
+def test_rates_in_fits_that_32_bits_do_not_hold_are_raised_and_said(tmp_path, size):
+    """Not 0 with an error of 0 that counts as observed."""
+    time = 50 + 100.0 * np.arange(5)
+    columns = dict(TIME=("D", time, "s"), RATE=("D", (5 + time) * size, "erg/s/cm**2"))
+    hdu = table("RATE", **columns, ERROR=("D", np.full(5, size), "erg/s/cm**2"))
+    hdu.header["TIMEDEL"] = 100.0
+    curve = one(written(tmp_path / "a.fits", hdu))
+    np.testing.assert_allclose(curve.rate[:, 0] / curve.error_up[:, 0], 5 + time, rtol=1e-5)
+    assert curve.unit in ("1e-36 erg/cm2/s", "1e+36 erg/cm2/s") and (curve.error_up > 0).all()
+    assert any("rates in units of 1e" in note for note in notes_of(tmp_path / "a.fits"))
+
+
+def test_values_that_32_bits_do_not_hold_are_not_observed(tmp_path):
+    time = 50 + 100.0 * np.arange(3)
+    hdu = table(
+        "RATE", TIME=("D", time, "s"), RATE=("D", [1, 1e-42, 2], None), ERROR=("D", [1, 1e-44, 1], None)
+    )
+    hdu.header["TIMEDEL"] = 100.0
+    assert one(written(tmp_path / "a.fits", hdu)).rate[:, 0].tolist() == [1, 2]
+    assert any("32-bit numbers do not hold" in note for note in notes_of(tmp_path / "a.fits"))
+
+
+def test_keplers_own_unit_of_time_is_days(tmp_path):
+    assert seconds_in("BJD - 2454833") == seconds_in("BJD - 2457000, days") == 86400
+    with pytest.raises(BadFile, match="unknown unit"):
+        seconds_in("BJD - 2454833 fortnights")
+
+
+def test_aperture_photometry_of_fermi(tmp_path):
+    """gtbin and gtexposure: counts, and an exposure in cm2 s: rates are photons/cm2/s."""
+    counts, exposure = np.array([20, 0, 35]), np.array([2e7, 0.0, 3e7])
+    columns = dict(TIME=("D", 2.4e8 + 86400.0 * np.arange(3), "s"), TIMEDEL=("D", np.full(3, 86400.0), "s"))
+    columns |= dict(COUNTS=("J", counts, "counts"), EXPOSURE=("E", exposure, "cm**2 s"))
+    curve = one(written(tmp_path / "lat.lc", table("RATE", **columns)))
+    assert curve.exposure[:, 0].tolist() == [2e7, 3e7] and curve.unit == "photon/cm2/s"
+    np.testing.assert_allclose(curve.rate[:, 0], [20 / 2e7, 35 / 3e7], rtol=1e-3)
+
+
+def test_rows_that_the_bat_monitor_flags(tmp_path):
+    columns = dict(TIME=("D", 53414.0 + np.arange(4), "d"), RATE=("D", np.ones(4), "count/cm^2/s"))
+    columns |= dict(ERROR=("D", np.ones(4), None), DATA_FLAG=("I", [0, 2, 0, 0], None))
+    hdu = table("RATE", **columns, TIMEDEL_EXPO=("J", np.full(4, 5000), "s"))
+    path = written(tmp_path / "a.lc.fits", hdu)
+    assert len(one(path).time) == 3 and one(path).unit == "photon/cm2/s"
+    assert notes_of(path)["rows against DATA_FLAG=0 (Swift BAT monitor: good), left out"] == (1, 4)
+    assert len(notes_of(path, quality=["none"])) and len(one(path, quality=["none"]).time) == 4
+
+
+def test_both_telescopes_of_nustar_are_one_source():
+    names = ["nu60001043002A01_sr.lc", "nu60001043002B01_cl.evt", "nu60001043002A01.lc"]
+    assert {source_of(name) for name in names} == {"nu60001043002"}
+    assert source_of("nugget.lc") == "nugget"

@@ -85,7 +85,7 @@ def test_a_pack_has_the_union_of_bands_by_name(tmp_path):
                     np.testing.assert_allclose(here[:, place], field[:, curve.bands.index(band)], rtol=1e-6)
                 else:
                     assert not here[:, place].any()
-    line = next(line for line in packed.summary() if "union over files" in line)
+    line = next(line for line in packed.summary() if "that some curves lack" in line)
     assert "3 lack 0.2-0.6, 3 lack 0.6-2.3, 2 lack 2.3-5, 4 lack 10-40, 4 lack g" in line
     assert packed.curves["bands"][1] == "2.3-5 0.2-0.6"
 

@@ -359,12 +359,12 @@ def test_ragged_rows_are_counted(tmp_path):
 
 
 def test_a_table_without_a_header(tmp_path):
-    """OGLE's: Julian date, magnitude, error."""
+    """Julian date, magnitude, error."""
     text = "2455000.5 17.0 0.1\n2455001.5 17.5 0.1\n"
-    with pytest.raises(BadFile, match="--columns time=1 mag=2 error=3"):
-        found_in(tmp_path, text, "OGLE-1.dat")
-    curve, _ = one(tmp_path, text, "OGLE-1.dat", columns=["time=1", "mag=2", "error=3"])
-    assert curve.source == "OGLE-1" and days(curve) == [55000, 55001]
+    with pytest.raises(BadFile, match=r"--columns time=1 mag=2 \(or rate=2\) error=3"):
+        found_in(tmp_path, text, "star-1.dat")
+    curve, _ = one(tmp_path, text, "star-1.dat", columns=["time=1", "mag=2", "error=3"])
+    assert curve.source == "star-1" and days(curve) == [55000, 55001]
 
 
 def test_ecsv_with_units_masks_and_times(tmp_path):
@@ -661,7 +661,7 @@ def test_fluxes_that_32_bits_do_not_hold(tmp_path, unit):
     text = "mjd,flux,fluxerr\n" + "".join(f"{n},{(5 + n) * unit},{unit}\n" for n in range(3))
     curve, notes = one(tmp_path, text)
     np.testing.assert_allclose(curve.rate[:, 0] / curve.error_up[:, 0], [5, 6, 7], rtol=1e-5)
-    assert "fluxes in units of 1e" in notes and np.isfinite(curve.rate).all() and (curve.rate > 0).all()
+    assert "rates in units of 1e" in notes and np.isfinite(curve.rate).all() and (curve.rate > 0).all()
 
 
 @pytest.mark.parametrize("name, rows", [("upper_limit", "01"), ("limit", "FT"), ("limit", ["19.5", "18"])])
@@ -722,3 +722,63 @@ def test_a_set_in_several_scales_is_brought_to_one(tmp_path):
     packed = pack_light_curves(list_light_curves(str(tmp_path / "in")), Reading(), tmp_path / "store")
     assert packed.fields["time"].tolist() == [58000 * DAY, 58001 * DAY] * 2
     np.testing.assert_allclose(packed.fields["rate"][:, 0], 10 ** (0.4 * 3.6), rtol=1e-5)
+
+
+# as observatories give them out -----------------------------------------------------------------------------
+
+
+def test_an_empty_column_of_times_is_passed_over(tmp_path):
+    """AAVSO has HJD beside JD, and few fill it in."""
+    text = "JD,Magnitude,Uncertainty,HQuncertainty,Band,HJD,Star Name\n"
+    text += "".join(f"{2458000.5 + n},{12 + 0.1 * n},0.02,,V,,SS CYG\n" for n in range(6))
+    curve, notes = one(tmp_path, text)
+    assert curve.time.tolist() == [86400.0 * (58000 + n) for n in range(6)] and curve.source == "SS CYG"
+    assert "column HJD is empty" in notes
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_energies_of_maxi(tmp_path, header):
+    """The whole range beside its parts is no band of its own."""
+    names = [f"{band}keV[ph/s/cm2]" for band in ("2-20", "2-4", "4-10", "10-20")]
+    text = ",".join(["MJD", *(name for band in names for name in (band, "err"))]) + "\n" if header else ""
+    text += "".join(f"{55058.5 + n},1.0,.1,0.{n}1,.01,0.5,.02,0.25,.03\n" for n in range(5))
+    path = tmp_path / ("a.csv" if header else "J0534+220_g_lc_1day_all.csv")
+    path.write_text(text)
+    (found,) = find_light_curves(path, Reading())
+    place = [found.curve.bands.index(band) for band in ("2-4", "4-10", "10-20")]
+    assert len(found.curve.bands) == 3 and found.curve.unit == "photon/cm2/s"
+    np.testing.assert_allclose(found.curve.rate[3, place], [0.31, 0.5, 0.25], rtol=1e-6)
+    np.testing.assert_allclose(found.curve.error_up[3, place], [0.01, 0.02, 0.03], rtol=1e-6)
+    assert any("2-20 keV is left out" in note.text for note in found.notes)
+
+
+def test_ogle_without_a_header(tmp_path):
+    path = tmp_path / "OGLE-BLG-RRLYR-00001.dat"
+    path.write_text("".join(f"{2455000.25 + n} {15 + 0.1 * n} 0.01\n" for n in range(4)))
+    (found,) = find_light_curves(path, Reading())
+    assert found.curve.time[0] == 86400 * 54999.75 and any("OGLE" in note.text for note in found.notes)
+    np.testing.assert_allclose(found.curve.rate[1, 0], 10 ** (0.4 * (22.5 - 15.1)), rtol=1e-6)
+
+
+def test_flags_of_the_bat_monitor(tmp_path):
+    text = "# TIME RATE ERROR YEAR DATA_FLAG TIMEDEL_EXPO\n"
+    text += "".join(f"{53414 + n} 0.01 0.003 2005 {2 * (n == 1)} 5000\n" for n in range(4))
+    curve, notes = one(tmp_path, text)
+    assert len(curve.time) == 3 and "Swift BAT monitor: good" in notes
+
+
+def test_two_bands_are_told_apart_whatever_the_colours_of_the_sources(tmp_path):
+    draw = np.random.default_rng(2)
+    text = "name,mjd,mag,err,obs\n"
+    for star in range(12):
+        colour = draw.normal(1.5, 0.7)
+        for n in range(20):
+            mag = 16 + colour * (n % 2) + draw.normal(0, 0.05)
+            text += f"s{star},{n + draw.random()},{mag},0.05,{'gr'[n % 2]}\n"
+    with pytest.raises(BadFile, match=r"column obs \(g r\) tells two levels"):
+        one(tmp_path, text)
+
+
+def test_rows_without_an_error_are_told_the_cure(tmp_path):
+    text = "mjd,mag,magerr\n" + "".join(f"{n},17,{'' if n == 2 else 0.1}\n" for n in range(5))
+    assert "rows without an error (--assumed_error sets one), left out" in one(tmp_path, text)[1]

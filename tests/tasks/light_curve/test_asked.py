@@ -553,3 +553,95 @@ def test_constant_statistics_are_no_baseline(tmp_path):
     said = asked.probed(table, np.array(["a", "b"] * 20), tmp_path / "probe.json")
     assert "nine" not in json.loads((tmp_path / "probe.json").read_text())
     assert "left out: stat_hardness, stat_lag_1" in said and "statistics_by_band  " not in said
+
+
+def stars_in(bands: str, path: Path, names=("star",)) -> Path:
+    """Three stars a name and eight epochs, in AB magnitudes."""
+    draw = np.random.default_rng(5)
+    rows = [
+        (f"{name}{n}", float(t), 20 + draw.normal(0, 0.3), 0.1, band)
+        for name in names
+        for n in range(8)
+        for t in range(8)
+        for band in bands
+    ]
+    pd.DataFrame(rows, columns=["id", "time", "mag", "magerr", "band"]).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained_on_stars(tmp_path_factory) -> Path:
+    """The checkpoint of a network of g, r and i."""
+    folder = tmp_path_factory.mktemp("stars")
+    path = stars_in("gri", folder / "gri.csv", ("a", "b"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("utils.stop.signal.signal", lambda *_: None)
+        options = "--hidden 4 --latent 2 --layers 1 --epochs 1 --plot_every 0 --device cpu --num_workers 0"
+        places = f"--data {path} --store_dir {folder / 'stores'} --save_dir {folder / 'run'}"
+        fractions = "--train_frac 0.6 --val_frac 0.2 --test_frac 0.2"
+        train.main(f"--task light_curve {places} {options} {fractions}".split())
+    return folder / "run" / "best.pt"
+
+
+@pytest.fixture
+def asked_of_stars(trained_on_stars, tmp_path):
+    def asked(path, *more) -> pd.DataFrame:
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        fixed = ["--model_path", trained_on_stars, "--store_dir", tmp_path / "stores", "--device", "cpu"]
+        out = tmp_path / "out"
+        options = [*fixed, "--data", path, "--which", "all", "--output_dir", out, "--num_workers", 0, *more]
+        predict.main([str(option) for option in options])
+        return pd.read_parquet(out / "embedding_all.parquet").set_index("source")
+
+    return asked
+
+
+def test_bands_of_a_prediction_go_by_name(asked_of_stars, tmp_path, capsys):
+    """An absent band is not observed; one that the network does not know is left out, and both are said: the
+    embedding is that of the shared bands alone.
+    """
+    table = asked_of_stars(stars_in("zgr", tmp_path / "zgr.csv"))
+    said = capsys.readouterr()
+    assert "not observed: i; not known to the network and left out: z" in said.out + said.err
+    assert "values in bands that the network does not know (z), left out: 64 of 192" in said.out + said.err
+    whole = pd.read_csv(tmp_path / "zgr.csv")
+    whole[whole["band"] != "z"].to_csv(tmp_path / "gr.csv", index=False)
+    shared = asked_of_stars(tmp_path / "gr.csv")
+    latent = ["z_00", "z_01", "rate_g", "rate_r"]
+    np.testing.assert_allclose(table[latent], shared[latent], rtol=1e-5)
+    assert (table["rate_i"].fillna(0) == 0).all() and (table["points"] == 8).all()
+
+
+def test_a_curve_without_a_band_of_the_network_says_so(asked_of_stars, tmp_path):
+    both = pd.concat([pd.read_csv(stars_in(b, tmp_path / f"{b}.csv", (b,))) for b in ("r", "z")])
+    both.to_csv(tmp_path / "both.csv", index=False)
+    table = asked_of_stars(tmp_path / "both.csv")
+    assert table.loc["r0", "reason"] == "" and np.isfinite(table.loc["r0", "z_00"])
+    assert table.loc["z0", "reason"] == "no point in a band of the network (g r i)"
+
+
+def test_rates_in_another_unit_are_refused_with_both(asked_of_stars, tmp_path):
+    rows = pd.read_csv(stars_in("gri", tmp_path / "flux.csv")).rename(columns={"magerr": "flux_err"})
+    rows = rows.rename(columns={"mag": "flux (erg/s/cm2)"})
+    rows.to_csv(tmp_path / "flux.csv", index=False)
+    with pytest.raises(Mistake, match=r"in erg/cm2/s, but those of training were in zero point 22\.5"):
+        asked_of_stars(tmp_path / "flux.csv")
+
+
+def test_names_that_a_spreadsheet_runs_are_refused_before_predicting_or_escaped(
+    asked_of_stars, tmp_path, monkeypatch
+):
+    path = stars_in("gri", tmp_path / "run.csv", ("=cmd|x", "-5700"))
+    with monkeypatch.context() as patch:
+        patch.setattr(light_curve.asked, "embed", None)
+        with pytest.raises(Mistake, match="8 ids cannot be written, first '=cmd.x0'"):
+            asked_of_stars(path)
+    more = ["--nearest", "=cmd|x0", "--strangest", "2", "--maps", "pca"]
+    table = asked_of_stars(path, "--escape", *more)
+    assert "=cmd|x0" in table.index  # as it is, where nothing runs it
+    for name in ("embedding_all", "nearest_all", "maps_all"):
+        text = pd.read_csv(tmp_path / "out" / f"{name}.csv", dtype=str)
+        assert not text["source"].str.startswith("=").any() and (
+            name != "nearest_all" or text["to"][0][0] == "'"
+        )
+    assert "-57000" in pd.read_csv(tmp_path / "out" / "embedding_all.csv", dtype=str)["source"].tolist()

@@ -6,11 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.colors import LogNorm
 
 from data.light_curves.packed import LightCurves
 from losses import vae
 from tasks import light_curve
 from tasks.light_curve import scores
+from tasks.light_curve import plots
 from tasks.light_curve.inputs import line_of_another_unit, refuse_unstorable
 from tasks.light_curve.scores import Noise
 from utils.mistake import Mistake
@@ -243,3 +245,27 @@ def test_bands_observed_in_turn_are_said_and_have_statistics_of_their_own(built)
         line = bands_in_turn(packed, packed.good, light_curve.Config(**SMALL))
         assert bool(line) == in_turn
     assert "10 of 10 curves have their bands observed in turn" in line
+
+
+# pictures ---------------------------------------------------------------------------------------------------
+
+
+def test_a_panel_rings_few_points_names_its_band_and_shows_faint_variation():
+    """Of 60 points far off 20 are ringed; 1 % about 1000 electrons/s is not drawn from zero."""
+    rate = 1000 + 10 * torch.sin(torch.arange(60.0))[None, :, None]
+    batch = dict(time=1e4 * torch.arange(60.0)[None], rate=rate, error_low=rate / 1e3, error_up=rate / 1e3)
+    batch |= dict(observed=torch.ones(1, 60, 1, dtype=torch.bool), length=torch.tensor([60]))
+    deviance = 10 + torch.arange(60.0)[None, :, None]
+    figure = plots.reconstructions(
+        batch, rate.repeat(3, 1, 1, 1), ["a"], ["1"], deviance, (), " (electron/s)"
+    )
+    (panel,) = figure.axes
+    rings = next(line for line in panel.lines if line.get_markersize() == plots.RING["markersize"])
+    assert len(rings.get_xdata()) == plots.RINGED and panel.get_title() == "band 1"
+    assert panel.get_ylim()[0] > 900 and panel.get_ylabel() == "a\nrate (electron/s)"
+    assert panel.get_xlabel() == "time since the first point (d)"
+
+
+def test_rates_within_a_decade_have_an_even_scale():
+    assert not isinstance(plots.rate_scale(np.linspace(190, 230, 50)), LogNorm)
+    assert isinstance(plots.rate_scale(np.geomspace(1, 1e4, 50)), LogNorm)
