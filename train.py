@@ -581,5 +581,10 @@ def shown(results: dict[str, Any], monitors: Iterable[str]) -> str:
     return "  ".join(figures)
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command starloop-train of an installed Starloop (pyproject.toml)."""
     config.run_script(main)
+
+
+if __name__ == "__main__":
+    console()
