@@ -105,7 +105,7 @@ class TrainConfig(Options):
     lanes: int = option(8, least=1)
     # training and validation examples on the device: auto: on a GPU that has room
     resident: Literal["auto", "yes", "no"] = free("auto")
-    device: str = free("auto")  # auto, cpu, cuda or cuda:N
+    device: str = free("auto")  # auto, cpu, cuda, cuda:N, or mps (Apple)
     num_workers: int = free(0, least=0)  # processes that read data, besides this one
     log_every: int = free(200, least=1)  # steps between two logged lines
     save_every: int = free(0, least=0)  # steps between two checkpoints; 0 = one an epoch

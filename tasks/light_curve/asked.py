@@ -4,6 +4,7 @@ are alike, which are strange, what the embedding knows.
 
 import contextlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,7 +36,7 @@ from tasks.light_curve.labels import Labels, read_labels
 from tasks.light_curve.scores import Noise
 from tasks.light_curve.task import rebuild
 from utils import files, plots
-from utils.checkpoint import bands_of, weights_of
+from utils.checkpoint import weights_of
 from utils.config import Options, option, several
 from utils.files import write_json
 from utils.mistake import Mistake
@@ -87,12 +88,6 @@ def answer(options: Any, own: Asked, config: Config, saved: dict[str, Any]) -> A
     if "umap" in own.maps:
         alike.refuse_without_umap()
     packed = read_curves(config, options.num_workers)
-    record = saved["record"]["data"]
-    if list(packed.bands) != bands_of(saved["record"]):
-        raise Mistake(
-            f"--data {config.data}: bands {' '.join(packed.bands)}, but the network was trained with "
-            f"{' '.join(record['bands'])}"
-        )
     splits = split_curves(packed, config)
     asked = packed.good if options.which in ("all", "blind") else splits == options.which
     usable = asked & packed.good & (packed.points >= config.min_points)
@@ -102,18 +97,14 @@ def answer(options: Any, own: Asked, config: Config, saved: dict[str, Any]) -> A
             f"{config.min_points} points or more"
         )
     labels = read_labels(own.probe, packed) if own.probe else None
-    noise, notes = noise_to_judge(record, config, packed)
-    in_turn = bands_in_turn(packed, usable, config)
-    known = Embedded(
-        packed, splits, make_examples(packed, usable, config), config, noise, bool(in_turn), labels
-    )
+    known, notes = known_of(packed, splits, usable, config, saved["record"]["data"], labels)
+    noise = known.noise
     chosen = packed.curves.iloc[known.examples.rows]
     for flag, sources in (("nearest", own.nearest), ("named", own.named)):
         for source in sources:
             if (flag, source) != ("named", "strangest"):
                 alike.row_of_source(chosen, source, flag)  # a name that is not there is refused at once
-    other_unit = line_of_another_unit(packed, weights_of(saved)["typical_rate"].tolist())
-    notes += filter(None, [other_unit, line_of_long_curves(packed, usable, config), in_turn])
+    notes += notes_of(known, usable, saved)
     notes += labels.lines if labels else []
     model = rebuild(saved["record"])
 
@@ -160,6 +151,43 @@ def answer(options: Any, own: Asked, config: Config, saved: dict[str, Any]) -> A
         key=[packed.manifest["inventory"], config.min_points, config.max_points, noise, known.by_band],
         notes=notes,
     )
+
+
+def known_of(
+    packed: Packed,
+    splits: np.ndarray,
+    usable: np.ndarray,
+    config: Config,
+    record: Mapping[str, Any],
+    labels: Labels | None = None,
+) -> tuple[Embedded, list[str]]:
+    """(what is known of the curves, of which those `usable` [N] bool are embedded; lines for the log).
+
+    record: what the checkpoint knows of the data of its training.
+    Raises: Mistake where the curves have other bands, or none is usable.
+    """
+    if list(packed.bands) != list(record["bands"]):
+        raise Mistake(
+            f"--data {config.data}: bands {' '.join(packed.bands)}, but the network was trained with "
+            f"{' '.join(record['bands'])}"
+        )
+    if not usable.any():
+        raise Mistake(f"none of the {len(usable)} curves has {config.min_points} points or more")
+    noise, notes = noise_to_judge(record, config, packed)
+    in_turn = bool(bands_in_turn(packed, usable, config))
+    examples = make_examples(packed, usable, config)
+    return Embedded(packed, splits, examples, config, noise, in_turn, labels), notes
+
+
+def notes_of(known: Embedded, usable: np.ndarray, saved: Mapping[str, Any]) -> list[str]:
+    """Lines for the log on what is unlike the training, joined or observed in turn."""
+    typical = weights_of(saved)["typical_rate"].tolist()
+    lines = [
+        line_of_another_unit(known.packed, typical),
+        line_of_long_curves(known.packed, usable, known.config),
+        bands_in_turn(known.packed, usable, known.config),
+    ]
+    return [line for line in lines if line]
 
 
 def statistics_of(batch: Batch, by_band: bool) -> torch.Tensor:
