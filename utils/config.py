@@ -324,7 +324,7 @@ def config_files(argv: list[str]) -> list[str]:
 
 
 def recipe_path(path: str) -> str:
-    """A `--config` file as it is given; run_sheets/NAME.yaml in a folder without it is Starloop's own."""
+    """A `--config` file as it is given; a path into run_sheets/ in a folder without one is Starloop's own."""
     own = HOME / path
     return str(own) if path.startswith(RECIPES) and not Path(path).exists() and own.exists() else path
 

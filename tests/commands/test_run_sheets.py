@@ -407,7 +407,7 @@ def test_two_nodes_train_one_network(scheduler, challenge, tmp_path):
         (dict(BLIND="/nowhere"), "BLIND '/nowhere' does not exist"),
         (dict(PYTHON="/nowhere/python"), "'/nowhere/python' after 'true' does not import torch here"),
         (dict(PREPARE="module load nothing"), "after 'module load nothing' does not import torch"),
-        (dict(CONFIG="run_sheets/nan.yaml"), "there is no recipe 'run_sheets/nan.yaml'"),
+        (dict(CONFIG="nan.yaml"), "there is no recipe 'nan.yaml'"),
         (dict(ACCOUNT="biology"), "ACCOUNT 'biology': Slurm knows for you astro physics"),
         (dict(WALLTIME="72h"), "WALLTIME '72h': expected [days-]hours:minutes:seconds"),
         (dict(GPUS="four"), "GPUS 'four': expected a whole number"),
