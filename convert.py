@@ -300,5 +300,10 @@ def main(argv: list[str]) -> None:
     command(read)
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command starloop-convert of an installed Starloop (pyproject.toml)."""
     config.run_script(main)
+
+
+if __name__ == "__main__":
+    console()

@@ -371,5 +371,10 @@ def main(argv: list[str]) -> None:
             warn(f"{name}, {line}")
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command starloop-ensemble of an installed Starloop (pyproject.toml)."""
     config.run_script(main)
+
+
+if __name__ == "__main__":
+    console()

@@ -298,5 +298,10 @@ def main(argv: list[str]) -> None:
     print(f"{Path(options.out_dir) / f'metrics_{options.tag}.json'}")
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command starloop-evaluate of an installed Starloop (pyproject.toml)."""
     config.run_script(main)
+
+
+if __name__ == "__main__":
+    console()

@@ -191,5 +191,10 @@ def counted(name: str, size: str) -> tuple[str, str]:
     return f"{sum(p.numel() for p in network.parameters()):,}", str(network.feature_dim)
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command starloop-models of an installed Starloop (pyproject.toml)."""
     print(model_table())
+
+
+if __name__ == "__main__":
+    console()

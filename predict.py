@@ -118,5 +118,10 @@ def main(argv: list[str]) -> None:
             print(written)
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command starloop-predict of an installed Starloop (pyproject.toml)."""
     config.run_script(main)
+
+
+if __name__ == "__main__":
+    console()

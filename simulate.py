@@ -194,5 +194,10 @@ def main(argv: list[str]) -> None:
     write(*config.read_options(argv[1:], options, script=f"simulate.py {argv[0]}"))
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command starloop-simulate of an installed Starloop (pyproject.toml)."""
     config.run_script(main)
+
+
+if __name__ == "__main__":
+    console()

@@ -105,11 +105,13 @@ class TrainConfig(Options):
     lanes: int = option(8, least=1)
     # training and validation examples on the device: auto: on a GPU that has room
     resident: Literal["auto", "yes", "no"] = free("auto")
-    device: str = free("auto")  # auto, cpu, cuda or cuda:N
+    device: str = free("auto")  # auto, cpu, cuda, cuda:N, or mps (Apple)
     num_workers: int = free(0, least=0)  # processes that read data, besides this one
     log_every: int = free(200, least=1)  # steps between two logged lines
     save_every: int = free(0, least=0)  # steps between two checkpoints; 0 = one an epoch
     max_time: str = free("")  # stop with a checkpoint after [days-]hours:minutes:seconds, or minutes
+    # read the data, pack them into --store_dir and end: a job without a GPU, before the runs that share them
+    pack_only: bool = free(False)
     restart: bool = free(False)  # begin anew in save_dir, deleting the files of the run that is there
 
     def __post_init__(self):
@@ -509,11 +511,18 @@ def read_best(run_dir: Path, record: dict[str, Any], classes: list[type]) -> dic
 
 def as_on(options: TrainConfig) -> TrainConfig:
     """The options with the precision that `auto` is on this device."""
+    device, _ = distributed.device_for(options.device)
+    refuse_half_on(device, options.precision)
     if options.precision != "auto":
         return options
-    device, _ = distributed.device_for(options.device)
     on_gpu = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp16"
     return replace(options, precision=on_gpu if device.type == "cuda" else "fp32")
+
+
+def refuse_half_on(device: torch.device, precision: str) -> None:
+    """Raises Mistake for half precision on an Apple GPU, where neither autocast nor a scaler is relied on."""
+    if device.type == "mps" and precision not in ("auto", "fp32"):
+        raise Mistake(f"--precision {precision}: expected fp32 (or auto, which is fp32) with --device mps")
 
 
 def deterministic(options: TrainConfig, device: torch.device) -> None:
@@ -563,12 +572,23 @@ def read_configs(argv: list[str]) -> Configs:
 
 def main(argv: list[str]) -> None:
     configs = read_configs(argv)
+    if configs.options.pack_only:
+        pack(configs)
+        return
     device, _ = distributed.device_for(configs.options.device)
     stop = Stop(configs.options.max_time).on_signals()
     with distributed.session(device):
         results = run(configs, stop=stop)
     if results["stopped"]:
         sys.exit(exit_code(results["stopped"]))
+
+
+def pack(configs: Configs) -> None:
+    """Read and pack the data of a run; what is said of them, and their split, is kept in its folder."""
+    run_dir = Path(configs.options.save_dir)
+    with owned(run_dir, "save_dir"):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        TASKS[configs.options.task].build(configs.task, run_dir, configs.options.num_workers)
 
 
 def shown(results: dict[str, Any], monitors: Iterable[str]) -> str:
@@ -581,5 +601,10 @@ def shown(results: dict[str, Any], monitors: Iterable[str]) -> str:
     return "  ".join(figures)
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command starloop-train of an installed Starloop (pyproject.toml)."""
     config.run_script(main)
+
+
+if __name__ == "__main__":
+    console()

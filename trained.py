@@ -1,6 +1,14 @@
 """What a checkpoint gives back: its record, its network, its weights;
-predict.py, survey.py and whatever serves a network open it here.
+predict.py, survey.py and whatever serves a network open it here, a notebook by `load`:
+
+    from trained import load
+
+    network = load("runs/nano_s42/best.pt")
+    prob = network.predict(images)  # [N, C, H, W] raw pixels -> [N]
 """
+
+import utils  # noqa: F401  first, before torch: it says how threads wait
+
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +19,11 @@ import torch
 from torch import nn
 
 from contract import DTYPES, InPrecision
-from utils import checkpoint
+from tasks import DOORS, TASKS
+from utils import checkpoint, distributed
 from utils.checkpoint import weights_of
 from utils.config import Options, option
-from utils.messages import first_of, shortened
+from utils.messages import first_of, say, shortened
 from utils.mistake import Mistake
 
 
@@ -24,9 +33,37 @@ class Compute(Options):
 
     batch_size: int = option(128, least=1)  # examples at once on a rank
     num_workers: int = option(0, least=0)  # processes that read data, besides this one
-    device: str = "auto"  # auto, cpu, cuda or cuda:N
+    device: str = "auto"  # auto, cpu, cuda, cuda:N, or mps (Apple)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: what the network was trained in
     compile: bool = False  # torch.compile the network: a minute at the start, for many examples on a GPU
+
+
+def load(path: str | Path, device: str = "auto", precision: str = "auto", compile: bool = False) -> Any:
+    """A trained network for a notebook or a script: tasks/lens/door.py's LensFinder with `predict`, or
+    tasks/light_curve/door.py's CurveEmbedder with `embed`.
+
+    path: best.pt (or last.pt) of a run directory.
+    device: auto, cpu, cuda, cuda:N or mps. precision: auto (what it was trained in), fp32, bf16 or fp16.
+    compile: torch.compile it, for many examples on a GPU.
+    Raises: Mistake for a file that is no checkpoint, or one of another version.
+    """
+    options = Compute(device=device, precision=precision, compile=compile)
+    path = str(path)
+    saved = read_checkpoint(path)
+    trained_as = saved["record"]["options"]
+    if trained_as["task"] not in DOORS:
+        raise Mistake(
+            f"{path}: a network of the task {trained_as['task']!r} is asked by predict.py; load opens those "
+            f"of {', '.join(DOORS)}"
+        )
+    rebuild = TASKS[trained_as["task"]].rebuild
+    check_weights(rebuild, saved, path)
+    place, warning = distributed.device_for(options.device)
+    if warning:
+        say(warning)
+    model = load_weights(rebuild(saved["record"]), saved, place)
+    precision = trained_as["precision"] if options.precision == "auto" else options.precision
+    return DOORS[trained_as["task"]](saved, as_asked(model, precision, options), place)
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:

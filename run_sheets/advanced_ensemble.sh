@@ -38,7 +38,7 @@ none | temperature | vector | isotonic) ;;
 *) mistake "--calibrate: got '$CALIBRATE', expected none, temperature, vector or isotonic" ;;
 esac
 NETWORKS=${networks[*]} SEEDS=${seeds[*]}
-export DATA BLIND RUNS STORES CONFIG NETWORKS CALIBRATE SEEDS EXTRA PYTHON GPUS
+export "${SITE[@]}"
 [ -n "$scheduler" ] && exec bash run_sheets/submit.sh "$scheduler"
 
 for network in "${networks[@]}"; do

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source run_sheets/site.sh
 NETWORKS=                                # one recipe, CONFIG; for several: advanced_ensemble.sh
-export DATA BLIND RUNS STORES CONFIG NETWORKS CALIBRATE SEEDS EXTRA PYTHON GPUS
+export "${SITE[@]}"
 for seed in $SEEDS; do
     bash run_sheets/stage.sh train "$seed"
     bash run_sheets/stage.sh predict "$seed"

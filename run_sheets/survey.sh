@@ -15,10 +15,12 @@ source run_sheets/site.sh
 : "${DISCARD:=}"                         # 1: no packing beforehand, and each shard's pixels go once it is predicted: little disk
 : "${PLAN:=}"                             # more flags for survey.py plan, such as --band_alias VIS=i
 : "${PREDICT:=--tta}"                    # more flags for survey.py predict
-: "${PACK_QUEUE:=$QUEUE}"                # queue of the jobs without a GPU
+: "${PACK_QUEUE:=$CPU_QUEUE}"            # queue of the jobs without a GPU
 : "${PACK_WALLTIME:=24:00:00}"           # of one packing task
 : "${PREDICT_WALLTIME:=24:00:00}"        # of one predicting task
-export IMAGES SURVEY MODELS SHARD_SIZE PARTS DISCARD PLAN PREDICT CPUS GPUS PYTHON PREPARE
+export IMAGES SURVEY MODELS SHARD_SIZE PARTS DISCARD PLAN PREDICT "${SITE[@]}"
+read -r -a python <<< "$LAUNCH"
+python+=("$PYTHON")
 read -r -a models <<< "$MODELS"
 stage=${1:-${STAGE:-}}
 part=${2:+--part $2}                     # in an array job it follows from the array's index
@@ -29,9 +31,10 @@ case $stage in
 slurm | pbspro | torque)
     [ "$PARTS" -lt 2 ] && { echo "survey.sh: got PARTS=$PARTS, expected at least 2: an array of one is no array" >&2; exit 2; }
     mkdir -p "$SURVEY/logs"
+    flags_of_site "$stage"
     ;;&
 slurm)
-    common=(--parsable --requeue --mem="${MEMORY^^}" --output="$SURVEY/logs/%x_%A_%a.log" --open-mode=append)
+    common=(--parsable --requeue --mem="${MEMORY^^}" --output="$SURVEY/logs/%x_%A_%a.log" --open-mode=append --export=ALL --kill-on-invalid-dep=yes "${site_flags[@]}")
     light=("${common[@]}" ${PACK_QUEUE:+--partition="$PACK_QUEUE"})
     heavy=("${common[@]}" ${QUEUE:+--partition="$QUEUE"} --cpus-per-task="$CPUS")
     [ "$GPUS" -gt 0 ] && heavy+=(--gres="gpu:$GPUS")
@@ -48,7 +51,7 @@ pbspro | torque)
     flag=-J any=afterany small="select=1:ncpus=1:mem=$MEMORY" medium="select=1:ncpus=$CPUS:mem=$MEMORY" large="select=1:ncpus=$CPUS:ngpus=$GPUS:mem=$MEMORY"
     [ "$stage" = torque ] && flag=-t any=afteranyarray small="nodes=1:ppn=1,mem=$MEMORY" medium="nodes=1:ppn=$CPUS,mem=$MEMORY" large="nodes=1:ppn=$CPUS:gpus=$GPUS,mem=$MEMORY"
     [ "$GPUS" -eq 0 ] && large=$medium
-    common=(-V -r y -j oe -o "$SURVEY/logs/")
+    common=(-V -r y -j oe -o "$SURVEY/logs/" "${site_flags[@]}")
     light=("${common[@]}" ${PACK_QUEUE:+-q "$PACK_QUEUE"})
     heavy=("${common[@]}" ${QUEUE:+-q "$QUEUE"})
     plan=$(STAGE=plan qsub "${light[@]}" -N plan -l "$small" -l walltime=12:00:00 run_sheets/survey.sh)
@@ -61,27 +64,27 @@ pbspro | torque)
     reduce=$(STAGE=reduce qsub "${light[@]}" -N reduce -l "$small" -l walltime=12:00:00 -W "depend=afterok:$plan,$any:$predict" run_sheets/survey.sh)
     ;;
 plan)
-    eval "$PREPARE"
+    prepare
     # networks of other bands or images are refused here, before anything is packed
-    # shellcheck disable=SC2086  PLAN is several words, or none
-    exec "$PYTHON" survey.py plan --images "$IMAGES" --out "$SURVEY" --shard_size "$SHARD_SIZE" --model_path "${models[@]}" $PLAN
+    # shellcheck disable=SC2086  # PLAN is several words, or none
+    exec "${python[@]}" survey.py plan --images "$IMAGES" --out "$SURVEY" --shard_size "$SHARD_SIZE" --model_path "${models[@]}" $PLAN
     ;;
 pack)
-    eval "$PREPARE"
-    # shellcheck disable=SC2086  part is two words, or none
-    exec "$PYTHON" survey.py pack --out "$SURVEY" --parts "$PARTS" $part --num_workers "$CPUS"
+    prepare
+    # shellcheck disable=SC2086  # part is two words, or none
+    exec "${python[@]}" survey.py pack --out "$SURVEY" --parts "$PARTS" $part --num_workers "$CPUS"
     ;;
 predict)
-    eval "$PREPARE"
-    launch=("$PYTHON")
-    [ "$GPUS" -gt 1 ] && launch=("$PYTHON" -m torch.distributed.run --nproc_per_node "$GPUS")
-    # shellcheck disable=SC2086  part and PREDICT are several words
+    prepare
+    launch=("${python[@]}")
+    [ "$GPUS" -gt 1 ] && launch=("${python[@]}" -m torch.distributed.run --nproc_per_node "$GPUS")
+    # shellcheck disable=SC2086  # part and PREDICT are several words
     exec "${launch[@]}" survey.py predict --out "$SURVEY" --parts "$PARTS" $part --model_path "${models[@]}" --num_workers "$CPUS" \
         ${DISCARD:+--discard_pixels} $PREDICT
     ;;
 reduce)
-    eval "$PREPARE"
-    exec "$PYTHON" survey.py reduce --out "$SURVEY" --parts "$PARTS" --model_path "${models[@]}" --csv
+    prepare
+    exec "${python[@]}" survey.py reduce --out "$SURVEY" --parts "$PARTS" --model_path "${models[@]}" --csv
     ;;
 *)
     echo "survey.sh: got '$stage', expected slurm, pbspro or torque; or plan, pack, predict or reduce" >&2

@@ -17,3 +17,6 @@ A folder here exports
 from tasks import lens, light_curve
 
 TASKS = {"lens": lens, "light_curve": light_curve}
+
+# What trained.load gives a notebook, for tasks that have it: a class, made of (checkpoint, network, device).
+DOORS = {"lens": lens.LensFinder, "light_curve": light_curve.CurveEmbedder}

@@ -30,6 +30,8 @@ from utils.messages import Heard, say, shortened
 from utils.mistake import Mistake
 
 
+HOME = Path(__file__).parent.parent  # where Starloop is, cloned or installed
+RECIPES = "run_sheets/"
 MOST_CONFIG, MOST_DEPTH = 2**16, 8  # bytes and levels of a --config file
 PLAIN_NUMBER = re.compile(
     r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?\.?inf(inity)?|\.?nan",
@@ -230,7 +232,7 @@ def normalised(argv: list[str], fields: dict[str, dataclasses.Field]) -> list[st
         if name == "config":
             if not equals and not tokens:
                 raise Mistake("--config: expected a YAML file after it")
-            file = value if equals else tokens.pop(0)
+            file = recipe_path(value if equals else tokens.pop(0))
             files += ["--config", file] if read_config_file(file) else []
         elif name.startswith("no_") and is_switch(fields.get(name[3:])) and name not in fields and not equals:
             flags.append(f"--{name[3:]}=false")
@@ -321,6 +323,12 @@ def config_files(argv: list[str]) -> list[str]:
     ]
 
 
+def recipe_path(path: str) -> str:
+    """A `--config` file as it is given; a path into run_sheets/ in a folder without one is Starloop's own."""
+    own = HOME / path
+    return str(own) if path.startswith(RECIPES) and not Path(path).exists() and own.exists() else path
+
+
 def read_config_file(path: str) -> dict[str, Any]:
     """The options that a YAML file holds, by name.
 
@@ -328,7 +336,7 @@ def read_config_file(path: str) -> dict[str, Any]:
     aliases can stand for gigabytes.
     """
     try:
-        with open(path, "rb") as file:
+        with open(recipe_path(path), "rb") as file:
             text = file.read(MOST_CONFIG + 1)
     except (FileNotFoundError, IsADirectoryError):
         raise Mistake(f"--config: there is no file {path!r}") from None
@@ -477,6 +485,8 @@ def run_script(main: Callable[[list[str]], None]) -> None:
     (FloatingPointError) with 3, Ctrl-C with 130.
     """
     script = Path(sys.argv[0]).name
+    # for --help, where the script is the command of an installed Starloop
+    sys.modules["__main__"].__doc__ = sys.modules[main.__module__].__doc__
     sys.stdout = Heard(sys.stdout)
     try:
         main(sys.argv[1:])

@@ -42,8 +42,10 @@ def device_for(name: str) -> tuple[torch.device, str]:
 
     `auto` is a GPU where one is seen; `cuda` without one falls back to the CPU, and says so.
     """
-    if name not in ("auto", "cpu", "cuda") and not name.startswith("cuda:"):
-        raise Mistake(f"--device: got {name!r}, expected auto, cpu, cuda or cuda:N")
+    if name not in ("auto", "cpu", "cuda", "mps") and not name.startswith("cuda:"):
+        raise Mistake(f"--device: got {name!r}, expected auto, cpu, cuda, cuda:N or mps")
+    if name == "mps":
+        return apple_gpu(), ""
     if name == "cpu" or not torch.cuda.is_available():
         warning = (
             "" if name in ("cpu", "auto") else f"--device {name}: no GPU is visible, so this runs on the CPU"
@@ -54,6 +56,17 @@ def device_for(name: str) -> tuple[torch.device, str]:
         raise Mistake(f"--device: asked for GPU {number}, but {torch.cuda.device_count()} are visible")
     torch.cuda.set_device(number)
     return torch.device("cuda", number), ""
+
+
+def apple_gpu() -> torch.device:
+    """Raises Mistake where there is none, or several ranks would share it."""
+    if not torch.backends.mps.is_available():
+        raise Mistake("--device mps: this torch sees no Apple GPU; take --device auto or cpu")
+    if world_size() > 1:
+        raise Mistake(
+            f"--device mps: {world_size()} ranks under torchrun, expected one process on an Apple GPU"
+        )
+    return torch.device("mps")
 
 
 def rank() -> int:

@@ -9,6 +9,7 @@ import io
 import logging
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -129,13 +130,6 @@ def environment(extra: dict[str, Any]) -> dict[str, Any]:
     """Where and with what a run was made, for env.json."""
     import numpy
 
-    here = Path(__file__).parent.parent
-    commit = subprocess.run(
-        ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
     return dict(
         argv=sys.argv,
         host=platform.node(),
@@ -144,11 +138,25 @@ def environment(extra: dict[str, Any]) -> dict[str, Any]:
         torch=torch.__version__,
         numpy=numpy.__version__,
         cuda=torch.version.cuda,
-        git=commit,
+        git=commit_here(),
         threads=torch.get_num_threads(),
         ranks=distributed.world_size(),
         **extra,
     )
+
+
+def commit_here() -> str:
+    """What git calls the commit of this tree; empty where there is no history here, or no git."""
+    here = Path(__file__).parent.parent
+    if not (here / ".git").exists() or not shutil.which("git"):
+        return ""  # a repository further up is another's
+    described = subprocess.run(
+        ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip()
 
 
 def resident_gib() -> float:

@@ -4,6 +4,7 @@ are alike, which are strange, what the embedding knows.
 
 import contextlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -91,7 +92,6 @@ def answer(options: Any, own: Asked, config: Config, saved: dict[str, Any]) -> A
         alike.refuse_without_umap()
     record = saved["record"]["data"]
     packed, of_data = curves_for(bands_of(saved["record"]), config, options.num_workers)
-    refuse_another_unit(packed, record.get("rate_units", []))
     splits = split_curves(packed, config)
     asked = packed.good if options.which in ("all", "blind") else splits == options.which
     usable = asked & packed.good & (packed.points >= config.min_points)
@@ -106,19 +106,14 @@ def answer(options: Any, own: Asked, config: Config, saved: dict[str, Any]) -> A
         names = packed.curves[["source", "path"]]
         names = names if labels is None else names.assign(label=labels.of_curve)
         guarded(names, own.escape, guarded_notes.append)  # before anything is predicted
-    noise, notes = noise_to_judge(record, config, packed)
-    in_turn = bands_in_turn(packed, usable, config)
-    known = Embedded(
-        packed, splits, make_examples(packed, usable, config), config, noise, bool(in_turn), labels
-    )
+    known, notes = known_of(packed, splits, usable, config, record, labels)
+    noise = known.noise
     chosen = packed.curves.iloc[known.examples.rows]
     for flag, sources in (("nearest", own.nearest), ("named", own.named)):
         for source in sources:
             if (flag, source) != ("named", "strangest"):
                 alike.row_of_source(chosen, source, flag)  # a name that is not there is refused at once
-    other_unit = line_of_another_unit(packed, weights_of(saved)["typical_rate"].tolist())
-    notes = of_data + notes
-    notes += filter(None, [other_unit, line_of_long_curves(packed, usable, config), in_turn])
+    notes = of_data + notes + notes_of(known, usable, saved)
     notes += labels.lines if labels else []
     notes += guarded_notes
     model = rebuild(saved["record"])
@@ -166,6 +161,39 @@ def answer(options: Any, own: Asked, config: Config, saved: dict[str, Any]) -> A
         key=[packed.manifest["inventory"], config.min_points, config.max_points, noise, known.by_band],
         notes=notes,
     )
+
+
+def known_of(
+    packed: Packed,
+    splits: np.ndarray,
+    usable: np.ndarray,
+    config: Config,
+    record: Mapping[str, Any],
+    labels: Labels | None = None,
+) -> tuple[Embedded, list[str]]:
+    """(what is known of the curves, of which those `usable` [N] bool are embedded; lines for the log).
+
+    record: what the checkpoint knows of the data of its training.
+    Raises: Mistake where none is usable, or their rates are in another unit.
+    """
+    refuse_another_unit(packed, record.get("rate_units", []))
+    if not usable.any():
+        raise Mistake(f"none of the {len(usable)} curves has {config.min_points} points or more")
+    noise, notes = noise_to_judge(record, config, packed)
+    in_turn = bool(bands_in_turn(packed, usable, config))
+    examples = make_examples(packed, usable, config)
+    return Embedded(packed, splits, examples, config, noise, in_turn, labels), notes
+
+
+def notes_of(known: Embedded, usable: np.ndarray, saved: Mapping[str, Any]) -> list[str]:
+    """Lines for the log on what is unlike the training, joined or observed in turn."""
+    typical = weights_of(saved)["typical_rate"].tolist()
+    lines = [
+        line_of_another_unit(known.packed, typical),
+        line_of_long_curves(known.packed, usable, known.config),
+        bands_in_turn(known.packed, usable, known.config),
+    ]
+    return [line for line in lines if line]
 
 
 def statistics_of(batch: Batch, by_band: bool) -> torch.Tensor:

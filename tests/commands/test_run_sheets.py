@@ -4,6 +4,7 @@ and three schedulers that are made of shell.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import yaml
 
 from model import MODELS
 from tests.conftest import ROOT
+from utils import checkpoint
 
 # two steps
 EXTRA = "--model_size atto --epochs 1 --batch_size 16 --device cpu --bands g r --take_train_frac 0.3"
@@ -30,7 +32,7 @@ number = 100 + len([name for name in os.listdir(home) if name.startswith("job_")
 array = re.search(flags[dialect], line)
 name = str(number) if dialect == "slurm" else f"{{number}}{{'[]' if array else ''}}.server"
 open(f"{{home}}/job_{{number}}", "w").write(line + "\n")
-for other in re.findall(r"after(?:ok|okarray):(\d+)", line):
+for other in re.findall(r"after(?:ok|okarray|corr):(\d+)", line):
     if os.path.exists(f"{{home}}/failed_{{other}}"):
         open(f"{{home}}/failed_{{number}}", "w").write("dependency")
         print(name)
@@ -39,8 +41,8 @@ script = next(at for at, word in enumerate(argv) if word.startswith("run_sheets/
 first, last = map(int, array[1].partition("%")[0].split("-")) if array else (0, 0)
 for index in range(first, last + 1):
     while True:
-        of_pbs = dict(PBS_O_WORKDIR=os.getcwd(), PBS_JOBID=name)
-        of_slurm = dict(SLURM_JOB_ID=str(number), SLURM_SUBMIT_DIR=os.getcwd())
+        of_pbs = dict(PBS_O_WORKDIR=os.getcwd(), PBS_JOBID=name, PBS_NODEFILE=f"{{home}}/nodes")
+        of_slurm = dict(SLURM_JOB_ID=str(number), SLURM_SUBMIT_DIR=os.getcwd(), SLURM_JOB_NODELIST="nid[1-2]")
         own = dict(slurm=of_slurm, pbspro=of_pbs, torque=of_pbs)[dialect]
         if array:
             of_slurm = dict(SLURM_ARRAY_JOB_ID=str(number), SLURM_ARRAY_TASK_ID=str(index))
@@ -61,6 +63,31 @@ for index in range(first, last + 1):
 print(name)
 """
 
+SCONTROL = """#!/bin/sh
+[ "$1" = show ] && { printf 'localhost\\nlocalhost\\n'; exit; }
+echo "$@" >> "$FAKE_HOME/requeue" && echo "$@" >> "$FAKE_HOME/requeued"
+"""
+# What starts a command on each of two nodes, which are both this machine. pbsdsh gives it no environment.
+TWICE = """first=0; second=0
+"$@" & one=$!
+"$@" & two=$!
+wait $one || first=$?
+wait $two || second=$?
+exit $((first > second ? first : second))
+"""
+SRUN = f"""#!/bin/bash
+trap 'kill -TERM $one $two' TERM
+while [[ $1 == --* ]]; do shift; done
+{TWICE}"""
+PBSDSH = f"""#!/bin/bash
+[ "$1" = EXPECTED ] || exit 9
+while [ "$1" != -- ]; do shift; done
+shift
+cd /
+set -- env -i PATH=/usr/bin:/bin "$@"
+{TWICE}"""
+STARTERS = dict(slurm=SRUN, pbspro=PBSDSH.replace("EXPECTED", "--"), torque=PBSDSH.replace("EXPECTED", "-u"))
+
 
 @pytest.fixture
 def scheduler(tmp_path):
@@ -71,10 +98,11 @@ def scheduler(tmp_path):
         home.mkdir()
         name = "sbatch" if dialect == "slurm" else "qsub"
         (home / name).write_text(FAKE.format(dialect=dialect))
-        (home / "scontrol").write_text(
-            '#!/bin/sh\necho "$@" >> "$FAKE_HOME/requeue" && echo "$@" >> "$FAKE_HOME/requeued"\n'
-        )
-        for script in (home / name, home / "scontrol"):
+        (home / "scontrol").write_text(SCONTROL)
+        (home / "nodes").write_text("localhost\nlocalhost\n")
+        starter = home / dict(slurm="srun").get(dialect, "pbsdsh")
+        starter.write_text(STARTERS[dialect])
+        for script in (home / name, home / "scontrol", starter):
             script.chmod(0o755)
         return os.environ | dict(
             PATH=f"{home}:{os.environ['PATH']}",
@@ -124,8 +152,8 @@ def test_the_whole_job_under_a_scheduler_with_runs_cut_short(dialect, scheduler,
     assert "code 75" in logs  # a run was cut short ...
     assert "resumed at step" in logs  # ... and went on
     if dialect == "slurm":
-        assert (home / "requeued").read_text().startswith("requeue 100_")
-        assert "--signal=B:USR1@300" in (home / "job_100").read_text()
+        assert (home / "requeued").read_text().startswith("requeue 101_")
+        assert "--signal=B:USR1@300" in (home / "job_101").read_text()
     submission = pd.read_csv(tmp_path / "runs" / "atto_ensemble" / "submission.csv")
     assert len(submission) == 8 and submission["preds"].isin([0, 1]).all()
     last = (home / f"job_{99 + len(list(home.glob('job_*')))}").read_text()
@@ -136,13 +164,12 @@ def test_the_whole_job_under_a_scheduler_with_runs_cut_short(dialect, scheduler,
 
 
 def test_a_failed_stage_holds_back_the_next(scheduler, challenge, tmp_path):
-    env = scheduler("slurm") | dict(DATA=str(tmp_path / "nowhere"), RUNS=str(tmp_path / "runs"), SEEDS="1")
-    sheet("submit.sh", "slurm", env=env)
+    (tmp_path / "empty").mkdir()
+    env = scheduler("slurm") | dict(DATA=str(tmp_path / "empty"), RUNS=str(tmp_path / "runs"), SEEDS="1")
+    assert sheet("submit.sh", "slurm", env=env).returncode == 0
     home = Path(env["FAKE_HOME"])
-    assert (
-        "is not a folder" in (home / "log_100").read_text()
-        and (home / "failed_102").read_text() == "dependency"
-    )
+    assert "code 2" in (home / "log_100").read_text()
+    assert [(home / f"failed_{job}").read_text() for job in (101, 102, 103)] == ["dependency"] * 3
     assert not list(tmp_path.glob("runs/*ensemble"))
 
 
@@ -230,7 +257,7 @@ def test_each_network_has_each_seed_once(dialect, scheduler, tmp_path):
     pretender.write_text(PRETENDER.replace("CALLS", str(tmp_path / "calls")))
     pretender.chmod(0o755)
     env = (scheduler(dialect) if dialect else os.environ) | dict(
-        PYTHON=str(pretender), DATA="/d", RUNS=str(runs), STORES="/s", LINKS="1", GPUS="1"
+        PYTHON=str(pretender), DATA=str(tmp_path), RUNS=str(runs), STORES="/s", LINKS="1", GPUS="1"
     )
     flags = [
         "--models",
@@ -245,9 +272,11 @@ def test_each_network_has_each_seed_once(dialect, scheduler, tmp_path):
     )
     members = [(name, seed) for name in ("pinn_lens", "nano") for seed in (42, 101)]
     calls = (tmp_path / "calls").read_text().splitlines()
-    train = [call for call in calls if call.startswith("train.py")]
+    packed = [call for call in calls if call.endswith("--pack_only")]
+    assert len(packed) == (2 if dialect else 0) and all(f"--data {tmp_path}" in call for call in packed)
+    train = [call for call in calls if call.startswith("train.py") and call not in packed]
     assert train == [
-        f"train.py --config run_sheets/{name}.yaml --data /d --store_dir /s --seed {seed} --save_dir "
+        f"train.py --config run_sheets/{name}.yaml --data {tmp_path} --store_dir /s --seed {seed} --save_dir "
         f"{runs}/{name}_s{seed} --max_time 71:50:00"
         for name, seed in members
     ]
@@ -268,6 +297,153 @@ def test_each_network_has_each_seed_once(dialect, scheduler, tmp_path):
         assert again.stdout.count("is done") == 4 and "train.py" not in "".join(
             (tmp_path / "calls").read_text().splitlines()[len(calls) :]
         )
+
+
+# What a site puts around python: nothing, modules, conda (whose scripts use variables that are not set), a
+# container.
+AROUND = {
+    "plain": {},
+    "modules": dict(PREPARE="module load cuda"),
+    "conda": dict(PREPARE='. "$FAKE_HOME/conda.sh" && conda activate starloop'),
+    "apptainer": dict(LAUNCH="apptainer exec --nv starloop.sif"),
+}
+SITES = [
+    (dialect, seeds, nodes)
+    for dialect in ("slurm", "pbspro", "torque")
+    for seeds in (1, 5)
+    for nodes in (1, 2)
+]
+
+
+@pytest.mark.parametrize(
+    "dialect, seeds, nodes, around",
+    [(*site, [*AROUND][number % 5 % 4]) for number, site in enumerate(SITES)],
+)
+def test_the_jobs_of_a_site(dialect, seeds, nodes, around, scheduler, tmp_path):
+    """Queues, accounts, GPUs and nodes of each job; what each of them runs, and that it runs."""
+    env = scheduler(dialect)
+    home, runs = Path(env["FAKE_HOME"]), tmp_path / "runs"
+    calls = tmp_path / "calls"
+    tools = dict(
+        pretender=PRETENDER.replace("CALLS", str(calls)),
+        module=f'#!/bin/sh\necho "module $@" >> {calls}\n',
+        apptainer=f'#!/bin/sh\necho "apptainer $@" >> {calls}\nshift 3\nexec "$@"\n',
+    )
+    for name, content in tools.items():
+        (home / name).write_text(content)
+        (home / name).chmod(0o755)
+    (home / "conda.sh").write_text('conda() { echo "conda $* $NOT_SET" >> ' + str(calls) + "; }\n")
+    env |= dict(DATA=str(tmp_path), RUNS=str(runs), STORES="/s", LINKS="2", GPUS="4", CPUS="6")
+    env |= dict(PYTHON=str(home / "pretender"), SEEDS=" ".join(map(str, range(seeds))), NODES=str(nodes))
+    env |= dict(QUEUE="gpu", CPU_QUEUE="cpu", ACCOUNT="astro", SCHEDULER_FLAGS="--exclusive -x 1")
+    env |= AROUND[around] | (dict(QOS="long") if dialect != "pbspro" else {})
+    env |= dict(WALLTIME="1-00:30:00")
+    done = sheet("submit.sh", dialect, env=env)
+    logs = "".join(path.read_text() for path in sorted(home.glob("log_*")))
+    assert done.returncode == 0 and not list(home.glob("failed_*")), done.stderr + logs[-2000:]
+
+    jobs = [path.read_text() for path in sorted(home.glob("job_*"))]
+    links = 1 if dialect == "slurm" else 2
+    kinds = ["pack"] + ["train"] * links + ["predict", "ensemble"]
+    assert len(jobs) == len(kinds)
+    for job, kind in zip(jobs, kinds, strict=True):
+        assert f"name={kind}" in job or f"-N {kind}" in job
+        assert "--exclusive -x 1" in job and ("--account=astro" in job or "-A astro" in job)
+        assert dialect == "pbspro" or "qos=long" in job
+        assert ("gpu:4" in job or "gpus=4" in job) == (kind == "train")
+        queue = "gpu" if kind == "train" else "cpu"
+        assert f"--partition={queue}" in job or f"-q {queue}" in job
+        # an array of one is none
+        is_array = any(flag in job for flag in ("--array=0-4", "-J 0-4", "-t 0-4"))
+        assert is_array == (seeds == 5 and kind in ("train", "predict"))
+        assert seeds == 5 or not any(flag in job for flag in ("--array", " -J ", " -t ", "array:"))
+        assert (kind == "pack") == ("after" not in job) and "24:30:00" in job or kind != "train"
+        if dialect == "slurm":
+            assert (f"--nodes={nodes}" in job) == (kind == "train")
+            assert ("--kill-on-invalid-dep=yes" in job) == (kind != "pack")
+            assert ("aftercorr" in job) == (kind == "predict" and seeds == 5)
+        if dialect == "pbspro":
+            assert f"select={nodes if kind == 'train' else 1}:ncpus=6" in job
+            assert ("place=scatter" in job) == (nodes == 2 and kind == "train")
+        if dialect == "torque":
+            assert f"nodes={nodes if kind == 'train' else 1}:ppn=6" in job
+    lines = calls.read_text().splitlines()
+    trained = [line for line in lines if "train.py" in line and "pack_only" not in line]
+    trained = [line for line in trained if not line.startswith("apptainer")]
+    assert len(trained) == seeds * nodes and all("--max_time 24:20:00" in line for line in trained)
+    assert all(f"--nproc_per_node 4{' --nnodes 2' * (nodes == 2)}" in line for line in trained)
+    meetings = {line.partition("--rdzv_endpoint ")[2].partition(" ")[0] for line in trained}
+    assert nodes == 1 or (len(meetings) == seeds and all(each.startswith("localhost:2") for each in meetings))
+    assert len([line for line in lines if line.startswith("predict.py")]) == 2 * seeds
+    seen = dict(plain="train.py", modules="module load", conda="conda activate", apptainer="apptainer exec")
+    jobs_run = 2 + (1 + links) * seeds
+    count = len([line for line in lines if line.startswith(seen[around])])
+    assert around in ("plain", "apptainer") and count or count == jobs_run + 1  # and once to look
+
+
+def test_two_nodes_train_one_network(scheduler, challenge, tmp_path):
+    """Two torchrun agents that meet by c10d, here on one machine: the same weights as one process has."""
+    env = scheduler("slurm") | dict(
+        DATA=str(challenge), STORES=str(tmp_path / "stores"), CONFIG="run_sheets/atto.yaml"
+    )
+    env |= dict(
+        EXTRA=EXTRA.replace("--epochs 1", "--epochs 1 --deterministic elastic"), GPUS="1", DIALECT="slurm"
+    )
+    of_job = dict(SLURM_JOB_ID="7", SLURM_JOB_NODELIST="nid[1-2]", SLURM_SUBMIT_DIR=str(ROOT))
+    weights = []
+    for nodes in ("2", "1"):
+        runs = tmp_path / f"runs{nodes}"
+        done = sheet("stage.sh", "train", "5", env=env | of_job | dict(NODES=nodes, RUNS=str(runs)))
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert json.loads((runs / "atto_s5/env.json").read_text())["ranks"] == int(nodes)
+        weights.append(checkpoint.load(runs / "atto_s5/best.pt")["model"])
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+
+
+@pytest.mark.parametrize(
+    "variables, words",
+    [
+        (dict(DATA="/nowhere"), "DATA '/nowhere' is not a folder"),
+        (dict(BLIND="/nowhere"), "BLIND '/nowhere' does not exist"),
+        (dict(PYTHON="/nowhere/python"), "'/nowhere/python' after 'true' does not import torch here"),
+        (dict(PREPARE="module load nothing"), "after 'module load nothing' does not import torch"),
+        (dict(CONFIG="nan.yaml"), "there is no recipe 'nan.yaml'"),
+        (dict(ACCOUNT="biology"), "ACCOUNT 'biology': Slurm knows for you astro physics"),
+        (dict(WALLTIME="72h"), "WALLTIME '72h': expected [days-]hours:minutes:seconds"),
+        (dict(GPUS="four"), "GPUS 'four': expected a whole number"),
+        (dict(NODES="0"), "NODES 0, LINKS 3, CPUS 8: expected 1 or more"),
+        (dict(SEEDS=" "), "SEEDS ' ': expected at least one number"),
+    ],
+)
+def test_what_would_fail_after_hours_in_a_queue(variables, words, scheduler, tmp_path):
+    env = scheduler("slurm")
+    home = Path(env["FAKE_HOME"])
+    (home / "sacctmgr").write_text("#!/bin/sh\nprintf 'physics\\nastro\\n'\n")
+    (home / "sacctmgr").chmod(0o755)
+    env |= dict(DATA=str(tmp_path), RUNS=str(tmp_path / "runs"), ACCOUNT="astro")
+    done = sheet("submit.sh", "slurm", env=env | variables)
+    assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert not list(home.glob("job_*")) and not (tmp_path / "runs").exists()
+
+
+def test_a_qos_under_pbs_pro_and_another_scheduler(scheduler, tmp_path):
+    env = scheduler("pbspro") | dict(DATA=str(tmp_path), RUNS=str(tmp_path / "runs"))
+    done = sheet("submit.sh", "openpbs", env=env | dict(QOS="long"))
+    assert done.returncode == 2 and "QOS 'long': PBS Pro has none" in done.stderr
+    done = sheet("submit.sh", "sge", env=env)
+    assert done.returncode == 2 and "got 'sge', expected slurm, pbspro, openpbs or torque" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "walltime, expected", [("72:00:00", "71:50:00"), ("2-01:00:00", "48:50:00"), ("00:30:00", "00:27:00")]
+)
+def test_the_time_of_a_run_follows_from_that_of_its_job(walltime, expected):
+    line = "source run_sheets/site.sh; echo $MAX_TIME"
+    command = ["env", "-u", "MAX_TIME", f"WALLTIME={walltime}", "bash", "-c", line]
+    assert (
+        subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        == expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -432,5 +608,8 @@ def test_each_network_has_a_recipe(name):
 
 
 def test_every_sheet_is_sound_shell():
-    for path in (ROOT / "run_sheets").glob("*.sh"):
+    paths = sorted((ROOT / "run_sheets").glob("*.sh"))
+    for path in paths:
         subprocess.run(["bash", "-n", str(path)], check=True)
+    if shellcheck := shutil.which("shellcheck"):
+        subprocess.run([shellcheck, "--severity=warning", "--shell=bash", *map(str, paths)], check=True)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import train
 from utils import distributed
 from utils.distributed import fingerprint, refuse_different
 from utils.mistake import Mistake
@@ -37,3 +38,21 @@ def test_the_first_that_differs_is_named(monkeypatch):
         Mistake, match=r"epoch 1: the ranks have trained different networks \(first difference: b\)"
     ):
         refuse_different(weights, "epoch 1")
+
+
+def test_an_apple_gpu_is_asked_for_by_name(monkeypatch):
+    """Where torch has one; there, half precision and several ranks are refused."""
+    with pytest.raises(Mistake, match="--device mps: this torch sees no Apple GPU"):
+        distributed.device_for("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert distributed.device_for("mps") == (torch.device("mps"), "")
+    options = train.TrainConfig(device="mps")
+    assert train.as_on(options).precision == "fp32"
+    with pytest.raises(Mistake, match="--precision bf16: expected fp32"):
+        train.as_on(train.TrainConfig(device="mps", precision="bf16"))
+    assert not torch.amp.GradScaler("mps", enabled=False).is_enabled()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(Mistake, match="--device mps: 2 ranks"):
+        distributed.device_for("mps")
+    with pytest.raises(Mistake, match="expected auto, cpu, cuda, cuda:N or mps"):
+        distributed.device_for("tpu")

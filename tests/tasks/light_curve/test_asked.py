@@ -17,9 +17,11 @@ from tasks.light_curve import asked
 import predict
 import simulate
 import train
-from data.light_curves.packed import LightCurves, open_packed
+from data.light_curves.curve import Reading, with_rates
+from data.light_curves.files import find_light_curves
+from data.light_curves.packed import OF_BAND, LightCurves, open_packed
 from tasks import light_curve
-from trained import load_weights
+from trained import load, load_weights
 from utils import checkpoint, config
 from utils.mistake import Mistake
 
@@ -645,3 +647,64 @@ def test_names_that_a_spreadsheet_runs_are_refused_before_predicting_or_escaped(
             name != "nearest_all" or text["to"][0][0] == "'"
         )
     assert "-57000" in pd.read_csv(tmp_path / "out" / "embedding_all.csv", dtype=str)["source"].tolist()
+
+
+# ---- from Python
+
+
+@pytest.fixture
+def network(trained):
+    return load(trained / "best.pt", device="cpu")
+
+
+def test_the_door_gives_predicts_table(network, run, spoiled, survey, capsys):
+    """Of a folder, with files that cannot be read, and of curves in memory, a band of them absent."""
+    folder, reasons = spoiled
+    table = run("--data", folder, "--which", "all").set_index("path")
+    capsys.readouterr()
+    found = network.embed(folder, batch_size=7)
+    assert "3 of 48 curves have no embedding" in capsys.readouterr().err
+    assert found["path"].tolist() == sorted(table.index) and list(found) == ["path", *table.columns]
+    pd.testing.assert_frame_equal(
+        found.set_index("path"), table.loc[found["path"]], check_exact=False, rtol=1e-5, atol=1e-6
+    )
+
+    paths = sorted(survey.rglob("*.fits"))[3:9]
+    curves = with_rates([one for path in paths for one in find_light_curves(str(path), Reading())])
+    of_memory = network.embed(curves)
+    columns = [name for name in found if name not in ("path", "split")]
+    assert of_memory["source"].tolist() == [curve.source for curve in curves]
+    same = found[columns].iloc[3:9].reset_index(drop=True)
+    pd.testing.assert_frame_equal(of_memory[columns], same, rtol=1e-5)
+
+    first = curves[0]
+    fields = {name: getattr(first, name)[:, :2] for name in OF_BAND}
+    hidden = first._replace(observed=first.observed & np.array([True, True, False]))
+    absent = network.embed([first._replace(bands=first.bands[:2], **fields), hidden])
+    columns = [name for name in absent if name != "source"]
+    pd.testing.assert_series_equal(absent[columns].iloc[0], absent[columns].iloc[1], check_names=False)
+    assert network.bands == first.bands and "0.2-0.6" in repr(network)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            dict(bands=("0.2-0.6", "0.6-2.3", "5-8")),
+            "has the band 5-8, expected some of 0.2-0.6 0.6-2.3",
+        ),
+        (dict(bands=("0.2-0.6", "200-600 eV", "2.3-5")), "expected each once"),
+        (dict(time=np.arange(3.0)), r"has the shape \[14\], expected \[3\]"),
+        (dict(rate=np.ones((4, 3))), r"rate has the shape \[4, 3\]"),
+        (dict(time=np.nan), "expected finite times .s. that rise"),
+        (dict(error_up=0.0), "observed values have no finite rate with errors above zero"),
+    ],
+)
+def test_curves_that_the_network_does_not_take(network, survey, change, message):
+    path = sorted(survey.rglob("*.fits"))[0]
+    (curve,) = with_rates(find_light_curves(str(path), Reading()))
+    name, value = next(iter(change.items()))
+    if isinstance(value, float):
+        change = {name: np.full_like(getattr(curve, name), value)}
+    with pytest.raises(Mistake, match=f"light curve 0 .*{message}"):
+        network.embed([curve._replace(**change)])
