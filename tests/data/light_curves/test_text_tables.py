@@ -338,7 +338,7 @@ PLAIN = "mjd,mag,magerr\n58000,17.0,0.1\n58001,17.5,0.1\n"
         ("a.csv", PLAIN.replace(",", ";").replace(".", ",")),
         ("a.csv", '"mjd","mag","magerr"\n"58000","17.0","0.1"\n"58001","17.5","0.1"\n'),
         ("a.csv", ",mjd,mag,magerr\n0,58000,17.0,0.1\n1,58001,17.5,0.1\n"),
-        ("a.csv.gz", gzip.compress(PLAIN.encode())),
+        ("a.csv.gz", gzip.compress(PLAIN.encode(), mtime=0)),
         ("a.csv.bz2", bz2.compress(PLAIN.encode())),
         ("a.csv", PLAIN.replace("58001", "# a remark\n58001")),
         ("a.csv", PLAIN.replace("\n", ",\n")),  # the header has the comma too
